@@ -1,0 +1,15 @@
+//! The contract between coordinator and executor. No sockets, no clock.
+//!
+//! - [`wire`]: the messages, their schema version, strict encoding and decoding
+//! - [`ids`]: execution, task, dispatch, run and incarnation ids; time and shard bits
+//! - [`names`]: subjects, streams, consumers, headers
+//! - [`tokens`]: HMACs that bind an outcome to its dispatch
+//! - [`times`]: every protocol time as a multiple of one base
+//! - [`words`]: priorities and states, by the names that users see
+
+pub mod ids;
+pub mod names;
+pub mod times;
+pub mod tokens;
+pub mod wire;
+pub mod words;

@@ -1,0 +1,125 @@
+//! Subjects, streams, consumers and headers: every name that appears on a NATS server.
+
+use crate::ids::Incarnation;
+use crate::words::Priority;
+
+/// Work queue with the dispatches that no executor has finished or claimed yet.
+pub const TASKS_STREAM: &str = "ORCHESTR8_TASKS";
+/// Outcomes, until every shard has committed them.
+pub const OUTCOMES_STREAM: &str = "ORCHESTR8_OUTCOMES";
+
+/// All subjects of [`TASKS_STREAM`].
+pub const TASK_SUBJECTS: &str = "orchestr8.task.>";
+/// All subjects of [`OUTCOMES_STREAM`].
+pub const OUTCOME_SUBJECTS: &str = "orchestr8.outcome.*";
+/// Heartbeats of all executors.
+pub const BEAT_SUBJECTS: &str = "orchestr8.beat.*";
+/// Control messages to all executors.
+pub const CONTROL_ALL: &str = "orchestr8.control.all";
+/// Beats of all coordinators.
+pub const COORDINATOR_BEATS: &str = "orchestr8.coordinator";
+
+/// Deduplication id of JetStream: the first dispatch's id.
+pub const HEADER_MESSAGE_ID: &str = "Nats-Msg-Id";
+/// Present on a dispatch that may have been published before: the executor asks before it starts (rule R5).
+pub const HEADER_AGAIN: &str = "Orchestr8-Again";
+
+/// Stream metadata: which database this stream belongs to.
+pub const METADATA_INSTALLATION: &str = "orchestr8.installation";
+/// Stream metadata: which creation of the stream this is.
+pub const METADATA_INCARNATION: &str = "orchestr8.incarnation";
+/// Consumer metadata: the queue it serves.
+pub const METADATA_QUEUE: &str = "orchestr8.queue";
+/// Consumer metadata: the priority it serves.
+pub const METADATA_PRIORITY: &str = "orchestr8.priority";
+
+/// Longest name of a queue, in bytes.
+pub const QUEUE_NAME_BYTES_MAX: usize = 64;
+
+/// Why a text is not a queue's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a queue name: use 1 to {QUEUE_NAME_BYTES_MAX} of a-z, 0-9, `-` and `_`, starting with a letter or digit")]
+pub struct QueueNameError(pub String);
+
+/// Checks the name of a queue: it becomes a subject token and part of a consumer's name.
+///
+/// # Errors
+/// [`QueueNameError`] names the text and the allowed form.
+pub fn check_queue_name(name: &str) -> Result<(), QueueNameError> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+    let starts_well = name.as_bytes().first().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    if starts_well && name.len() <= QUEUE_NAME_BYTES_MAX && name.bytes().all(allowed) {
+        Ok(())
+    } else {
+        Err(QueueNameError(name.to_owned()))
+    }
+}
+
+/// Where tasks of a queue and priority are published: `orchestr8.task.<queue>.<priority>`.
+#[must_use]
+pub fn task_subject(queue: &str, priority: Priority) -> String {
+    format!("orchestr8.task.{queue}.{priority}")
+}
+
+/// The durable pull consumer of a queue and priority: `agents-normal`.
+#[must_use]
+pub fn consumer_name(queue: &str, priority: Priority) -> String {
+    format!("{queue}-{priority}")
+}
+
+/// Where executors publish outcomes of a shard.
+#[must_use]
+pub fn outcome_subject(shard: u16) -> String {
+    format!("orchestr8.outcome.{shard}")
+}
+
+/// The shard in an outcome's subject.
+#[must_use]
+pub fn shard_of_outcome_subject(subject: &str) -> Option<u16> {
+    subject.strip_prefix("orchestr8.outcome.")?.parse().ok()
+}
+
+/// Where executors ask the owner of a shard.
+#[must_use]
+pub fn claim_subject(shard: u16) -> String {
+    format!("orchestr8.claim.{shard}")
+}
+
+/// Where one executor beats.
+#[must_use]
+pub fn beat_subject(incarnation: Incarnation) -> String {
+    format!("orchestr8.beat.{}", incarnation.0.simple())
+}
+
+/// Where one executor listens.
+#[must_use]
+pub fn control_subject(incarnation: Incarnation) -> String {
+    format!("orchestr8.control.{}", incarnation.0.simple())
+}
+
+/// Where the owner of a shard is nudged (inbox rows are due).
+#[must_use]
+pub fn nudge_subject(shard: u16) -> String {
+    format!("orchestr8.nudge.{shard}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queue_names_are_subject_tokens() {
+        for good in ["default", "gpu-a100", "7", "a_b"] {
+            assert_eq!(check_queue_name(good), Ok(()));
+        }
+        for bad in ["", "Agents", "a.b", "a b", "*", ">", "-a", &"a".repeat(65)] {
+            assert!(check_queue_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_outcome_subject_names_its_shard() {
+        assert_eq!(shard_of_outcome_subject(&outcome_subject(4095)), Some(4095));
+        assert_eq!(shard_of_outcome_subject("orchestr8.outcome.x"), None);
+    }
+}

@@ -1,0 +1,149 @@
+//! The messages of `wire/orchestr8.proto`, and strict encoding and decoding.
+//!
+//! What cannot be understood is an error, never a default: a newer schema version, an unknown enum value, a
+//! message over its limit, bytes that are not the message.
+
+// Generated code: its style is prost's.
+#[allow(clippy::pedantic, missing_docs)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/orchestr8.v1.rs"));
+}
+pub use generated::*;
+
+use bytes::Bytes;
+use prost::Message;
+
+/// The version that this build writes, and the highest that it reads.
+pub const SCHEMA_VERSION: u32 = 1;
+/// Largest message, below the 1 MiB that nats-server takes by default, with room for headers.
+pub const MESSAGE_BYTES_MAX: usize = 1_000_000;
+/// Largest evaluated input (`with`, prompt, environment, script) of one dispatch.
+pub const DISPATCH_BYTES_MAX: usize = 900 * 1024;
+/// Largest output of a task.
+pub const OUTPUT_BYTES_MAX: usize = 256 * 1024;
+/// What is kept of each of stdout and stderr.
+pub const TAIL_BYTES_MAX: usize = 64 * 1024;
+/// Runs in one part of a heartbeat.
+pub const HELD_RUNS_MAX: usize = 4_096;
+/// Outcomes, claims, verdicts or confirmations in one message.
+pub const BATCH_ITEMS_MAX: usize = 4_096;
+
+/// Why bytes are not a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// The sender must split or shrink it.
+    #[error("message of {bytes} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// What it has.
+        bytes: usize,
+        /// What is allowed.
+        limit: usize,
+    },
+    /// Not protobuf, or not this message.
+    #[error("malformed message: {0}")]
+    Malformed(String),
+    /// The sender is newer than this build: upgrade the receiver first.
+    #[error("schema version {0} is not supported: this build reads 1 to {SCHEMA_VERSION}")]
+    Version(u32),
+    /// An enum value that this build does not know, or none where one is required.
+    #[error("field `{field}` has the unknown value {value}")]
+    UnknownValue {
+        /// The field.
+        field: &'static str,
+        /// What it holds.
+        value: i32,
+    },
+    /// A oneof without a known member: sent by a newer build.
+    #[error("field `{0}` is missing or of an unknown kind")]
+    Missing(&'static str),
+}
+
+/// A message that stands alone on a subject.
+pub trait Envelope: Message + Default {
+    /// The version its sender wrote.
+    fn schema_version(&self) -> u32;
+}
+
+macro_rules! envelopes {
+    ($($name:ident),+) => { $(impl Envelope for $name {
+        fn schema_version(&self) -> u32 { self.schema_version }
+    })+ };
+}
+envelopes!(DispatchBatch, OutcomeBatch, ClaimBatch, Heartbeat, Control, CoordinatorBeat);
+
+/// Encodes a message.
+///
+/// # Errors
+/// [`WireError::TooLarge`]: the server would refuse it.
+pub fn encode(message: &impl Envelope) -> Result<Bytes, WireError> {
+    let bytes = message.encoded_len();
+    if bytes > MESSAGE_BYTES_MAX {
+        return Err(WireError::TooLarge { bytes, limit: MESSAGE_BYTES_MAX });
+    }
+    Ok(message.encode_to_vec().into())
+}
+
+/// Decodes a message of a version that this build reads.
+///
+/// # Errors
+/// Every [`WireError`] but the unknown values, which the message's own checks find.
+pub fn decode<M: Envelope>(bytes: Bytes) -> Result<M, WireError> {
+    if bytes.len() > MESSAGE_BYTES_MAX {
+        return Err(WireError::TooLarge { bytes: bytes.len(), limit: MESSAGE_BYTES_MAX });
+    }
+    let message = M::decode(bytes).map_err(|error| WireError::Malformed(error.to_string()))?;
+    match message.schema_version() {
+        1..=SCHEMA_VERSION => Ok(message),
+        other => Err(WireError::Version(other)),
+    }
+}
+
+/// A known, specified value of a proto enum.
+///
+/// # Errors
+/// [`WireError::UnknownValue`] for the unspecified and the unknown.
+pub fn known<E: TryFrom<i32> + Copy>(field: &'static str, value: i32) -> Result<E, WireError> {
+    if value == 0 {
+        return Err(WireError::UnknownValue { field, value });
+    }
+    E::try_from(value).map_err(|_| WireError::UnknownValue { field, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beat() -> Heartbeat {
+        Heartbeat { schema_version: SCHEMA_VERSION, executor: "e".into(), ..Heartbeat::default() }
+    }
+
+    #[test]
+    fn what_is_encoded_decodes() {
+        let bytes = encode(&beat()).expect("small");
+        assert_eq!(decode::<Heartbeat>(bytes), Ok(beat()));
+    }
+
+    #[test]
+    fn a_newer_or_absent_version_is_refused_by_name() {
+        for version in [0, SCHEMA_VERSION + 1] {
+            let bytes = encode(&Heartbeat { schema_version: version, ..beat() }).expect("small");
+            assert_eq!(decode::<Heartbeat>(bytes), Err(WireError::Version(version)));
+        }
+    }
+
+    #[test]
+    fn malformed_and_oversized_messages_are_errors() {
+        assert!(matches!(decode::<Heartbeat>(Bytes::from_static(&[0xff; 9])), Err(WireError::Malformed(_))));
+        let huge = Bytes::from(vec![0; MESSAGE_BYTES_MAX + 1]);
+        assert!(matches!(decode::<Heartbeat>(huge), Err(WireError::TooLarge { .. })));
+        let long = Heartbeat { executor: "x".repeat(MESSAGE_BYTES_MAX), ..beat() };
+        assert!(matches!(encode(&long), Err(WireError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn unknown_enum_values_are_errors() {
+        assert_eq!(known::<Verdict>("verdict", 1), Ok(Verdict::Granted));
+        assert!(known::<Verdict>("verdict", 0).is_err());
+        assert!(known::<Verdict>("verdict", 99).is_err());
+    }
+}

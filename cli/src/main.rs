@@ -1,1 +1,98 @@
-fn main() {}
+//! The one binary `orchestr8`: the servers, the client commands, and the shim under which commands run.
+//!
+//! - [`commands`]: what asks a coordinator, and [`client`], the HTTP client behind it
+//! - [`tree`], [`text`]: what people see
+//! - [`service`]: `coordinator` and `executor`; [`dev`]: everything on one machine
+//! - [`exit`]: exit codes
+
+mod client;
+mod commands;
+mod dev;
+mod exit;
+mod service;
+mod text;
+mod tree;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use commands::CommandError;
+use exit::{EXIT_CODES_HELP, Exit};
+use std::process::ExitCode;
+
+/// Runs work that takes longer than anyone wants to wait.
+///
+/// Submit a workflow or a task, get its id at once, and leave: it survives every process that touches it.
+/// stdout is data, stderr is talk. `orchestr8 dev` starts everything on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "orchestr8", version, after_long_help = EXIT_CODES_HELP, after_help = EXIT_CODES_HELP, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Dev(dev::DevArgs),
+    Coordinator(Box<service::coordinator::CoordinatorArgs>),
+    Executor(Box<service::executor::ExecutorArgs>),
+    Run(commands::run::RunArgs),
+    Task(Box<commands::task::TaskArgs>),
+    Status(commands::show::StatusArgs),
+    Result(commands::show::ResultArgs),
+    Logs(commands::logs::LogsArgs),
+    Wait(commands::wait::WaitArgs),
+    List(commands::list::ListArgs),
+    Cancel(commands::cancel::CancelArgs),
+    Validate(commands::definition::ValidateArgs),
+    Graph(commands::definition::GraphArgs),
+    Definitions(commands::definition::DefinitionsArgs),
+}
+
+fn main() -> ExitCode {
+    // The shim is started for every command of a task: it must stay small, without threads and without a parser.
+    if std::env::args_os().nth(1).is_some_and(|first| first == "shim") {
+        return orchestr8_executor::shim::run_shim();
+    }
+    match Cli::parse().command {
+        Command::Dev(args) => dev::run(&args).unwrap_or_else(|error| {
+            eprintln!("error: {error}");
+            Exit::Failed.into()
+        }),
+        Command::Coordinator(_) => service::start::<service::coordinator::CoordinatorArgs>(Cli::command()),
+        Command::Executor(_) => service::start::<service::executor::ExecutorArgs>(Cli::command()),
+        command => run_command(&command).into(),
+    }
+}
+
+/// Runs a client command on one thread: it only waits.
+fn run_command(command: &Command) -> Exit {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("the system gives one thread its timers and sockets");
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = ask(command) => ended,
+            // Whatever was submitted goes on.
+            _ = tokio::signal::ctrl_c() => std::process::exit(130),
+        }
+    });
+    ended.unwrap_or_else(|error: CommandError| {
+        error.tell();
+        error.exit()
+    })
+}
+
+async fn ask(command: &Command) -> Result<Exit, CommandError> {
+    match command {
+        Command::Run(args) => commands::run::run(args).await,
+        Command::Task(args) => commands::task::task(args).await,
+        Command::Status(args) => commands::show::status(args).await,
+        Command::Result(args) => commands::show::result(args).await,
+        Command::Logs(args) => commands::logs::logs(args).await,
+        Command::Wait(args) => commands::wait::wait(args).await,
+        Command::List(args) => commands::list::list(args).await,
+        Command::Cancel(args) => commands::cancel::cancel(args).await,
+        Command::Validate(args) => commands::definition::validate(args),
+        Command::Graph(args) => commands::definition::graph(args),
+        Command::Definitions(args) => commands::definition::definitions(args).await,
+        Command::Dev(_) | Command::Coordinator(_) | Command::Executor(_) => unreachable!("servers are started by `main`"),
+    }
+}

@@ -1,1 +1,37 @@
-//! Under construction in this commit series.
+//! The executor: fetches, claims and runs tasks, and reports how they ended. Knows nothing of Postgres.
+//!
+//! - [`settings`]: what an executor is told, and what is wrong with it
+//! - [`mod@serve`]: the loop around the desk; [`link`]: the connection to NATS; `patience`: waits between tries
+//! - `desk`: the one owner of everything in hand; pure, like all that it is made of:
+//!   - `delivery`, `dispatches`: a message and what is in it
+//!   - `freshness`: rule R5, who asks before the start
+//!   - `fetch`: sweeps and parked pulls; `messages`: acks; `claims`: questions to owners; `outcomes`: publications
+//!   - `runs`: from arrival to confirmation; `report`: what an outcome tells; `beats`: heartbeats (rule R4)
+//!   - `coordinators`: silence, installation, JetStream's clock
+//! - [`work`]: one attempt; [`handlers`]: code that runs inside the executor; [`shim`]: the small process around a command
+//! - [`kill_points`]: where fault tests end the process
+
+pub mod handlers;
+pub mod kill_points;
+pub mod link;
+pub mod serve;
+pub mod settings;
+pub mod shim;
+pub mod work;
+
+mod beats;
+mod claims;
+mod coordinators;
+mod delivery;
+mod desk;
+mod dispatches;
+mod fetch;
+mod freshness;
+mod messages;
+mod outcomes;
+mod patience;
+mod report;
+mod runs;
+
+pub use serve::{ExecutorError, serve};
+pub use settings::{Credentials, ExecutorSettings, NatsSettings};

@@ -5,11 +5,13 @@
 //! - [`names`]: subjects, streams, consumers, headers
 //! - [`tokens`]: HMACs that bind an outcome to its dispatch
 //! - [`times`]: every protocol time as a multiple of one base
+//! - [`timestamp`]: Unix microseconds
 //! - [`words`]: priorities and states, by the names that users see
 
 pub mod ids;
 pub mod names;
 pub mod times;
+pub mod timestamp;
 pub mod tokens;
 pub mod wire;
 pub mod words;

@@ -1,1 +1,79 @@
-//! Under construction in this commit series.
+//! All SQL and migrations. Nothing else writes SQL.
+//!
+//! - [`migrate`]: schema, version checks, the installation's row
+//! - [`rows`]: the composite rows of a commit
+//! - [`commit`]: one batch, fenced, in one round trip
+//! - [`load`]: executions, plans and outputs for the engine
+//! - [`shards`]: leases, recovery, renewal
+//! - [`queue`]: what is queued, running or due
+//! - [`keys`]: idempotency keys
+//! - [`quarantine`]: events that could not be applied
+//! - [`read`]: what users ask for
+
+pub mod commit;
+pub mod keys;
+pub mod load;
+pub mod migrate;
+pub mod quarantine;
+pub mod queue;
+pub mod read;
+pub mod rows;
+pub mod shards;
+
+use sqlx::postgres::PgDatabaseError;
+
+/// SQLSTATE of a lease that is no longer held.
+const FENCE: &str = "O8F01";
+/// SQLSTATE of an execution with another version than expected.
+const VERSION: &str = "O8V01";
+
+/// Why a statement of the engine did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The lease of a shard is no longer held: stay silent and recover.
+    #[error("the lease of a shard is no longer held")]
+    Fenced,
+    /// An execution changed under the cache: drop the cache and recover.
+    #[error("an execution has another version than the cache")]
+    Version,
+    /// The server refused the statement with an error of its own: no doubt about its end. Bisect.
+    #[error("the database refused the statement: {message} ({code})")]
+    Refused {
+        /// SQLSTATE.
+        code: String,
+        /// The server's message, without the data.
+        message: String,
+    },
+    /// The connection or the server failed: the statement's end is unknown. Recover.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// A row holds what this version cannot read.
+    #[error("a row cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(database) => {
+                of_server(database.downcast_ref::<PgDatabaseError>().code(), database.message())
+            }
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => {
+                Self::Unreadable(error.to_string())
+            }
+            _ => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+fn of_server(code: &str, message: &str) -> StoreError {
+    match code {
+        FENCE => StoreError::Fenced,
+        VERSION => StoreError::Version,
+        // Shutdown, termination, lock and statement timeouts, deadlocks, a full disk, a read-only replica: not the rows' fault.
+        _ if ["57", "53", "55", "08", "40", "25", "58"].contains(&&code[..2.min(code.len())]) => {
+            StoreError::Unavailable(format!("{message} ({code})"))
+        }
+        _ => StoreError::Refused { code: code.to_owned(), message: message.to_owned() },
+    }
+}

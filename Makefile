@@ -1,0 +1,41 @@
+# `make` lists the targets. Nothing here needs root, a Postgres or a nats-server: deploy/bootstrap.sh fetches what is missing.
+
+CARGO ?= cargo
+ORCHESTR8 := target/debug/orchestr8
+export RUSTDOCFLAGS ?= -D warnings
+# A backtrace belongs to a panic; on every error of a test it hides the message.
+export RUST_LIB_BACKTRACE ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help run dev test check bench servers build clean-data
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: servers build ## Start everything, run the quality gates on this repository, stop everything
+	@$(ORCHESTR8) dev --run examples/quality-gates.yaml --input repository="$(CURDIR)"
+
+dev: servers build ## Start everything and stay up until Ctrl-C
+	@$(ORCHESTR8) dev
+
+test: servers check ## Everything that must pass: the checks, then all tests on real servers
+	$(CARGO) build --locked --workspace --bins --features orchestr8-cli/kill-points
+	$(CARGO) test --locked --workspace --features orchestr8-cli/kill-points
+
+check: ## Format, lints and documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
+	$(CARGO) doc --locked --workspace --no-deps --quiet
+
+bench: servers ## Measure, print, and write target/bench/latest.json
+	$(CARGO) build --locked --release --package orchestr8-cli --package orchestr8-tests
+	target/release/orchestr8-bench
+
+servers:
+	@deploy/bootstrap.sh
+
+build:
+	@$(CARGO) build --locked --package orchestr8-cli
+
+clean-data: build ## Remove what `orchestr8 dev` keeps; fetched servers stay
+	@$(ORCHESTR8) dev --reset-only

@@ -1,0 +1,276 @@
+//! Where the coordinator is and which token opens it: flags, environment, then what `orchestr8 dev` wrote.
+
+use reqwest::Url;
+use std::fmt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// The address of a coordinator when nothing says otherwise.
+pub const DEFAULT_URL: &str = "http://127.0.0.1:8088";
+/// The folder that `orchestr8 dev` keeps its files in; looked for upward from the current directory.
+pub const DEV_FOLDER: &str = ".orchestr8";
+/// The file in [`DEV_FOLDER`] with the coordinator's address.
+pub const URL_FILE: &str = "url";
+/// The file in [`DEV_FOLDER`] with the bearer token.
+pub const TOKEN_FILE: &str = "token";
+/// The environment variable with the bearer token.
+pub const TOKEN_VARIABLE: &str = "ORCHESTR8_TOKEN";
+/// Longest token file that is read, in bytes.
+const TOKEN_FILE_BYTES_MAX: u64 = 4_096;
+
+/// Why no coordinator can be addressed. The caller must correct the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum AddressError {
+    /// Not an address that a coordinator can have.
+    #[error("{from}: `{url}` is not a coordinator's address: {reason}; write for instance {DEFAULT_URL}")]
+    Url {
+        /// The flag or file that named it.
+        from: String,
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A folder that was merely found must not send a token elsewhere.
+    #[error("{}: `{url}` is not an address of this machine; name it yourself with --url if you trust it", file.display())]
+    NotLocal {
+        /// The file that named it.
+        file: PathBuf,
+        /// What it says.
+        url: String,
+    },
+    /// A file that was named, or found, cannot be read.
+    #[error("{}: it cannot be read ({reason})", file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// A token that cannot be sent.
+    #[error("{from}: it holds no usable token: one line of printable ASCII characters is needed")]
+    Token {
+        /// The file or variable.
+        from: String,
+    },
+    /// Nothing names a token.
+    #[error("no token for {url}: set {TOKEN_VARIABLE}, use --token-file, or start `orchestr8 dev`, which writes {DEV_FOLDER}/{TOKEN_FILE}")]
+    NoToken {
+        /// The coordinator.
+        url: String,
+    },
+}
+
+/// A bearer token. It is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// The text for the `Authorization` header.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    fn new(text: &str, from: impl Into<String>) -> Result<Self, AddressError> {
+        let text = text.trim();
+        let usable = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if usable { Ok(Self(text.to_owned())) } else { Err(AddressError::Token { from: from.into() }) }
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// What flags and environment say about the address.
+#[derive(Debug, Clone, Default)]
+pub struct AddressOptions {
+    /// `--url` or `ORCHESTR8_URL`.
+    pub url: Option<String>,
+    /// `--token-file`.
+    pub token_file: Option<PathBuf>,
+    /// The value of [`TOKEN_VARIABLE`].
+    pub token: Option<Token>,
+}
+
+/// A coordinator that can be spoken to.
+#[derive(Debug, Clone)]
+pub struct Address {
+    /// Without path, query or credentials.
+    pub url: Url,
+    /// Sent with every request.
+    pub token: Token,
+}
+
+/// The token of the environment, if there is one.
+///
+/// # Errors
+/// [`AddressError::Token`] when it cannot be sent as a header.
+pub fn token_from_environment() -> Result<Option<Token>, AddressError> {
+    let text = std::env::var_os(TOKEN_VARIABLE).filter(|text| !text.is_empty());
+    text.map(|text| Token::new(&text.to_string_lossy(), TOKEN_VARIABLE)).transpose()
+}
+
+/// Reads a token from a file of one line; warns on stderr when others can read it.
+///
+/// # Errors
+/// [`AddressError`] when the file cannot be read or holds no token.
+pub fn read_token_file(file: &Path) -> Result<Token, AddressError> {
+    let unreadable = |error: std::io::Error| AddressError::Unreadable { file: file.to_owned(), reason: error.to_string() };
+    let found = file.metadata().map_err(unreadable)?;
+    if found.len() > TOKEN_FILE_BYTES_MAX {
+        return Err(AddressError::Token { from: file.display().to_string() });
+    }
+    if found.permissions().mode() & 0o077 != 0 {
+        eprintln!("warning: {}: others can read this token; run `chmod 600 {}`", file.display(), file.display());
+    }
+    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    Token::new(&text, file.display().to_string())
+}
+
+impl Address {
+    /// Puts together what the options, else the [`DEV_FOLDER`] at or above `start`, else the default say.
+    ///
+    /// A found folder counts only for addresses of this machine: a directory that someone else made
+    /// must not redirect a token, and the token of `dev` goes nowhere else.
+    ///
+    /// # Errors
+    /// [`AddressError`] names what must be corrected.
+    pub fn find(options: &AddressOptions, start: &Path) -> Result<Self, AddressError> {
+        let folder = start.ancestors().map(|folder| folder.join(DEV_FOLDER)).find(|folder| folder.join(TOKEN_FILE).exists());
+        let url = match (&options.url, &folder) {
+            (Some(url), _) => parse_url(url, "--url")?,
+            (None, Some(folder)) => found_url(&folder.join(URL_FILE))?,
+            (None, None) => default_url(),
+        };
+        let token = match (&options.token_file, &options.token, folder) {
+            (Some(file), _, _) => read_token_file(file)?,
+            (None, Some(token), _) => token.clone(),
+            (None, None, Some(folder)) if is_local(&url) => read_token_file(&folder.join(TOKEN_FILE))?,
+            (None, None, _) => return Err(AddressError::NoToken { url: url.to_string() }),
+        };
+        Ok(Self { url, token })
+    }
+}
+
+/// Whether the host is this machine.
+#[must_use]
+pub fn is_local(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn found_url(file: &Path) -> Result<Url, AddressError> {
+    if !file.exists() {
+        return Ok(default_url());
+    }
+    let text =
+        std::fs::read_to_string(file).map_err(|error| AddressError::Unreadable { file: file.to_owned(), reason: error.to_string() })?;
+    let url = parse_url(text.trim(), &file.display().to_string())?;
+    if is_local(&url) { Ok(url) } else { Err(AddressError::NotLocal { file: file.to_owned(), url: url.to_string() }) }
+}
+
+fn parse_url(text: &str, from: &str) -> Result<Url, AddressError> {
+    let refused = |reason: &str| AddressError::Url { from: from.to_owned(), url: text.to_owned(), reason: reason.to_owned() };
+    let url = Url::parse(text).map_err(|error| refused(&error.to_string()))?;
+    if url.scheme() != "http" {
+        return Err(refused("only http is spoken; reach a remote coordinator through a tunnel"));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(refused("it names no host"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(AddressError::Url {
+            from: from.to_owned(),
+            url: "http://…@…".to_owned(),
+            reason: "credentials do not belong into it".to_owned(),
+        });
+    }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err(refused("it must have no path, query or fragment"));
+    }
+    Ok(url)
+}
+
+fn default_url() -> Url {
+    Url::parse(DEFAULT_URL).expect("a constant")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn dev_folder(url: Option<&str>) -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let folder = root.path().join(DEV_FOLDER);
+        fs::create_dir_all(root.path().join("deep/er")).expect("writable");
+        fs::create_dir(&folder).expect("writable");
+        fs::write(folder.join(TOKEN_FILE), "found-token\n").expect("writable");
+        if let Some(url) = url {
+            fs::write(folder.join(URL_FILE), format!("{url}\n")).expect("writable");
+        }
+        root
+    }
+
+    fn options(url: Option<&str>, token: Option<&str>) -> AddressOptions {
+        let token = token.map(|token| Token::new(token, "test").expect("usable"));
+        AddressOptions { url: url.map(ToOwned::to_owned), token_file: None, token }
+    }
+
+    #[test]
+    fn what_dev_wrote_is_found_upward() {
+        let root = dev_folder(Some("http://127.0.0.1:9123"));
+        let address = Address::find(&options(None, None), &root.path().join("deep/er")).expect("found");
+        assert_eq!((address.url.as_str(), address.token.reveal()), ("http://127.0.0.1:9123/", "found-token"));
+    }
+
+    #[test]
+    fn flags_and_environment_come_first() {
+        let root = dev_folder(Some("http://127.0.0.1:9123"));
+        let address = Address::find(&options(Some("http://[::1]:1"), Some("mine")), root.path()).expect("named");
+        assert_eq!((address.url.as_str(), address.token.reveal()), ("http://[::1]:1/", "mine"));
+        let file = root.path().join("other");
+        fs::write(&file, "from-file").expect("writable");
+        let both = AddressOptions { token_file: Some(file), ..options(None, Some("mine")) };
+        assert_eq!(Address::find(&both, root.path()).expect("named").token.reveal(), "from-file");
+    }
+
+    #[test]
+    fn a_found_folder_sends_no_token_elsewhere() {
+        let root = dev_folder(Some("http://198.51.100.7:80"));
+        let redirected = Address::find(&options(None, Some("mine")), root.path());
+        assert!(matches!(redirected, Err(AddressError::NotLocal { .. })), "{redirected:?}");
+        let elsewhere = Address::find(&options(Some("http://198.51.100.7"), None), root.path());
+        assert!(matches!(elsewhere, Err(AddressError::NoToken { .. })), "{elsewhere:?}");
+    }
+
+    #[test]
+    fn wrong_addresses_are_refused_with_the_reason() {
+        for (url, reason) in [
+            ("https://x", "only http"),
+            ("127.0.0.1:8088", "not a coordinator's address"),
+            ("http://u:secret@h", "credentials"),
+            ("http://h/api", "no path"),
+        ] {
+            let error = parse_url(url, "--url").expect_err(url).to_string();
+            assert!(error.contains(reason) && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_one_printable_line_and_never_shown() {
+        assert!(Token::new("a b", "x").is_err() && Token::new("", "x").is_err() && Token::new("a\nb", "x").is_err());
+        assert_eq!(format!("{:?}", Token::new("secret", "x").expect("usable")), "Token(…)");
+    }
+
+    #[test]
+    fn without_any_token_the_remedies_are_named() {
+        let empty = tempfile::tempdir().expect("a temporary folder");
+        let error = Address::find(&options(None, None), empty.path()).expect_err("no token").to_string();
+        assert!(error.contains("ORCHESTR8_TOKEN") && error.contains("orchestr8 dev"), "{error}");
+    }
+}

@@ -1,0 +1,397 @@
+//! The HTTP client of a coordinator's REST API. Knows requests and answers, not commands or terminals.
+//!
+//! - [`address`]: which coordinator, which token
+//! - [`problem`]: what a refusal says
+//! - [`shapes`]: the answers, as far as commands read them
+//! - [`sse`]: the event stream
+
+pub mod address;
+pub mod problem;
+pub mod shapes;
+pub mod sse;
+
+use address::{Address, is_local};
+use problem::Problem;
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use sse::{EventTooLarge, SseEvent, SseParser};
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for an answer that the server gives at once: longer than it waits for its own commit.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(45);
+/// A stream that is silent for longer than this is dead: the server sends comments far more often.
+const STREAM_SILENCE_MAX: Duration = Duration::from_mins(1);
+/// Largest answer that is read, in bytes: the largest output (64 MiB) as JSON text, with room.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+/// First and longest pause between two tries.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How long a submission is tried again when nobody answers: covers a coordinator's restart.
+pub const SUBMIT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a request brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers. Start the coordinator, or correct the address.
+    #[error("no coordinator answers at {url} ({reason}): start one with `orchestr8 dev`, or name another with --url or ORCHESTR8_URL")]
+    Unreachable {
+        /// The coordinator's address.
+        url: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The token is not the coordinator's. Correct the configuration.
+    #[error("the coordinator at {url} refuses the token: check ORCHESTR8_TOKEN, --token-file or .orchestr8/token")]
+    Unauthorized {
+        /// The coordinator's address.
+        url: String,
+    },
+    /// The coordinator refused the request and says why.
+    #[error("{0}")]
+    Refused(Box<Problem>),
+    /// What came back is not what a coordinator of this version answers.
+    #[error("{path}: the answer of {url} is not understood ({reason}): is it an orchestr8 coordinator of this version?")]
+    Malformed {
+        /// The coordinator's address.
+        url: String,
+        /// What was asked.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The client itself cannot be set up: a defect of this machine, such as no file descriptors.
+    #[error("the HTTP client cannot be set up: {0}")]
+    Setup(String),
+}
+
+impl ClientError {
+    /// Whether the same request may succeed a little later.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused(problem) => matches!(problem.status, 502..=504),
+            Self::Unauthorized { .. } | Self::Malformed { .. } | Self::Setup(_) => false,
+        }
+    }
+
+    /// Whether the coordinator said that there is no such thing.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Refused(problem) if problem.status == 404)
+    }
+}
+
+/// Pauses between tries, growing up to two seconds.
+#[derive(Debug)]
+pub struct Pauses {
+    next: Duration,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self { next: PAUSE_FIRST }
+    }
+}
+
+impl Pauses {
+    /// Waits, longer each time; not beyond `deadline`.
+    pub async fn pause(&mut self, deadline: Option<Instant>) {
+        let end = Instant::now() + self.next;
+        tokio::time::sleep_until(deadline.map_or(end, |deadline| deadline.min(end))).await;
+        self.next = (self.next * 2).min(PAUSE_MAX);
+    }
+}
+
+/// A coordinator to talk to. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    address: Address,
+}
+
+impl Client {
+    /// A client for this coordinator; connects when it is first used.
+    ///
+    /// # Errors
+    /// [`ClientError::Setup`].
+    pub fn new(address: Address) -> Result<Self, ClientError> {
+        // A redirect could carry the token elsewhere.
+        let mut http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(reqwest::redirect::Policy::none());
+        if is_local(&address.url) {
+            http = http.no_proxy();
+        }
+        let http = http.build().map_err(|error| ClientError::Setup(reasons(&error)))?;
+        Ok(Self { http, address })
+    }
+
+    /// The coordinator's address, for messages.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.address.url.as_str().trim_end_matches('/')
+    }
+
+    /// `GET path`, answered at once. `path` may carry a query.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn get(&self, path: &str) -> Result<Value, ClientError> {
+        self.get_within(path, ANSWER_TIMEOUT).await
+    }
+
+    /// `GET path`, which the server answers within `wait` by its own promise.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn get_waiting(&self, path: &str, wait: Duration) -> Result<Value, ClientError> {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let waiting = format!("{path}{separator}wait={}ms", wait.as_millis());
+        self.get_within(&waiting, wait + ANSWER_TIMEOUT).await
+    }
+
+    /// `POST path` without a body, once.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn command(&self, path: &str) -> Result<Value, ClientError> {
+        self.answer(path, self.request(Method::POST, path).timeout(ANSWER_TIMEOUT)).await
+    }
+
+    /// `POST path` under a new idempotency key, tried again with the same key for [`SUBMIT_PATIENCE`] while nobody answers.
+    ///
+    /// # Errors
+    /// [`ClientError`]; after [`ClientError::Unreachable`] the work may or may not have been accepted.
+    pub async fn submit(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        let key = Uuid::new_v4().to_string();
+        let deadline = Instant::now() + SUBMIT_PATIENCE;
+        let mut pauses = Pauses::default();
+        loop {
+            let request = self.request(Method::POST, path).timeout(ANSWER_TIMEOUT).header("idempotency-key", &key).json(body);
+            match self.answer(path, request).await {
+                Err(error) if error.is_passing() && Instant::now() < deadline => pauses.pause(Some(deadline)).await,
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Opens the event stream at `path`, after the event with id `after` if one is named.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn events(&self, path: &str, after: Option<&str>) -> Result<EventStream, ClientError> {
+        let mut request = self.request(Method::GET, path).header("accept", "text/event-stream");
+        if let Some(id) = after {
+            request = request.header("last-event-id", id);
+        }
+        let response = self.send(path, request).await?;
+        Ok(EventStream { response, parser: SseParser::default(), ready: VecDeque::new() })
+    }
+
+    async fn get_within(&self, path: &str, timeout: Duration) -> Result<Value, ClientError> {
+        self.answer(path, self.request(Method::GET, path).timeout(timeout)).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url())).bearer_auth(self.address.token.reveal())
+    }
+
+    /// Sends and checks the status; the body is still to be read.
+    async fn send(&self, path: &str, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            return Err(ClientError::Unauthorized { url: self.url().to_owned() });
+        }
+        let body = self.read(path, response).await?;
+        Err(ClientError::Refused(Box::new(Problem::read(status.as_u16(), path, &body))))
+    }
+
+    async fn answer(&self, path: &str, request: RequestBuilder) -> Result<Value, ClientError> {
+        let response = self.send(path, request).await?;
+        let body = self.read(path, response).await?;
+        serde_json::from_slice(&body).map_err(|error| self.malformed(path, error.to_string()))
+    }
+
+    async fn read(&self, path: &str, mut response: Response) -> Result<Vec<u8>, ClientError> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
+            body.extend_from_slice(&chunk);
+            if body.len() > ANSWER_BYTES_MAX {
+                return Err(self.malformed(path, format!("more than {ANSWER_BYTES_MAX} bytes")));
+            }
+        }
+        Ok(body)
+    }
+
+    /// The answer as the shape that a command reads.
+    ///
+    /// # Errors
+    /// [`ClientError::Malformed`] names the field.
+    pub fn shaped<T: DeserializeOwned>(&self, path: &str, answer: &Value) -> Result<T, ClientError> {
+        T::deserialize(answer).map_err(|error| self.malformed(path, error.to_string()))
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        ClientError::Unreachable { url: self.url().to_owned(), reason: reasons(error) }
+    }
+
+    fn malformed(&self, path: &str, reason: String) -> ClientError {
+        ClientError::Malformed { url: self.url().to_owned(), path: path.to_owned(), reason }
+    }
+}
+
+/// Why an event stream ended. Open a new one after the last event's id.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamEnd {
+    /// The server ended it.
+    #[error("the server ended the stream")]
+    Closed,
+    /// The connection broke, or was silent for too long.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// Not a coordinator's stream.
+    #[error(transparent)]
+    TooLarge(#[from] EventTooLarge),
+}
+
+/// An open event stream.
+#[derive(Debug)]
+pub struct EventStream {
+    response: Response,
+    parser: SseParser,
+    ready: VecDeque<SseEvent>,
+}
+
+impl EventStream {
+    /// The next event, as soon as it is there. Nothing is lost when the future is dropped.
+    ///
+    /// # Errors
+    /// [`StreamEnd`].
+    pub async fn next(&mut self) -> Result<SseEvent, StreamEnd> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            let chunk = tokio::time::timeout(STREAM_SILENCE_MAX, self.response.chunk()).await;
+            let chunk = chunk.map_err(|_| StreamEnd::Broken("no sign of life".to_owned()))?;
+            let chunk = chunk.map_err(|error| StreamEnd::Broken(reasons(&error)))?.ok_or(StreamEnd::Closed)?;
+            self.ready.extend(self.parser.push(&chunk)?);
+        }
+    }
+}
+
+/// The innermost cause: `Connection refused` says more than `error sending request`.
+fn reasons(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::address::AddressOptions;
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Answers one request per entry, each on its own connection; returns what was asked.
+    async fn serve(listener: TcpListener, answers: Vec<String>) -> Vec<String> {
+        let mut asked = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            let mut request = vec![0; 4_096];
+            let length = stream.read(&mut request).await.expect("a request");
+            asked.push(String::from_utf8_lossy(&request[..length]).into_owned());
+            stream.write_all(answer.as_bytes()).await.expect("the client reads");
+        }
+        asked
+    }
+
+    fn response(status: &str, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+    }
+
+    async fn client() -> (TcpListener, Client) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let token_file = folder.path().join("token");
+        std::fs::write(&token_file, "the-token").expect("writable");
+        let options = AddressOptions { url: Some(url), token_file: Some(token_file), token: None };
+        let address = Address::find(&options, folder.path()).expect("named");
+        (listener, Client::new(address).expect("a client"))
+    }
+
+    fn header(request: &str, name: &str) -> Option<String> {
+        let line = request.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}:")))?;
+        line.split_once(':').map(|(_, value)| value.trim().to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_submission_is_repeated_under_the_same_key() {
+        let (listener, client) = client().await;
+        let busy = response("503 Service Unavailable", r#"{"title": "Not available at the moment"}"#);
+        let server = tokio::spawn(serve(listener, vec![busy, String::new(), response("202 Accepted", r#"{"task_id": 1}"#)]));
+        let answer = client.submit("/api/v1/tasks", &serde_json::json!({"run": "true"})).await;
+        assert_eq!(answer.expect("accepted at last"), serde_json::json!({"task_id": 1}));
+        let asked = server.await.expect("served");
+        let keys: Vec<_> = asked.iter().map(|request| header(request, "idempotency-key")).collect();
+        assert!(keys[0].is_some() && keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+        assert_eq!(header(&asked[2], "authorization").as_deref(), Some("Bearer the-token"));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_not_repeated_and_says_why() {
+        let (listener, client) = client().await;
+        let refusal = response("422 Unprocessable Entity", r#"{"title": "The definition has mistakes", "code": "invalid_definition"}"#);
+        let server = tokio::spawn(serve(listener, vec![refusal]));
+        let error = client.submit("/api/v1/workflows", &Value::Null).await.expect_err("refused");
+        assert_eq!(error.to_string(), "The definition has mistakes (invalid_definition)");
+        assert_eq!(server.await.expect("served").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_refused_token_and_a_redirect_are_told() {
+        let (listener, client) = client().await;
+        let redirect = "HTTP/1.1 302 Found\r\nlocation: http://198.51.100.7/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned();
+        let server = tokio::spawn(serve(listener, vec![response("401 Unauthorized", "{}"), redirect, response("200 OK", "<html>")]));
+        assert!(matches!(client.get("/x").await, Err(ClientError::Unauthorized { .. })));
+        assert!(matches!(client.get("/x").await, Err(ClientError::Refused(problem)) if problem.status == 302));
+        assert!(matches!(client.get("/x").await, Err(ClientError::Malformed { .. })));
+        drop(server);
+    }
+
+    #[tokio::test]
+    async fn events_arrive_and_the_stream_ends() {
+        let (listener, client) = client().await;
+        let stream =
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\nid: 4\ndata: {}\n\n: alive\n\n".to_owned();
+        let server = tokio::spawn(serve(listener, vec![stream]));
+        let mut events = client.events("/api/v1/workflows/x/events", Some("3")).await.expect("open");
+        assert_eq!(events.next().await.expect("one event").id, "4");
+        assert!(matches!(events.next().await, Err(StreamEnd::Closed)));
+        assert_eq!(header(&server.await.expect("served")[0], "last-event-id").as_deref(), Some("3"));
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_told_with_what_to_start() {
+        let (listener, client) = client().await;
+        drop(listener);
+        let error = client.get("/x").await.expect_err("nobody");
+        assert!(error.is_passing() && error.to_string().contains("orchestr8 dev"), "{error}");
+    }
+}

@@ -1,0 +1,141 @@
+//! What a refusal says: `application/problem+json` (RFC 9457) with the coordinator's own members.
+
+use crate::text::{harmless, harmless_line};
+use serde::Deserialize;
+use std::fmt;
+
+/// Longest part of an answer that is no problem document and is shown all the same, in characters.
+const FOREIGN_CHARACTERS_MAX: usize = 200;
+
+/// Why the coordinator refused a request.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+pub struct Problem {
+    /// The HTTP status.
+    #[serde(default)]
+    pub status: u16,
+    /// The stable code of the error.
+    #[serde(default)]
+    pub code: String,
+    /// What it is about, in a few words.
+    #[serde(default)]
+    pub title: String,
+    /// What happened and what to do.
+    #[serde(default)]
+    pub detail: String,
+    /// The key or parameter at fault, such as `tasks[3].timeout`.
+    #[serde(default)]
+    pub field: Option<String>,
+    /// What an ambiguous id could stand for.
+    #[serde(default)]
+    pub candidates: Vec<String>,
+    /// Each mistake with its place.
+    #[serde(default)]
+    pub problems: Vec<PlacedProblem>,
+}
+
+/// One mistake in what was submitted.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+pub struct PlacedProblem {
+    /// Line in the definition, from 1.
+    #[serde(default)]
+    pub line: Option<u64>,
+    /// Column in the line, from 1.
+    #[serde(default)]
+    pub column: Option<u64>,
+    /// Where it stands when there are no lines, such as `tasks[0].run`.
+    #[serde(default, alias = "path")]
+    pub field: Option<String>,
+    /// What is wrong.
+    #[serde(default)]
+    pub message: String,
+    /// What was probably meant.
+    #[serde(default)]
+    pub suggestion: Option<String>,
+}
+
+impl Problem {
+    /// Reads the body of a refusal; whatever it is, something can be said about it.
+    #[must_use]
+    pub fn read(status: u16, path: &str, body: &[u8]) -> Self {
+        let read = serde_json::from_slice::<Self>(body).ok().filter(|problem| !problem.title.is_empty() || !problem.detail.is_empty());
+        match read {
+            Some(problem) => Self { status, ..problem },
+            None => Self { status, title: format!("HTTP status {status} for {path}"), detail: excerpt(body), ..Self::default() },
+        }
+    }
+}
+
+impl Problem {
+    /// One line per mistake and per candidate; `file` stands before the lines of mistakes.
+    #[must_use]
+    pub fn lines(&self, file: Option<&str>) -> Vec<String> {
+        let mistakes = self.problems.iter().map(|problem| problem.show(file));
+        mistakes.chain(self.candidates.iter().map(|id| harmless_line(id))).collect()
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.title.as_str(), self.detail.as_str()) {
+            (title, "") => f.write_str(&harmless_line(title))?,
+            ("", detail) => f.write_str(&harmless(detail))?,
+            (title, detail) => write!(f, "{}: {}", harmless_line(title), harmless(detail))?,
+        }
+        if let Some(field) = self.field.as_ref().filter(|field| !self.detail.contains(field.as_str())) {
+            write!(f, " [{}]", harmless_line(field))?;
+        }
+        if !self.code.is_empty() {
+            write!(f, " ({})", harmless_line(&self.code))?;
+        }
+        Ok(())
+    }
+}
+
+impl PlacedProblem {
+    /// `file:line:column: message (did you mean …?)`; without a file the field stands first.
+    #[must_use]
+    pub fn show(&self, file: Option<&str>) -> String {
+        let mut place = file.unwrap_or_default().to_owned();
+        if let (Some(line), Some(column)) = (self.line, self.column) {
+            let start = if place.is_empty() { "line ".to_owned() } else { format!("{place}:") };
+            place = format!("{start}{line}:{column}");
+        } else if let Some(field) = self.field.as_ref().filter(|_| place.is_empty()) {
+            place.clone_from(field);
+        }
+        let hint = self.suggestion.as_ref().map(|suggestion| format!(" (did you mean `{suggestion}`?)")).unwrap_or_default();
+        let separator = if place.is_empty() { "" } else { ": " };
+        harmless(&format!("{place}{separator}{}{hint}", self.message))
+    }
+}
+
+fn excerpt(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    harmless_line(&text.chars().take(FOREIGN_CHARACTERS_MAX).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_problem_is_shown_with_its_places() {
+        let body = json!({"type": "x", "title": "The definition is not valid", "detail": "2 problems", "code": "definition_invalid", "problems": [
+            {"line": 3, "column": 5, "message": "`nedes` is not a key of a task", "suggestion": "needs"},
+            {"path": "input.n", "message": "is not a number"},
+        ]});
+        let problem = Problem::read(422, "/api/v1/workflows", body.to_string().as_bytes());
+        assert_eq!(problem.to_string(), "The definition is not valid: 2 problems (definition_invalid)");
+        assert_eq!(problem.status, 422);
+        assert_eq!(problem.problems[0].show(Some("flow.yaml")), "flow.yaml:3:5: `nedes` is not a key of a task (did you mean `needs`?)");
+        assert_eq!(problem.problems[0].show(None), "line 3:5: `nedes` is not a key of a task (did you mean `needs`?)");
+        assert_eq!(problem.problems[1].show(None), "input.n: is not a number");
+    }
+
+    #[test]
+    fn what_is_no_problem_document_is_named_and_harmless() {
+        let problem = Problem::read(502, "/api/v1/tasks", b"<html>\x1b[2Jbad gateway</html>");
+        assert_eq!(problem.to_string(), "HTTP status 502 for /api/v1/tasks: <html>bad gateway</html>");
+        assert_eq!(Problem::read(500, "/x", b"").to_string(), "HTTP status 500 for /x");
+    }
+}

@@ -1,0 +1,183 @@
+//! `logs`: the end of what a task's attempts wrote.
+
+use super::CommandError;
+use super::context::{ClientArgs, Context, Format, emit_foreign, emit_json};
+use super::target::{GivenId, Target, parse_id};
+use super::watch::read_tree;
+use crate::client::shapes::{Attempt, Task, error_text};
+use crate::exit::Exit;
+use crate::text::{harmless, harmless_line};
+use orchestr8_proto::ids::TaskId;
+use serde_json::Value;
+
+/// Lines of stderr (else stdout) shown for a failed task.
+const FAILURE_LINES_MAX: usize = 20;
+/// Tasks of one workflow whose logs are shown at once.
+const TASKS_MAX: usize = 200;
+
+/// Show the end of what a task's attempts wrote, at most 64 KiB each of stdout and stderr.
+///
+/// For a workflow: that of each of its tasks that left a trace.
+#[derive(Debug, clap::Args)]
+pub struct LogsArgs {
+    /// The id of a task or workflow, or its first 8 or more digits.
+    #[arg(value_name = "ID", value_parser = parse_id)]
+    id: GivenId,
+    /// Only this stream.
+    #[arg(long, value_enum, value_name = "STREAM")]
+    stream: Option<Stream>,
+    /// Only this attempt, from 1.
+    #[arg(long, value_name = "N")]
+    attempt: Option<u32>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// One of the two streams of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Stream {
+    /// Its output.
+    Stdout,
+    /// Its talk.
+    Stderr,
+}
+
+/// Prints the ends of the streams.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn logs(args: &LogsArgs) -> Result<Exit, CommandError> {
+    let context = Context::new(&args.client)?;
+    let ids = match context.resolve(&args.id).await? {
+        Target::Task(id) => vec![id],
+        Target::Workflow(id) => {
+            let tasks = read_tree(&context, id).await?.tasks;
+            if tasks.len() > TASKS_MAX {
+                return Err(CommandError::Usage(format!(
+                    "{} tasks: the logs of at most {TASKS_MAX} are shown at once, name a task",
+                    tasks.len()
+                )));
+            }
+            tasks.into_iter().filter(|task| task.attempts > 0).map(|task| task.id).collect()
+        }
+    };
+    let mut answers = Vec::new();
+    for id in ids {
+        let (task, answer) = detail(&context, id).await?;
+        match context.format {
+            Format::Text => emit_foreign_unless_empty(&shown(&task, args))?,
+            Format::Json => answers.push(answer),
+        }
+    }
+    if context.format == Format::Json {
+        emit_json(&Value::Array(answers))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Tells on stderr why a task failed and the last lines that it wrote.
+///
+/// # Errors
+/// [`CommandError::Client`].
+pub async fn tell_failure(context: &Context, id: TaskId) -> Result<(), CommandError> {
+    let (task, _) = detail(context, id).await?;
+    let reason = error_text(task.error_type.as_deref(), task.error.as_deref()).unwrap_or_default();
+    eprintln!("\ntask {} failed: {}", harmless_line(&task.name), harmless(&reason));
+    let tail = task
+        .attempt_history
+        .last()
+        .and_then(|last| [&last.stderr_tail, &last.stdout_tail].into_iter().flatten().find(|tail| !tail.is_empty()));
+    for line in tail.map(|tail| last_lines(tail, FAILURE_LINES_MAX)).unwrap_or_default() {
+        eprintln!("  | {}", harmless(line));
+    }
+    Ok(())
+}
+
+async fn detail(context: &Context, id: TaskId) -> Result<(Task, Value), CommandError> {
+    let path = Target::Task(id).path();
+    let answer = context.client.get(&path).await?;
+    Ok((context.client.shaped(&path, &answer)?, answer))
+}
+
+fn emit_foreign_unless_empty(text: &str) -> Result<(), CommandError> {
+    if text.is_empty() { Ok(()) } else { emit_foreign(text) }
+}
+
+fn shown(task: &Task, args: &LogsArgs) -> String {
+    let wanted = |attempt: &&Attempt| args.attempt.is_none_or(|number| number == attempt.attempt);
+    let mut text = String::new();
+    for attempt in task.attempt_history.iter().filter(wanted) {
+        if let Some(error) = error_text(attempt.error_type.as_deref(), attempt.error.as_deref()) {
+            text.push_str(&header(task, attempt, &harmless_line(&error)));
+        }
+        for (stream, tail) in [(Stream::Stdout, &attempt.stdout_tail), (Stream::Stderr, &attempt.stderr_tail)] {
+            let tail = tail.as_deref().unwrap_or_default();
+            if tail.is_empty() || args.stream.is_some_and(|only| only != stream) {
+                continue;
+            }
+            text.push_str(&header(task, attempt, stream.name()));
+            text.push_str(tail);
+            text.push_str(if tail.ends_with('\n') { "" } else { "\n" });
+        }
+    }
+    text
+}
+
+impl Stream {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+fn header(task: &Task, attempt: &Attempt, what: &str) -> String {
+    let name = harmless_line(&task.name);
+    format!("== {name}, attempt {} ({} on {}): {what}\n", attempt.attempt, attempt.outcome, harmless_line(&attempt.executor_id))
+}
+
+fn last_lines(text: &str, count: usize) -> Vec<&str> {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use serde_json::json;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        logs: LogsArgs,
+    }
+
+    const ID: &str = "0199abcd-0000-7000-8000-000000000001";
+
+    fn shown_with(words: &[&str]) -> String {
+        let attempt = |number: u32| json!({"attempt": number, "outcome": "failed", "executor_id": "e1", "error_type": "exit", "error": "code 3", "stdout_tail": format!("out{number}\n"), "stderr_tail": "err"});
+        let task = json!({"task_id": ID, "status": "failed", "name": "build", "attempt_history": [attempt(1), attempt(2)]});
+        let words = ["logs", ID].into_iter().chain(words.iter().copied());
+        let line = Line::try_parse_from(words).expect("fits");
+        shown(&serde_json::from_value(task).expect("a task"), &line.logs)
+    }
+
+    #[test]
+    fn each_stream_of_each_attempt_has_its_header() {
+        assert_eq!(
+            shown_with(&["--stream", "stdout", "--attempt", "2"]),
+            "== build, attempt 2 (failed on e1): exit: code 3\n== build, attempt 2 (failed on e1): stdout\nout2\n"
+        );
+        let all = shown_with(&[]);
+        assert_eq!(all.matches("== build").count(), 6);
+        assert!(all.contains("attempt 1 (failed on e1): stderr\nerr\n=="), "{all}");
+    }
+
+    #[test]
+    fn only_the_last_lines_of_a_failure_are_told() {
+        assert_eq!(last_lines("a\nb\nc\n", 2), ["b", "c"]);
+        assert_eq!(last_lines("a", 2), ["a"]);
+    }
+}

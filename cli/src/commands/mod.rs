@@ -1,0 +1,90 @@
+//! The client commands: each asks a coordinator, writes what it got to stdout, and talks on stderr.
+//!
+//! - [`context`]: connection and output of every command
+//! - [`target`]: which workflow or task an id or prefix means
+//! - [`values`]: `NAME=VALUE`, JSON values, numbers and times on the command line
+//! - [`run`], [`task`]: submit; [`watch`], [`wait`]: follow
+//! - [`show`], [`logs`], [`list`]: look; [`cancel`]: end
+//! - [`definition`]: `validate`, `graph`, `definitions`
+
+pub mod cancel;
+pub mod context;
+pub mod definition;
+pub mod list;
+pub mod logs;
+pub mod run;
+pub mod show;
+pub mod target;
+pub mod task;
+pub mod values;
+pub mod wait;
+pub mod watch;
+
+use crate::client::ClientError;
+use crate::client::address::AddressError;
+use crate::exit::Exit;
+use std::path::PathBuf;
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The coordinator cannot be asked, or refused.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Nothing says where the coordinator is, or what opens it.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// Something on the command line does not fit; the caller must correct it.
+    #[error("{0}")]
+    Usage(String),
+    /// A file cannot be read.
+    #[error("{}: it cannot be read ({reason})", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// The definition in a file has mistakes, which were printed.
+    #[error("{file}: {count} mistakes; nothing was submitted")]
+    Definition {
+        /// The file.
+        file: String,
+        /// How many.
+        count: usize,
+    },
+    /// stdout does not take what is written.
+    #[error("the output cannot be written: {0}")]
+    Output(std::io::Error),
+}
+
+impl CommandError {
+    /// The exit code.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Client(ClientError::Unreachable { .. } | ClientError::Setup(_)) => Exit::Unavailable,
+            Self::Client(ClientError::Refused(problem)) if problem.status == 503 => Exit::Unavailable,
+            Self::Client(ClientError::Unauthorized { .. }) | Self::Address(_) => Exit::Configuration,
+            Self::Usage(_) | Self::File { .. } => Exit::Usage,
+            // Whoever reads has seen enough, as `head` does.
+            Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
+            Self::Client(ClientError::Refused(_) | ClientError::Malformed { .. }) | Self::Definition { .. } | Self::Output(_) => {
+                Exit::Failed
+            }
+        }
+    }
+
+    /// Says on stderr what happened: one line, then one line per mistake with its place.
+    pub fn tell(&self) {
+        if self.exit() == Exit::Done {
+            return;
+        }
+        eprintln!("error: {}", crate::text::harmless(&self.to_string()));
+        if let Self::Client(ClientError::Refused(problem)) = self {
+            for line in problem.lines(None) {
+                eprintln!("  {line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! `run`: submits a workflow; follows it or waits for it when asked.
+
+use super::CommandError;
+use super::context::{ClientArgs, Context, Format, emit, emit_foreign, emit_json, shown_value};
+use super::definition::check_text;
+use super::logs::tell_failure;
+use super::target::Target;
+use super::task::AboutArgs;
+use super::values::{object_of, parse_json_pair, parse_span, read_text};
+use super::wait::until_ended;
+use super::watch::{follow, read_tree};
+use crate::client::shapes::{Workflow, WorkflowAccepted};
+use crate::exit::Exit;
+use crate::text::{harmless, show_duration};
+use crate::tree::Tree;
+use orchestr8_proto::ids::ExecutionId;
+use orchestr8_proto::words::WorkflowStatus;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+const PATH: &str = "/api/v1/workflows";
+/// Failed tasks whose last output is shown at the end.
+const FAILURES_SHOWN_MAX: usize = 5;
+
+/// Run a workflow from a file, or a registered one by its name.
+///
+/// Prints the workflow's id and returns. With --watch or --wait the id goes to stderr, stdout gets the workflow's
+/// output at its end, and the exit code tells the outcome.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// A file with the definition (YAML or JSON), `-` for stdin, or the name of a registered one: NAME or NAME@VERSION.
+    #[arg(value_name = "FILE|NAME[@VERSION]")]
+    definition: String,
+    /// An input, NAME=VALUE; the value is JSON where it reads as JSON, else text. Repeatable; comes before --input-file.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_json_pair)]
+    input: Vec<(String, Value)>,
+    /// A file with the input as one JSON object, `-` for stdin.
+    #[arg(long, value_name = "FILE")]
+    input_file: Option<PathBuf>,
+    #[command(flatten)]
+    about: AboutArgs,
+    /// Show its progress on stderr until it has ended: a live tree on a terminal, else one line per change.
+    #[arg(long)]
+    watch: bool,
+    /// Wait until it has ended, without showing progress.
+    #[arg(long)]
+    wait: bool,
+    /// With --watch or --wait: stop waiting after this time with exit code 124; the workflow goes on.
+    #[arg(long, visible_alias = "wait-timeout", value_name = "DURATION", value_parser = parse_span)]
+    timeout: Option<Duration>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Submits the workflow and does what else is asked.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn run(args: &RunArgs) -> Result<Exit, CommandError> {
+    let stays = args.watch || args.wait;
+    if args.timeout.is_some() && !stays {
+        return Err(CommandError::Usage("--timeout bounds --watch or --wait: give one of them".into()));
+    }
+    let body = body(args)?;
+    let context = Context::new(&args.client)?;
+    let answer = context.client.submit(PATH, &body).await.inspect_err(|_| {
+        eprintln!("{}: it was not accepted", harmless(&args.definition));
+    })?;
+    let accepted: WorkflowAccepted = context.client.shaped(PATH, &answer)?;
+    for warning in &accepted.warnings {
+        eprintln!("warning: {}", harmless(warning));
+    }
+    if stays {
+        eprintln!("workflow {}", accepted.workflow_id);
+        return stay(args, &context, accepted.workflow_id).await;
+    }
+    match context.format {
+        Format::Text => emit(&accepted.workflow_id.to_string())?,
+        Format::Json => emit_json(&answer)?,
+    }
+    tell_next(accepted.workflow_id, Next::Wait);
+    Ok(Exit::Done)
+}
+
+async fn stay(args: &RunArgs, context: &Context, id: ExecutionId) -> Result<Exit, CommandError> {
+    let deadline = args.timeout.map(|timeout| Instant::now() + timeout);
+    let tree = if args.watch {
+        follow(context, id, deadline).await?
+    } else {
+        let ended = until_ended(context, Target::Workflow(id), deadline).await?;
+        if ended.is_some() { Some(read_tree(context, id).await?) } else { None }
+    };
+    if let Some(tree) = tree {
+        return finish(context, id, &tree).await;
+    }
+    eprintln!("workflow {id} has not ended yet; it goes on");
+    tell_next(id, Next::Wait);
+    Ok(Exit::TimedOut)
+}
+
+/// Prints the output of an ended workflow, or why there is none, and what its parallel tasks gained.
+async fn finish(context: &Context, id: ExecutionId, tree: &Tree) -> Result<Exit, CommandError> {
+    let path = Target::Workflow(id).path();
+    let answer = context.client.get(&path).await?;
+    let workflow: Workflow = context.client.shaped(&path, &answer)?;
+    match context.format {
+        Format::Json => emit_json(&answer)?,
+        Format::Text if !workflow.output.is_null() => emit_foreign(&shown_value(&workflow.output))?,
+        Format::Text => {}
+    }
+    for failed in tree.failed().take(FAILURES_SHOWN_MAX) {
+        tell_failure(context, failed.id).await?;
+    }
+    let reason = workflow.error.as_deref().map(|error| format!(": {}", harmless(error))).unwrap_or_default();
+    if workflow.status != WorkflowStatus::Completed {
+        eprintln!("workflow {id} {}{reason}", workflow.status);
+    }
+    tell_gain(tree);
+    tell_next(id, Next::Status);
+    Ok(super::wait::workflow_end(workflow.status).map_or(Exit::Failed, |(_, exit)| exit))
+}
+
+fn tell_gain(tree: &Tree) {
+    let summary = tree.summary(OffsetDateTime::now_utc());
+    if let Some(gain) = summary.gain() {
+        let (work, wall) = (show_duration(summary.task_time), show_duration(summary.wall_time));
+        eprintln!("{} tasks: {work} of task time in {wall} ({gain:.1} x)", tree.tasks.len());
+    }
+}
+
+/// Tells the next commands to try; `first` is the most useful one now.
+fn tell_next(id: ExecutionId, first: Next) {
+    let first = match first {
+        Next::Wait => format!("  orchestr8 wait {id}    until it has ended"),
+        Next::Status => format!("  orchestr8 status {id}  every task"),
+    };
+    eprintln!("next:\n{first}\n  orchestr8 logs {id}    what its tasks wrote\n  orchestr8 list --workflows");
+}
+
+/// What to do next with a workflow.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    Wait,
+    Status,
+}
+
+fn body(args: &RunArgs) -> Result<Value, CommandError> {
+    let mut body = Map::new();
+    body.insert("definition".into(), Value::String(definition_text(&args.definition)?));
+    let input = input(args)?;
+    if !input.is_empty() {
+        body.insert("input".into(), Value::Object(input));
+    }
+    args.about.add_to(&mut body)?;
+    Ok(Value::Object(body))
+}
+
+/// The text of a file, checked here so that mistakes are shown with the file's name; else the name itself.
+fn definition_text(given: &str) -> Result<String, CommandError> {
+    if !names_file(given) {
+        return Ok(given.to_owned());
+    }
+    let text = read_text(Path::new(given))?;
+    check_text(given, &text)?;
+    Ok(text)
+}
+
+/// Whether a file is meant: it has a path or an extension of one, or is there.
+fn names_file(given: &str) -> bool {
+    let path = Path::new(given);
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    given == "-" || given.contains('/') || matches!(extension, Some("yaml" | "yml" | "json")) || path.is_file()
+}
+
+fn input(args: &RunArgs) -> Result<Map<String, Value>, CommandError> {
+    let mut input = match &args.input_file {
+        None => Map::new(),
+        Some(file) => {
+            let wrong = |reason: String| CommandError::Usage(format!("--input-file {}: {reason}", file.display()));
+            match serde_json::from_str(&read_text(file)?) {
+                Ok(Value::Object(object)) => object,
+                Ok(_) => return Err(wrong("it must hold one JSON object".into())),
+                Err(error) => return Err(wrong(format!("it is not JSON: {error}"))),
+            }
+        }
+    };
+    input.extend(object_of("--input", &args.input)?);
+    Ok(input)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use serde_json::json;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn parsed(words: &[&str]) -> Result<Value, String> {
+        let words = std::iter::once("run").chain(words.iter().copied());
+        let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
+        body(&line.run).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_name_is_sent_as_it_is_with_inputs_over_the_file() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), r#"{"a": 1, "b": 2}"#).expect("writable");
+        let file = file.path().display().to_string();
+        let sent = parsed(&["gates@3", "--input-file", &file, "--input", "b=[3]", "--tag", "nightly", "--user", "u", "--metadata", "m=x"]);
+        let expected =
+            json!({"definition": "gates@3", "input": {"a": 1, "b": [3]}, "tags": ["nightly"], "user_id": "u", "metadata": {"m": "x"}});
+        assert_eq!(sent, Ok(expected));
+    }
+
+    #[test]
+    fn an_input_file_must_hold_an_object() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), "[1]").expect("writable");
+        let refused = parsed(&["gates", "--input-file", &file.path().display().to_string()]).expect_err("an array");
+        assert!(refused.contains("one JSON object"), "{refused}");
+    }
+
+    #[test]
+    fn files_and_names_are_told_apart() {
+        assert!(["-", "./gates", "gates.yaml", "a/b.json"].into_iter().all(names_file));
+        assert!(!["gates", "gates@3"].into_iter().any(names_file));
+        assert!(parsed(&["missing.yaml"]).expect_err("no such file").contains("missing.yaml"));
+    }
+}

@@ -1,0 +1,146 @@
+//! `status` and `result`: one task or workflow.
+
+use super::CommandError;
+use super::context::{ClientArgs, Context, Format, emit, emit_foreign, emit_json, shown_value};
+use super::target::{GivenId, Target, parse_id};
+use super::task::show_end;
+use super::values::parse_span;
+use super::wait::{until_ended, workflow_end};
+use super::watch::read_tree;
+use crate::client::shapes::{Task, Workflow, error_text};
+use crate::exit::Exit;
+use crate::text::{harmless, harmless_line, show_duration};
+use crate::tree::{Colors, Look};
+use orchestr8_proto::ids::{ExecutionId, TaskId};
+use serde_json::Value;
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+/// Lines of a workflow's tree; beyond it, the most telling tasks are shown. `-o json` shows all.
+const TREE_LINES_MAX: usize = 500;
+/// Columns of a tree that may go into a file.
+const TREE_COLUMNS: usize = 200;
+
+/// Show the state of a task or workflow.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// The id of a task or workflow, or its first 8 or more digits.
+    #[arg(value_name = "ID", value_parser = parse_id)]
+    id: GivenId,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Print the result of a task, or the output of a workflow; exit code 1 if it has none because it failed.
+#[derive(Debug, clap::Args)]
+pub struct ResultArgs {
+    /// The id of a task or workflow, or its first 8 or more digits.
+    #[arg(value_name = "ID", value_parser = parse_id)]
+    id: GivenId,
+    /// Wait for the end if it has not ended; without it, exit code 124 tells that it has not.
+    #[arg(long)]
+    wait: bool,
+    /// With --wait: stop waiting after this time with exit code 124; the work goes on.
+    #[arg(long, value_name = "DURATION", value_parser = parse_span, requires = "wait")]
+    timeout: Option<Duration>,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+/// Prints the state.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn status(args: &StatusArgs) -> Result<Exit, CommandError> {
+    let context = Context::new(&args.client)?;
+    let target = context.resolve(&args.id).await?;
+    match (context.format, target) {
+        (Format::Json, _) => emit_json(&context.about(target).await?)?,
+        (Format::Text, Target::Workflow(id)) => workflow_status(&context, id).await?,
+        (Format::Text, Target::Task(id)) => task_status(&context, id).await?,
+    }
+    Ok(Exit::Done)
+}
+
+/// Prints the result; the exit code tells whether there is one.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn result(args: &ResultArgs) -> Result<Exit, CommandError> {
+    let context = Context::new(&args.client)?;
+    let target = context.resolve(&args.id).await?;
+    let now = Instant::now();
+    let deadline = if args.wait { args.timeout.map(|timeout| now + timeout) } else { Some(now + Duration::from_millis(1)) };
+    match (until_ended(&context, target, deadline).await?, target) {
+        (Some(ended), Target::Task(_)) => show_end(&context, &ended),
+        (Some(ended), Target::Workflow(_)) => workflow_result(&context, &ended.answer),
+        (None, _) => {
+            eprintln!("{target} has not ended yet: `orchestr8 wait {target}`");
+            Ok(Exit::TimedOut)
+        }
+    }
+}
+
+fn workflow_result(context: &Context, answer: &Value) -> Result<Exit, CommandError> {
+    let workflow: Workflow = context.client.shaped("workflow", answer)?;
+    let exit = workflow_end(workflow.status).map_or(Exit::TimedOut, |(_, exit)| exit);
+    match context.format {
+        Format::Json => emit_json(answer)?,
+        Format::Text if exit == Exit::Done => emit_foreign(&shown_value(&workflow.output))?,
+        Format::Text => {}
+    }
+    if exit == Exit::Failed {
+        let reason = workflow.error.map(|error| format!(": {}", harmless(&error))).unwrap_or_default();
+        eprintln!("workflow {} {}{reason}", workflow.workflow_id, workflow.status);
+    }
+    Ok(exit)
+}
+
+async fn workflow_status(context: &Context, id: ExecutionId) -> Result<(), CommandError> {
+    let tree = read_tree(context, id).await?;
+    let look = Look { lines_max: TREE_LINES_MAX, columns: TREE_COLUMNS, colors: Colors::Off };
+    let lines = tree.frame(look, OffsetDateTime::now_utc());
+    emit(&format!("workflow {id}\n{}", lines.join("\n")))
+}
+
+async fn task_status(context: &Context, id: TaskId) -> Result<(), CommandError> {
+    let path = Target::Task(id).path();
+    let answer = context.client.get(&path).await?;
+    emit(&task_lines(&context.client.shaped(&path, &answer)?, OffsetDateTime::now_utc()))
+}
+
+fn task_lines(task: &Task, now: OffsetDateTime) -> String {
+    let mut lines = vec![("task", task.task_id.to_string()), ("name", harmless_line(&task.name)), ("status", task.status.to_string())];
+    let mut add = |name: &'static str, value: Option<String>| lines.extend(value.map(|value| (name, harmless_line(&value))));
+    add("workflow", Some(task.task_id.execution().to_string()));
+    add("phase", task.phase.clone());
+    add("agent", task.agent_name.clone());
+    add("executor", task.executor_id.clone());
+    add("attempt", (task.attempts > 0).then(|| format!("{} of {}", task.attempts, task.max_attempts)));
+    let ran = task.started_at.and_then(|started| Duration::try_from(task.completed_at.unwrap_or(now) - started).ok());
+    add("time", ran.map(show_duration));
+    let due = task.next_retry_at.and_then(|due| Duration::try_from(due - now).ok());
+    add("retry in", due.map(show_duration));
+    add("error", error_text(task.error_type.as_deref(), task.error.as_deref()));
+    lines.iter().map(|(name, value)| format!("{name:<9} {value}")).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_task_is_shown_with_what_is_known() {
+        let task = json!({
+            "task_id": "0199abcd-0000-7000-8000-000000000001", "status": "retrying", "name": "build\u{1b}[2J", "agent_name": "run",
+            "attempts": 1, "max_attempts": 3, "started_at": "2026-01-01T00:00:00Z", "completed_at": "2026-01-01T00:00:02Z",
+            "next_retry_at": "2026-01-01T00:00:07Z", "error_type": "exit", "error": "exit code 1",
+        });
+        let now = time::macros::datetime!(2026-01-01 00:00:03 UTC);
+        let expected = "task      0199abcd-0000-7000-8000-000000000001\nname      build\nstatus    retrying\n\
+            workflow  0199abcd-0000-7000-8000-000000000000\nagent     run\nattempt   1 of 3\ntime      2.0s\nretry in  4.0s\nerror     exit: exit code 1";
+        assert_eq!(task_lines(&serde_json::from_value(task).expect("a task"), now), expected);
+    }
+}

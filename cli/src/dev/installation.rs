@@ -1,0 +1,302 @@
+//! A coordinator and executors as children of `dev`, on the private servers.
+
+use super::accounts::owner_of;
+use super::child::{ChildError, ChildPlan, Kept, Order, own_program, tail_of};
+use super::files::{FileError, create_folder, write_private};
+use super::place::Place;
+use super::secrets::{keep_token_keys, kept_secret};
+use super::servers::Servers;
+use super::servers::ports::{self, PortError};
+use super::servers::postgres::text_of;
+use super::stop::Stop;
+use orchestr8_executor::shim::{Shim, ShimError, ShimSpec, StopSignal};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+/// The file that tells other commands where the coordinator is.
+pub const URL_FILE: &str = "url";
+/// The coordinator's port when nothing else has it.
+const PORT_DEFAULT: u16 = 8_088;
+/// A coordinator lets its requests and its batch end.
+const COORDINATOR_GRACE_MS: u64 = 15_000;
+/// How long started tasks may go on after Ctrl-C; then they are handed back, for the next start.
+const DRAIN_TIMEOUT: &str = "5s";
+/// An executor drains, ends its commands (ten seconds at most) and waits for confirmations.
+const EXECUTOR_GRACE_MS: u64 = 30_000;
+/// The client of `--run` only watches.
+const CLIENT_GRACE_MS: u64 = 2_000;
+/// From the coordinator's start, migrations included, to its being ready.
+const READY_MAX: Duration = Duration::from_mins(1);
+/// Between two questions whether it is.
+const READY_INTERVAL: Duration = Duration::from_millis(20);
+/// A coordinator that died this often before it was ever ready will not become so.
+const DEATHS_MAX: u32 = 3;
+/// What the children see of our environment. Tasks run as the same user could read more, so there is no more.
+const PASSED_VARIABLES: [&str; 15] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TERM",
+    "NO_COLOR",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "CARGO_HOME",
+    "RUSTUP_HOME",
+];
+
+/// Why the installation does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallationError {
+    /// The port.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// A token or folder.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A child that does not start.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// The client of `--run` did not start.
+    #[error(transparent)]
+    Client(#[from] ShimError),
+    /// The current directory is gone.
+    #[error("the current directory cannot be used: {0}")]
+    Directory(std::io::Error),
+    /// The coordinator does not get ready; its log says why.
+    #[error("the coordinator does not get ready ({reason}); the end of {}:\n{tail}", log.display())]
+    NotReady {
+        /// Its last answer, or that there is none.
+        reason: String,
+        /// Its log.
+        log: PathBuf,
+        /// The log's end.
+        tail: String,
+    },
+}
+
+/// How many, how large, and where.
+#[derive(Debug, Clone)]
+pub struct InstallationOptions {
+    /// The number of executors.
+    pub executors: u16,
+    /// Of each executor.
+    pub slots: u16,
+    /// The coordinator's port; none: the default, or a free one.
+    pub port: Option<u16>,
+}
+
+/// The running children.
+#[derive(Debug)]
+pub struct Installation {
+    coordinator: Kept,
+    executors: Vec<Kept>,
+    url: String,
+    token: String,
+}
+
+/// What every child needs to know.
+struct Surroundings<'a> {
+    place: &'a Place,
+    program: String,
+    directory: PathBuf,
+    database_url: String,
+    nats_url: String,
+}
+
+impl Installation {
+    /// Starts the children and returns when the coordinator is ready.
+    ///
+    /// # Errors
+    /// [`InstallationError`]; what was started ends by itself.
+    pub async fn start(servers: &Servers, place: &Place, options: &InstallationOptions) -> Result<Self, InstallationError> {
+        let around = Surroundings::of(servers, place)?;
+        let token = kept_secret(&place.root.join("token"))?;
+        keep_token_keys(&place.root.join("token-keys"))?;
+        create_folder(&place.root.join("runs"), 0o711)?;
+        let port = match options.port {
+            None if ports::is_free(PORT_DEFAULT) => PORT_DEFAULT,
+            wanted => ports::choose("--port", wanted)?,
+        };
+        let url = format!("http://127.0.0.1:{port}");
+        let coordinator = Kept::start(around.coordinator(port)).await?;
+        let mut executors = Vec::new();
+        for number in 1..=options.executors {
+            executors.push(Kept::start(around.executor(number, options.slots)).await?);
+        }
+        let installation = Self { coordinator, executors, url, token };
+        installation.wait_ready(&log_of(place, "coordinator")).await?;
+        write_private(&place.root.join(URL_FILE), &format!("{}\n", installation.url))?;
+        Ok(installation)
+    }
+
+    /// Every address, for people. Passwords stay in their files.
+    #[must_use]
+    pub fn banner(&self, servers: &Servers, place: &Place) -> String {
+        let mut lines = vec![format!("coordinator  {}", self.url)];
+        if let Some(postgres) = &servers.postgres {
+            lines.push(format!(
+                "postgres     {}  ({} {})",
+                without_password(&postgres.url()),
+                postgres.server.program.display(),
+                postgres.server.version
+            ));
+        }
+        if let Some(nats) = &servers.nats {
+            lines.push(format!(
+                "nats         {}  ({} {})",
+                without_password(&nats.url()),
+                nats.server.program.display(),
+                nats.server.version
+            ));
+        }
+        lines.push(format!("executors    {}", self.executors.len()));
+        lines.push(format!("token        {}", place.root.join("token").display()));
+        lines.push(format!("logs         {}", place.logs().display()));
+        lines.join("\n")
+    }
+
+    /// Runs one workflow through the client of this same program; its exit code, or `None` when the end is asked for before.
+    ///
+    /// # Errors
+    /// [`InstallationError::Client`] when the client does not start.
+    pub async fn run_workflow(&self, file: &Path, inputs: &[String], stop: &Stop) -> Result<Option<u8>, InstallationError> {
+        let program = own_program()?;
+        let mut argv = vec![text_of(&program), "run".to_owned(), text_of(file), "--watch".to_owned(), "--wait".to_owned()];
+        argv.extend(inputs.iter().flat_map(|input| ["--input".to_owned(), input.clone()]));
+        let mut env = passed_environment();
+        env.insert("ORCHESTR8_URL".to_owned(), self.url.clone());
+        env.insert("ORCHESTR8_TOKEN".to_owned(), self.token.clone());
+        let cwd = std::env::current_dir().map_err(InstallationError::Directory)?;
+        let spec =
+            ShimSpec { argv, env, cwd, uid: None, gid: None, timeout_ms: None, grace_ms: CLIENT_GRACE_MS, stop_signal: StopSignal::Term };
+        let mut client = Shim::spawn(&program, &spec, Stdio::inherit(), Stdio::inherit())?;
+        let Some(report) = stop.unless(client.ended()).await else {
+            client.stop().await;
+            client.ended().await?;
+            return Ok(None);
+        };
+        Ok(Some(report?.exit_code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+    }
+
+    /// Stops the executors together, then the coordinator.
+    pub async fn stop(&self) {
+        // A child that is no longer kept is ended by its shim; there is nothing more to ask.
+        futures::future::join_all(self.executors.iter().map(|executor| executor.order(Order::Stop))).await;
+        self.coordinator.order(Order::Stop).await.ok();
+    }
+
+    async fn wait_ready(&self, log: &Path) -> Result<(), InstallationError> {
+        let client = reqwest::Client::new();
+        let deadline = Instant::now() + READY_MAX;
+        let mut reason = "it does not answer".to_owned();
+        while Instant::now() < deadline && self.coordinator.health().deaths < DEATHS_MAX {
+            match client.get(format!("{}/readyz", self.url)).send().await {
+                Ok(answer) if answer.status().is_success() => return Ok(()),
+                Ok(answer) => reason = answer.text().await.unwrap_or_default(),
+                Err(_) => {} // Not listening yet.
+            }
+            tokio::time::sleep(READY_INTERVAL).await;
+        }
+        Err(InstallationError::NotReady { reason, log: log.to_path_buf(), tail: tail_of(log) })
+    }
+}
+
+impl<'a> Surroundings<'a> {
+    fn of(servers: &Servers, place: &'a Place) -> Result<Self, InstallationError> {
+        let directory = std::env::current_dir().map_err(InstallationError::Directory)?;
+        let database_url = servers.postgres.as_ref().map(super::servers::Postgres::url).unwrap_or_default();
+        let nats_url = servers.nats.as_ref().map(super::servers::Nats::url).unwrap_or_default();
+        Ok(Self { place, program: text_of(&own_program()?), directory, database_url, nats_url })
+    }
+
+    fn coordinator(&self, port: u16) -> ChildPlan {
+        let root = &self.place.root;
+        let mut argv = words(&["coordinator", "--listen"]);
+        argv.push(format!("127.0.0.1:{port}"));
+        argv.extend(["--token-file".to_owned(), text_of(&root.join("token"))]);
+        argv.extend(["--token-keys-file".to_owned(), text_of(&root.join("token-keys"))]);
+        let secrets = [("ORCHESTR8_DATABASE_URL", &self.database_url), ("ORCHESTR8_NATS_URL", &self.nats_url)];
+        self.child("coordinator".to_owned(), argv, &secrets, COORDINATOR_GRACE_MS)
+    }
+
+    fn executor(&self, number: u16, slots: u16) -> ChildPlan {
+        let mut argv = words(&["executor", "--queues", "default,agents", "--drain-timeout", DRAIN_TIMEOUT, "--name"]);
+        argv.push(format!("dev-{number}"));
+        argv.extend(["--slots".to_owned(), slots.to_string()]);
+        argv.extend(["--allow-workdir".to_owned(), text_of(&self.directory)]);
+        argv.extend(["--run-root".to_owned(), text_of(&self.place.root.join("runs"))]);
+        if let Some(owner) = owner_of(&self.directory) {
+            argv.extend(["--user".to_owned(), format!("{}:{}", owner.uid, owner.gid)]);
+        }
+        self.child(format!("executor-{number}"), argv, &[("ORCHESTR8_NATS_URL", &self.nats_url)], EXECUTOR_GRACE_MS)
+    }
+
+    /// Secrets travel in the environment: a command line is for everyone to read.
+    fn child(&self, name: String, mut argv: Vec<String>, secrets: &[(&str, &String)], grace_ms: u64) -> ChildPlan {
+        argv.insert(0, self.program.clone());
+        let mut env = passed_environment();
+        env.extend(secrets.iter().map(|(variable, value)| ((*variable).to_owned(), (*value).clone())));
+        let cwd = self.directory.clone();
+        let shim = ShimSpec { argv, env, cwd, uid: None, gid: None, timeout_ms: None, grace_ms, stop_signal: StopSignal::Term };
+        ChildPlan { log: log_of(self.place, &name), name, shim }
+    }
+}
+
+fn passed_environment() -> BTreeMap<String, String> {
+    PASSED_VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))).collect()
+}
+
+fn log_of(place: &Place, name: &str) -> PathBuf {
+    place.logs().join(format!("{name}.log"))
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// The address as it may be shown.
+fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        (Some(_) | None, _) => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_holds_no_password() {
+        assert_eq!(without_password("postgres://orchestr8:secret@127.0.0.1:5432/postgres"), "postgres://127.0.0.1:5432/postgres");
+        assert_eq!(without_password("http://127.0.0.1:8088"), "http://127.0.0.1:8088");
+    }
+
+    #[test]
+    fn secrets_are_in_no_command_line_and_executors_know_no_database() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let base = super::super::place::Base::prepare(&folder.path().join("kept")).expect("a new folder");
+        let place = base.lock().expect("nobody has it");
+        let around = Surroundings {
+            place: &place,
+            program: "orchestr8".to_owned(),
+            directory: folder.path().to_path_buf(),
+            database_url: "postgres://u:secret@h/d".to_owned(),
+            nats_url: "nats://u:secret@h".to_owned(),
+        };
+        for plan in [around.coordinator(8_088), around.executor(1, 4)] {
+            assert!(plan.shim.argv.iter().all(|word| !word.contains("secret")), "{:?}", plan.shim.argv);
+            assert_eq!(plan.shim.env.get("ORCHESTR8_NATS_URL"), Some(&around.nats_url));
+            let knows_database = plan.shim.env.contains_key("ORCHESTR8_DATABASE_URL");
+            assert_eq!(knows_database, plan.name == "coordinator");
+        }
+    }
+}

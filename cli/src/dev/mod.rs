@@ -1,0 +1,241 @@
+//! `orchestr8 dev`: everything on one machine, with nothing left behind.
+//!
+//! - [`servers`]: the private Postgres and nats-server
+//! - [`installation`]: a coordinator and executors on top of them, and one workflow to run to its end
+//! - [`control`]: the servers alone, for tests and benchmarks, steered over stdin
+//! - [`child`]: a process under the shim, kept running
+//! - [`place`]: the folder: its lock, its reset, its ephemeral variant
+//! - [`accounts`], [`secrets`], [`files`], [`stop`]: users, tokens and passwords, file steps, signals
+//!
+//! Every process is started under `orchestr8 shim`, whose pipe ends when this process does, however it dies: so nothing
+//! is orphaned. The log of each child is locked by all of its processes, so that a next `dev` knows when they are gone.
+
+mod accounts;
+mod child;
+mod control;
+mod files;
+mod installation;
+mod place;
+mod secrets;
+mod servers;
+mod stop;
+
+use installation::{Installation, InstallationOptions};
+use place::{Base, Place};
+use servers::{Lifetime, Servers, ServersOptions, Which};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use stop::Stop;
+
+/// What a process ended by Ctrl-C exits with, by custom.
+const EXIT_INTERRUPTED: u8 = 130;
+
+/// Runs everything on this machine: Postgres, nats-server, a coordinator and executors.
+#[derive(Debug, clap::Args)]
+pub struct DevArgs {
+    /// The folder for data, tokens and logs. Made if missing; the data survives restarts.
+    #[arg(long, value_name = "DIR", default_value = ".orchestr8")]
+    data: PathBuf,
+    /// Clear the data first. Only removes what `dev` made.
+    #[arg(long)]
+    reset: bool,
+    /// Clear the data, then end.
+    #[arg(long)]
+    reset_only: bool,
+    /// How many executors.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=64))]
+    executors: u16,
+    /// How many tasks each executor runs at once.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    slots: u16,
+    /// The coordinator's port on 127.0.0.1 [default: 8088, or a free one].
+    #[arg(long, value_name = "PORT")]
+    port: Option<u16>,
+    /// Run this workflow, show it live, stop everything and exit as it ended.
+    #[arg(long, value_name = "FILE", conflicts_with = "servers_only")]
+    run: Option<PathBuf>,
+    /// An input of that workflow, NAME=VALUE. Repeatable.
+    #[arg(long, value_name = "NAME=VALUE", requires = "run")]
+    input: Vec<String>,
+    #[command(flatten)]
+    servers: ServersArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct ServersArgs {
+    /// Start Postgres and nats-server alone, print their addresses as one line of JSON, and end with stdin.
+    #[arg(long)]
+    servers_only: bool,
+    /// With --servers-only: which of the two.
+    #[arg(long, value_enum, default_value_t = Which::Both, requires = "servers_only")]
+    only: Which,
+    /// Keep the data in a fresh folder that is removed at the end.
+    #[arg(long, conflicts_with_all = ["reset", "reset_only"])]
+    ephemeral: bool,
+    /// Postgres' port on 127.0.0.1 [default: a free one].
+    #[arg(long, value_name = "PORT")]
+    postgres_port: Option<u16>,
+    /// nats-server's port on 127.0.0.1 [default: a free one].
+    #[arg(long, value_name = "PORT")]
+    nats_port: Option<u16>,
+    /// A setting for Postgres, NAME=VALUE. Repeatable.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
+    postgres_set: Vec<String>,
+}
+
+/// Why `dev` ends.
+#[derive(Debug, thiserror::Error)]
+pub enum DevError {
+    /// The asynchronous runtime or the signal handlers could not be set up.
+    #[error("the system refused a basic facility: {0}")]
+    System(#[from] std::io::Error),
+    /// The folder.
+    #[error(transparent)]
+    Place(#[from] place::PlaceError),
+    /// A step on a file.
+    #[error(transparent)]
+    File(#[from] files::FileError),
+    /// The servers.
+    #[error(transparent)]
+    Servers(#[from] servers::ServersError),
+    /// The coordinator, an executor or the workflow's client.
+    #[error(transparent)]
+    Installation(#[from] installation::InstallationError),
+}
+
+/// Starts everything and stays until a signal, the end of stdin (`--servers-only`) or the end of the workflow (`--run`).
+///
+/// # Errors
+/// [`DevError`] when something cannot be started. Whatever was started has ended when this returns.
+pub fn run(args: &DevArgs) -> Result<ExitCode, DevError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(dev(args))
+}
+
+async fn dev(args: &DevArgs) -> Result<ExitCode, DevError> {
+    let stop = Stop::listen()?;
+    let base = Base::prepare(&args.data)?;
+    let lifetime = args.lifetime();
+    let place = match lifetime {
+        Lifetime::Kept => base.lock()?,
+        Lifetime::Ephemeral => base.ephemeral()?,
+    };
+    if args.reset || args.reset_only {
+        child::wait_for_predecessors(&place.logs()).await;
+        base.reset(&place)?;
+    }
+    if args.reset_only {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if base.home_is_outside() {
+        eprintln!("the servers' user cannot enter {}: their files are in {}", base.root.display(), base.home.display());
+    }
+    let result = serve(args, &base, &place, &stop).await;
+    child::wait_for_predecessors(&place.logs()).await;
+    match lifetime {
+        Lifetime::Kept => files::remove(&place.root.join(installation::URL_FILE))?,
+        Lifetime::Ephemeral => files::remove(&place.root)?,
+    }
+    result
+}
+
+/// From the start of the servers to their end.
+async fn serve(args: &DevArgs, base: &Base, place: &Place, stop: &Stop) -> Result<ExitCode, DevError> {
+    let options = args.servers_options();
+    let Some(servers) = stop.unless(Servers::start(base, place, &options)).await else { return Ok(interrupted()) };
+    let servers = servers?;
+    let code = if args.servers.servers_only {
+        control::serve(&servers, place, stop).await;
+        ExitCode::SUCCESS
+    } else {
+        serve_installation(args, &servers, place, stop).await?
+    };
+    servers.stop(place).await?;
+    Ok(code)
+}
+
+/// From the start of the coordinator to its end; the servers run.
+async fn serve_installation(args: &DevArgs, servers: &Servers, place: &Place, stop: &Stop) -> Result<ExitCode, DevError> {
+    let options = InstallationOptions { executors: args.executors, slots: args.slots, port: args.port };
+    let Some(installation) = stop.unless(Installation::start(servers, place, &options)).await else { return Ok(interrupted()) };
+    let installation = installation?;
+    let code = if let Some(file) = &args.run {
+        eprintln!("{}", installation.banner(servers, place));
+        let ended = installation.run_workflow(file, &args.input, stop).await?;
+        ended.map_or_else(interrupted, ExitCode::from)
+    } else {
+        println!("{}\nready", installation.banner(servers, place));
+        stop.requested().await;
+        eprintln!("stopping");
+        ExitCode::SUCCESS
+    };
+    installation.stop().await;
+    Ok(code)
+}
+
+fn interrupted() -> ExitCode {
+    ExitCode::from(EXIT_INTERRUPTED)
+}
+
+impl DevArgs {
+    fn lifetime(&self) -> Lifetime {
+        if self.servers.ephemeral { Lifetime::Ephemeral } else { Lifetime::Kept }
+    }
+
+    fn servers_options(&self) -> ServersOptions {
+        ServersOptions {
+            which: self.servers.only,
+            lifetime: self.lifetime(),
+            postgres_port: self.servers.postgres_port,
+            nats_port: self.servers.nats_port,
+            postgres_settings: self.servers.postgres_set.clone(),
+        }
+    }
+}
+
+/// A name of letters and one line: it becomes a line of a configuration file.
+fn parse_setting(text: &str) -> Result<String, String> {
+    let usable = |name: &str, value: &str| {
+        !name.is_empty()
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.".contains(&byte))
+            && !value.contains(['\n', '\r', '\\'])
+    };
+    match text.split_once('=') {
+        Some((name, value)) if usable(name, value) => Ok(text.to_owned()),
+        Some(_) | None => Err("write NAME=VALUE on one line, for instance work_mem=8MB".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        dev: DevArgs,
+    }
+
+    fn parse(words: &[&str]) -> Result<DevArgs, String> {
+        let words = std::iter::once("dev").chain(words.iter().copied());
+        Command::try_parse_from(words).map(|command| command.dev).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn options_that_exclude_each_other_are_refused() {
+        for words in [&["--ephemeral", "--reset"][..], &["--input", "a=b"], &["--only", "nats"], &["--servers-only", "--run", "a.yaml"]] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+        assert_eq!(parse(&["--servers-only", "--only", "nats"]).expect("fits").servers_options().which, Which::Nats);
+    }
+
+    #[test]
+    fn a_setting_cannot_smuggle_in_another_line() {
+        assert!(parse(&["--postgres-set", "work_mem=8MB"]).is_ok());
+        for text in ["work_mem", "=8MB", "work mem=8MB", "work_mem=8MB\nfsync=off", "work_mem=\\"] {
+            let refused = parse(&["--postgres-set", text]).expect_err(text);
+            assert!(refused.contains("NAME=VALUE"), "{refused}");
+        }
+    }
+}

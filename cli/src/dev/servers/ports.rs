@@ -1,0 +1,63 @@
+//! Free ports on the loopback address.
+
+use rand::RngExt;
+use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
+
+/// Below the range from which systems draw the ports of outgoing connections (32768 on Linux): nobody takes such a port
+/// while a server is being restarted.
+const PORTS: Range<u16> = 20_000..32_000;
+/// A machine on which this many ports of the range are taken in a row has none to spare.
+const TRIES_MAX: u32 = 200;
+
+/// Why there is no port.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PortError {
+    /// The port that was asked for is in use.
+    #[error(
+        "{option} {port}: something else listens on 127.0.0.1:{port}: stop it, name another port, or leave the option out for a free one"
+    )]
+    Taken {
+        /// The option that named it.
+        option: &'static str,
+        /// The port.
+        port: u16,
+    },
+    /// None of the range is free.
+    #[error("no free port was found on 127.0.0.1 between {} and {}", PORTS.start, PORTS.end)]
+    None,
+}
+
+/// The wanted port if it is free, else, when none is wanted, any that is.
+///
+/// # Errors
+/// [`PortError`] when the wanted one is taken.
+pub fn choose(option: &'static str, wanted: Option<u16>) -> Result<u16, PortError> {
+    match wanted {
+        Some(port) if is_free(port) => Ok(port),
+        Some(port) => Err(PortError::Taken { option, port }),
+        None => (0..TRIES_MAX).map(|_| rand::rng().random_range(PORTS)).find(|port| is_free(*port)).ok_or(PortError::None),
+    }
+}
+
+/// Whether nothing listens there now.
+#[must_use]
+pub fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wanted_port_is_used_or_refused_with_its_option() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = taken.local_addr().expect("it is bound").port();
+        let refused = choose("--postgres-port", Some(port)).expect_err("it is taken").to_string();
+        assert!(refused.contains("--postgres-port") && refused.contains(&port.to_string()), "{refused}");
+        let free = choose("--postgres-port", None).expect("some port is free");
+        assert!(PORTS.contains(&free));
+        assert_eq!(choose("--postgres-port", Some(free)), Ok(free));
+    }
+}

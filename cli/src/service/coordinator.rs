@@ -1,0 +1,183 @@
+//! `orchestr8 coordinator`: flags to the settings of a coordinator.
+
+use super::secrets::{read_secret, read_token_keys};
+use super::{Service, ServiceError, log_times, parse_time_base, without_secrets};
+use nix::unistd::gethostname;
+use orchestr8_coordinator::{CoordinatorError, CoordinatorSettings, NatsSettings};
+use orchestr8_proto::ids::SHARDS_MAX;
+use orchestr8_proto::times::ProtocolTimes;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The environment variable with the API's token, where there is no --token-file.
+const TOKEN_VARIABLE: &str = "ORCHESTR8_TOKEN";
+
+/// Run a coordinator: it serves the API, keeps the truth in Postgres and publishes ready tasks to NATS JetStream.
+///
+/// Several run side by side and share the work. Settings come from flags, then the environment, then --config.
+#[derive(Debug, clap::Args)]
+pub struct CoordinatorArgs {
+    /// Postgres, `postgres://user:password@host:port/database`. Better in the environment: a command line is for everyone to read.
+    #[arg(long, env = "ORCHESTR8_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    database_url: Option<String>,
+    /// nats-server, `nats://[user:password@]host:port`; several by commas. Better in the environment.
+    #[arg(long, env = "ORCHESTR8_NATS_URL", hide_env_values = true, value_name = "URL", default_value = "nats://127.0.0.1:4222")]
+    nats_url: String,
+    /// A file with NATS credentials (JWT and NKEY seed).
+    #[arg(long, env = "ORCHESTR8_NATS_CREDENTIALS_FILE", value_name = "FILE")]
+    nats_credentials_file: Option<PathBuf>,
+    /// The address that the API listens on. Any other than one of this machine itself needs a token that was configured on purpose.
+    #[arg(long, env = "ORCHESTR8_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8088")]
+    listen: SocketAddr,
+    /// The file with the API's bearer token, at least 16 characters [default: the variable `ORCHESTR8_TOKEN`].
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The file with the keys that sign tokens between coordinators and executors, the same on all coordinators: lines NUMBER:HEXADECIMAL.
+    #[arg(long, env = "ORCHESTR8_TOKEN_KEYS_FILE", value_name = "FILE")]
+    token_keys_file: Option<PathBuf>,
+    /// Its name in logs and leases [default: the host's name and the process's number].
+    #[arg(long, env = "ORCHESTR8_NAME", value_name = "NAME")]
+    name: Option<String>,
+    /// The base of all protocol times; the same on coordinators and executors. Published figures are for 1s.
+    #[arg(long, env = "ORCHESTR8_TIME_BASE", value_name = "DURATION", value_parser = parse_time_base, default_value = "1s")]
+    time_base: Duration,
+    /// Shards of a new database; an existing one keeps its own.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=i64::from(SHARDS_MAX)))]
+    shard_count: u16,
+    /// Memory for executions in hand, in bytes; 0 reads them anew each time.
+    #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
+    cache_bytes: usize,
+    /// Messages of one queue and priority in JetStream, at most; what is beyond waits in Postgres.
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    subject_messages_max: u64,
+    /// A file with settings: YAML, one mapping, its keys the flags without dashes in front.
+    #[arg(long, env = "ORCHESTR8_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Service for CoordinatorArgs {
+    const NAME: &'static str = "coordinator";
+
+    async fn serve(self, shutdown: CancellationToken) -> Result<(), ServiceError> {
+        let token = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.trim().is_empty());
+        let settings = self.settings(token)?;
+        log_start(&settings);
+        orchestr8_coordinator::run(settings, shutdown).await.map_err(|error| told(&error))
+    }
+}
+
+impl CoordinatorArgs {
+    fn settings(self, token_in_environment: Option<String>) -> Result<CoordinatorSettings, ServiceError> {
+        let missing = |what: &str| ServiceError::Configuration(what.to_owned());
+        let database_url = self.database_url.filter(|url| !url.trim().is_empty());
+        let database_url = database_url
+            .ok_or_else(|| missing("no database: set ORCHESTR8_DATABASE_URL, such as postgres://user:password@host/database"))?;
+        let keys_file = self
+            .token_keys_file
+            .ok_or_else(|| missing("no token keys: name their file with --token-keys-file or ORCHESTR8_TOKEN_KEYS_FILE"))?;
+        let token = match (self.token_file, token_in_environment) {
+            (Some(file), _) => read_secret("--token-file", &file)?,
+            (None, Some(token)) => token.trim().to_owned(),
+            (None, None) => return Err(missing("no API token: name its file with --token-file, or set ORCHESTR8_TOKEN")),
+        };
+        let host = gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "coordinator".to_owned());
+        Ok(CoordinatorSettings {
+            database_url,
+            nats: NatsSettings { url: self.nats_url, credentials_file: self.nats_credentials_file },
+            listen: self.listen,
+            token,
+            token_keys: read_token_keys("--token-keys-file", &keys_file)?,
+            name: self.name.unwrap_or_else(|| format!("{host}-{}", std::process::id())),
+            times: ProtocolTimes::new(self.time_base),
+            shard_count: self.shard_count,
+            cache_bytes_max: self.cache_bytes,
+            subject_messages_max: self.subject_messages_max,
+        })
+    }
+}
+
+/// Who must act on an error.
+fn told(error: &CoordinatorError) -> ServiceError {
+    match error {
+        CoordinatorError::Database(_) | CoordinatorError::Bus(_) => ServiceError::Unavailable(error.to_string()),
+        CoordinatorError::Listen { .. } | CoordinatorError::Exposed(_) | CoordinatorError::Token(_) => {
+            ServiceError::Configuration(error.to_string())
+        }
+        CoordinatorError::Ended(_) => ServiceError::Failed(error.to_string()),
+    }
+}
+
+fn log_start(settings: &CoordinatorSettings) {
+    tracing::info!(
+        name = %settings.name,
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %settings.listen,
+        database = %without_secrets(&settings.database_url),
+        nats = %without_secrets(&settings.nats.url),
+        "coordinator starts"
+    );
+    tracing::info!(
+        shard_count = settings.shard_count,
+        cache_bytes_max = settings.cache_bytes_max,
+        subject_messages_max = settings.subject_messages_max,
+        "limits"
+    );
+    log_times(&settings.times);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::path::Path;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        coordinator: CoordinatorArgs,
+    }
+
+    fn resolve(words: &[&str], token: Option<&str>) -> Result<CoordinatorSettings, String> {
+        let words = std::iter::once("coordinator").chain(words.iter().copied());
+        let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
+        line.coordinator.settings(token.map(ToOwned::to_owned)).map_err(|error| error.to_string())
+    }
+
+    fn keys_file(folder: &Path) -> String {
+        let file = folder.join("keys");
+        std::fs::write(&file, format!("1:{}\n", "ab".repeat(32))).expect("writable");
+        file.display().to_string()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let keys = keys_file(folder.path());
+        let resolved = resolve(&["--database-url", "postgres://u:p@h/d", "--token-keys-file", &keys], Some("a-long-enough-token\n"))
+            .expect("complete");
+        assert_eq!(resolved.listen.to_string(), "127.0.0.1:8088");
+        assert_eq!((resolved.shard_count, resolved.subject_messages_max, resolved.cache_bytes_max), (16, 100_000, 268_435_456));
+        assert_eq!((resolved.nats.url.as_str(), resolved.token.as_str()), ("nats://127.0.0.1:4222", "a-long-enough-token"));
+        assert_eq!(resolved.times, ProtocolTimes::default());
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_remedy() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let keys = keys_file(folder.path());
+        let complete = ["--database-url", "postgres://h/d", "--token-keys-file", &keys];
+        for (words, token, reason) in [
+            (&complete[2..], Some("t"), "ORCHESTR8_DATABASE_URL"),
+            (&complete[..2], Some("t"), "--token-keys-file"),
+            (&complete[..], None, "no API token"),
+            (&["--shard-count", "0"], None, "--shard-count"),
+            (&["--listen", "everywhere"], None, "--listen"),
+            (&["--time-base", "1ms"], None, "10ms to 60s"),
+        ] {
+            let refused = resolve(words, token).err().expect(reason);
+            assert!(refused.contains(reason), "{refused}");
+        }
+    }
+}

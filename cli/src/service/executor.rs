@@ -1,0 +1,346 @@
+//! `orchestr8 executor`: flags to the settings of an executor.
+
+use super::{Service, ServiceError, log_times, parse_time_base, without_secrets};
+use crate::commands::values::{parse_pair, parse_span};
+use crate::text::show_duration;
+use nix::unistd::{Gid, Uid, User, getgid, gethostname};
+use orchestr8_executor::handlers::Handlers;
+use orchestr8_executor::settings::{QUEUES_MAX, SLOTS_MAX, UNCONFIRMED_BYTES_MAX, UNCONFIRMED_MAX};
+use orchestr8_executor::work::WorkSettings;
+use orchestr8_executor::{Credentials, ExecutorError, ExecutorSettings, NatsSettings};
+use orchestr8_proto::times::ProtocolTimes;
+use percent_encoding::percent_decode_str;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// What commands see of the executor's own environment, where it has it. Everything else is named by --pass-env or --env.
+const PASSED_VARIABLES: [&str; 6] = ["PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TERM"];
+/// And, when commands run as the executor's own user, these.
+const PASSED_OF_USER: [&str; 4] = ["HOME", "USER", "LOGNAME", "SHELL"];
+/// The executor's own settings and secrets have this prefix: commands never see them.
+const OWN_PREFIX: &str = "ORCHESTR8_";
+/// Where commands look for programs when the executor itself has no PATH.
+const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Run an executor: it takes tasks of its queues, runs them, and reports how they ended.
+///
+/// Settings come from flags, then the environment, then --config. SIGTERM drains: nothing new starts, what runs may end.
+#[derive(Debug, clap::Args)]
+pub struct ExecutorArgs {
+    /// nats-server, `nats://[user:password@]host:port`; several by commas. Better in the environment: a command line is for everyone to read.
+    #[arg(long, env = "ORCHESTR8_NATS_URL", hide_env_values = true, value_name = "URL", default_value = "nats://127.0.0.1:4222")]
+    nats_url: String,
+    /// A file with the NKEY seed to log in to NATS with (a line that starts with SU).
+    #[arg(long, env = "ORCHESTR8_NATS_NKEY_FILE", value_name = "FILE")]
+    nats_nkey_file: Option<PathBuf>,
+    /// The prefix of the subjects on which it receives, where its rights are bound to one [default: _INBOX].
+    #[arg(long, value_name = "PREFIX")]
+    nats_inbox_prefix: Option<String>,
+    /// Its name in lists and logs [default: the host's name and the process's number].
+    #[arg(long, env = "ORCHESTR8_NAME", value_name = "NAME")]
+    name: Option<String>,
+    /// Tasks that it runs at once [default: twice the processors].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::try_from(SLOTS_MAX).unwrap_or(i64::MAX)))]
+    slots: Option<u16>,
+    /// The queues that it serves, all priorities of each. Repeatable, or by commas.
+    #[arg(long, value_name = "QUEUE", value_delimiter = ',', default_values_t = ["default".to_owned(), "agents".to_owned()])]
+    queues: Vec<String>,
+    /// A directory in which, and below which, a task may name its workdir. Repeatable.
+    #[arg(long = "allow-workdir", value_name = "DIR")]
+    allow_workdir: Vec<PathBuf>,
+    /// The directory below which each attempt gets a fresh one [default: orchestr8-runs-<user> in the folder for temporary files].
+    #[arg(long, value_name = "DIR")]
+    run_root: Option<PathBuf>,
+    /// The user and group that commands run as, UID:GID. Needed, and only possible, where the executor runs as root.
+    #[arg(long, value_name = "UID:GID", value_parser = parse_user)]
+    user: Option<(u32, u32)>,
+    /// An environment variable of all commands, NAME=VALUE. Repeatable.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    env: Vec<(String, String)>,
+    /// A variable of the executor's own environment that all commands see too. Repeatable.
+    #[arg(long, value_name = "NAME", value_parser = parse_variable_name)]
+    pass_env: Vec<String>,
+    /// Between asking a command to end and killing it.
+    #[arg(long, value_name = "DURATION", value_parser = parse_span, default_value = "10s")]
+    grace: Duration,
+    /// How long started tasks may go on after SIGTERM; then they are handed back.
+    #[arg(long, value_name = "DURATION", value_parser = parse_span, default_value = "30s")]
+    drain_timeout: Duration,
+    /// The base of all protocol times; the same on coordinators and executors. Published figures are for 1s.
+    #[arg(long, env = "ORCHESTR8_TIME_BASE", value_name = "DURATION", value_parser = parse_time_base, default_value = "1s")]
+    time_base: Duration,
+    /// A file with settings: YAML, one mapping, its keys the flags without dashes in front.
+    #[arg(long, env = "ORCHESTR8_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Service for ExecutorArgs {
+    const NAME: &'static str = "executor";
+
+    async fn serve(self, shutdown: CancellationToken) -> Result<(), ServiceError> {
+        let settings = self.settings(&Surroundings::read()?)?;
+        self.log_start(&settings);
+        let served = orchestr8_executor::serve(settings, shutdown).await;
+        served.map_err(|error| match error {
+            ExecutorError::Settings(error) => ServiceError::Configuration(error.to_string()),
+            ExecutorError::Link(error) => ServiceError::Unavailable(error.to_string()),
+            ExecutorError::Client(_) => ServiceError::Failed(error.to_string()),
+        })
+    }
+}
+
+/// What the settings take from the process and its machine.
+#[derive(Debug, Clone)]
+struct Surroundings {
+    program: PathBuf,
+    environment: BTreeMap<String, String>,
+    uid: Uid,
+    gid: Gid,
+    processors: usize,
+    host: String,
+}
+
+impl Surroundings {
+    fn read() -> Result<Self, ServiceError> {
+        let program =
+            std::env::current_exe().map_err(|error| ServiceError::Failed(format!("the path of this program is not known: {error}")))?;
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let host = gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "executor".to_owned());
+        Ok(Self { program, environment, uid: Uid::effective(), gid: getgid(), processors, host })
+    }
+}
+
+impl ExecutorArgs {
+    fn settings(&self, around: &Surroundings) -> Result<ExecutorSettings, ServiceError> {
+        let (addresses, login) = nats_login(&self.nats_url)?;
+        let credentials = match (&self.nats_nkey_file, login) {
+            (Some(_), Credentials::UserPassword { .. } | Credentials::Token(_) | Credentials::NkeyFile(_)) => {
+                return Err(ServiceError::Configuration("--nats-nkey-file and a login in --nats-url: give one of them".to_owned()));
+            }
+            (Some(file), Credentials::None) => Credentials::NkeyFile(file.clone()),
+            (None, login) => login,
+        };
+        let user = self.command_user(around)?;
+        let run_root = self.run_root.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("orchestr8-runs-{}", around.uid)));
+        let settings = ExecutorSettings {
+            nats: NatsSettings { addresses, credentials, inbox_prefix: self.nats_inbox_prefix.clone() },
+            name: self.name.clone().unwrap_or_else(|| format!("{}-{}", around.host, std::process::id())),
+            queues: self.queues.clone(),
+            slots: self.slots.map_or(around.processors * 2, usize::from).min(SLOTS_MAX),
+            times: ProtocolTimes::new(self.time_base),
+            drain_timeout: self.drain_timeout,
+            work: WorkSettings {
+                shim_program: around.program.clone(),
+                run_root,
+                workdirs_allowed: self.workdirs()?,
+                environment: self.environment(around, user),
+                user,
+                grace: self.grace,
+                handlers: Handlers::builtin(),
+            },
+            unconfirmed_max: UNCONFIRMED_MAX,
+            unconfirmed_bytes_max: UNCONFIRMED_BYTES_MAX,
+        };
+        settings.check().map_err(|error| ServiceError::Configuration(error.to_string()))?;
+        Ok(settings)
+    }
+
+    /// Root must say whom commands run as, for it would otherwise be root itself; nobody else has the choice.
+    fn command_user(&self, around: &Surroundings) -> Result<Option<(u32, u32)>, ServiceError> {
+        let own = (around.uid.as_raw(), around.gid.as_raw());
+        match self.user {
+            Some(user) if around.uid.is_root() => Ok(Some(user)),
+            Some(user) if user == own => Ok(None),
+            Some((uid, gid)) => Err(ServiceError::Configuration(format!(
+                "--user {uid}:{gid}: only root can run commands as another user, this is {}:{}",
+                own.0, own.1
+            ))),
+            None if around.uid.is_root() => Err(ServiceError::Configuration(
+                "this executor runs as root: say with --user UID:GID whom commands run as (0:0 for root itself)".to_owned(),
+            )),
+            None => Ok(None),
+        }
+    }
+
+    /// Absolute and without symbolic links, so that comparing paths is enough.
+    fn workdirs(&self) -> Result<Vec<PathBuf>, ServiceError> {
+        let resolved = |folder: &PathBuf| {
+            let wrong = |reason: String| ServiceError::Configuration(format!("--allow-workdir {}: {reason}", folder.display()));
+            let resolved = folder.canonicalize().map_err(|error| wrong(error.to_string()))?;
+            if resolved.is_dir() { Ok(resolved) } else { Err(wrong("it is not a directory".to_owned())) }
+        };
+        self.allow_workdir.iter().map(resolved).collect()
+    }
+
+    fn environment(&self, around: &Surroundings, user: Option<(u32, u32)>) -> BTreeMap<String, String> {
+        let mut environment = BTreeMap::from([("PATH".to_owned(), PATH_DEFAULT.to_owned())]);
+        let of_user: &[&str] = if user.is_none() { &PASSED_OF_USER } else { &[] };
+        let passed = PASSED_VARIABLES.iter().chain(of_user).map(|name| (*name).to_owned()).chain(self.pass_env.iter().cloned());
+        environment.extend(passed.filter_map(|name| around.environment.get(&name).map(|value| (name, value.clone()))));
+        if let Some(account) = user.and_then(|(uid, _)| User::from_uid(Uid::from_raw(uid)).ok().flatten()) {
+            environment.insert("HOME".to_owned(), account.dir.display().to_string());
+            environment.insert("USER".to_owned(), account.name.clone());
+            environment.insert("LOGNAME".to_owned(), account.name);
+        }
+        environment.extend(self.env.iter().cloned());
+        environment
+    }
+
+    fn log_start(&self, settings: &ExecutorSettings) {
+        let work = &settings.work;
+        for name in self.pass_env.iter().filter(|name| !work.environment.contains_key(*name)) {
+            tracing::warn!(variable = %name, "--pass-env names a variable that is not set here");
+        }
+        tracing::info!(
+            name = %settings.name,
+            version = env!("CARGO_PKG_VERSION"),
+            nats = %without_secrets(&self.nats_url),
+            queues = %settings.queues.join(","),
+            slots = settings.slots,
+            "executor starts"
+        );
+        tracing::info!(
+            run_root = %work.run_root.display(),
+            workdirs = ?work.workdirs_allowed,
+            user = ?work.user,
+            variables = %work.environment.keys().cloned().collect::<Vec<_>>().join(","),
+            handlers = ?work.handlers,
+            "commands"
+        );
+        tracing::info!(
+            queues_max = QUEUES_MAX,
+            slots_max = SLOTS_MAX,
+            unconfirmed_max = settings.unconfirmed_max,
+            unconfirmed_bytes_max = settings.unconfirmed_bytes_max,
+            grace = %show_duration(work.grace),
+            drain_timeout = %show_duration(settings.drain_timeout),
+            "limits"
+        );
+        log_times(&settings.times);
+    }
+}
+
+/// The addresses without a login, and the login, which must be the same in all of them: the client takes it apart from the address.
+fn nats_login(urls: &str) -> Result<(Vec<String>, Credentials), ServiceError> {
+    let mut addresses = Vec::new();
+    let mut logins: Vec<&str> = Vec::new();
+    for url in urls.split(',').map(str::trim).filter(|url| !url.is_empty()) {
+        let (scheme, rest) = url.split_once("://").map_or(("nats", url), |(scheme, rest)| (scheme, rest));
+        let (login, host) = rest.rsplit_once('@').map_or(("", rest), |(login, host)| (login, host));
+        addresses.push(format!("{scheme}://{host}"));
+        if !logins.contains(&login) {
+            logins.push(login);
+        }
+    }
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let credentials = match logins.as_slice() {
+        [] => return Err(ServiceError::Configuration("--nats-url is empty: name a server, such as nats://127.0.0.1:4222".to_owned())),
+        [""] => Credentials::None,
+        [login] => match login.split_once(':') {
+            Some((user, password)) => Credentials::UserPassword { user: decoded(user), password: decoded(password) },
+            None => Credentials::Token(decoded(login)),
+        },
+        [_, _, ..] => return Err(ServiceError::Configuration("--nats-url: the login must be the same in all addresses".to_owned())),
+    };
+    Ok((addresses, credentials))
+}
+
+fn parse_user(text: &str) -> Result<(u32, u32), String> {
+    let numbers = text.split_once(':').and_then(|(uid, gid)| Some((uid.parse().ok()?, gid.parse().ok()?)));
+    numbers.ok_or_else(|| "write UID:GID as numbers, such as 1000:1000".to_owned())
+}
+
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = parse_pair(text)?;
+    Ok((parse_variable_name(&name)?, value))
+}
+
+fn parse_variable_name(name: &str) -> Result<String, String> {
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Err("it is not a variable's name".to_owned());
+    }
+    if name.starts_with(OWN_PREFIX) {
+        return Err(format!("variables with {OWN_PREFIX} in front are the executor's own, with its secrets: commands never see them"));
+    }
+    Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        executor: ExecutorArgs,
+    }
+
+    fn around(uid: u32) -> Surroundings {
+        let environment =
+            [("PATH", "/bin"), ("HOME", "/home/me"), ("CARGO_HOME", "/cargo"), ("AWS_SECRET", "x"), ("ORCHESTR8_NATS_URL", "secret")];
+        Surroundings {
+            program: "/usr/bin/orchestr8".into(),
+            environment: environment.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            uid: Uid::from_raw(uid),
+            gid: Gid::from_raw(uid),
+            processors: 3,
+            host: "host".to_owned(),
+        }
+    }
+
+    fn settings(words: &[&str], uid: u32) -> Result<ExecutorSettings, String> {
+        let words = std::iter::once("executor").chain(words.iter().copied());
+        let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
+        line.executor.settings(&around(uid)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_sensible_and_the_environment_is_scrubbed() {
+        let settings = settings(&["--pass-env", "CARGO_HOME", "--env", "LANG=C"], 1000).expect("fits");
+        assert_eq!((settings.slots, settings.queues.as_slice()), (6, &["default".to_owned(), "agents".to_owned()][..]));
+        assert!(settings.name.starts_with("host-"));
+        let seen: Vec<(&str, &str)> = settings.work.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(seen, [("CARGO_HOME", "/cargo"), ("HOME", "/home/me"), ("LANG", "C"), ("PATH", "/bin")]);
+    }
+
+    #[test]
+    fn root_must_say_whom_commands_run_as_and_others_cannot() {
+        assert!(settings(&[], 0).expect_err("root").contains("--user UID:GID"));
+        assert!(settings(&["--user", "1000:1000"], 7).expect_err("not root").contains("only root"));
+        let as_root = settings(&["--user", "0:0"], 0).expect("said so");
+        assert_eq!(as_root.work.user, Some((0, 0)));
+        assert_eq!(settings(&["--user", "7:7"], 7).expect("itself").work.user, None);
+    }
+
+    #[test]
+    fn a_login_leaves_the_address() {
+        let (addresses, login) = nats_login("nats://u:p%40ss@a:1, nats://u:p%40ss@b:2").expect("one login");
+        assert_eq!(addresses, ["nats://a:1", "nats://b:2"]);
+        assert!(matches!(login, Credentials::UserPassword { user, password } if user == "u" && password == "p@ss"));
+        assert!(matches!(nats_login("nats://tok@a").expect("a token").1, Credentials::Token(token) if token == "tok"));
+        assert!(matches!(nats_login("a:4222").expect("no login").1, Credentials::None));
+        assert!(nats_login("nats://u:p@a,nats://b").is_err() && nats_login("").is_err());
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_before_it_starts() {
+        for (words, reason) in [
+            (&["--queues", "A"][..], "not a queue name"),
+            (&["--queues", "a,a"], "twice"),
+            (&["--slots", "0"], "0 is not in 1..=4096"),
+            (&["--allow-workdir", "/nonexistent"], "--allow-workdir /nonexistent"),
+            (&["--pass-env", "ORCHESTR8_DATABASE_URL"], "never see them"),
+            (&["--env", "ORCHESTR8_TOKEN=x"], "never see them"),
+            (&["--user", "me"], "write UID:GID"),
+            (&["--nats-url", "nats://u:p@h", "--nats-nkey-file", "f"], "give one of them"),
+        ] {
+            let refused = settings(words, 1000).expect_err(reason);
+            assert!(refused.contains(reason), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The keys of a JSON object: each is read by name, and what nobody asked for is refused. A null is a key not given.
+
+use super::parameters::rfc3339;
+use super::problem::{Code, Problem};
+use orchestr8_core::definition::parse_duration;
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// Bytes of the submitter's `metadata` as JSON, at most.
+pub const METADATA_BYTES_MAX: usize = 64 * 1024;
+/// Tags of one submission, at most.
+pub const TAGS_MAX: usize = 64;
+/// Bytes of one tag, at most.
+pub const TAG_BYTES_MAX: usize = 128;
+/// Bytes of a `user_id`, at most.
+pub const USER_ID_BYTES_MAX: usize = 255;
+
+/// The keys of one object that have not been read yet.
+#[derive(Debug)]
+pub struct Fields {
+    object: Map<String, Value>,
+    known: Vec<&'static str>,
+}
+
+impl Fields {
+    /// The keys of `value`, which is called `what` in refusals.
+    ///
+    /// # Errors
+    /// [`Code::BadField`] when it is not an object.
+    pub fn new(value: Value, what: &str) -> Result<Self, Problem> {
+        match value {
+            Value::Object(object) => Ok(Self { object, known: Vec::new() }),
+            other => Err(Problem::new(Code::BadField, format!("{what} must be a JSON object")).with_value(&other)),
+        }
+    }
+
+    /// The value of a key, if it is given.
+    pub fn value(&mut self, name: &'static str) -> Option<Value> {
+        self.known.push(name);
+        self.object.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// Text of 1 to `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// [`Code::BadField`].
+    pub fn text(&mut self, name: &'static str, bytes_max: usize) -> Result<Option<String>, Problem> {
+        match self.value(name) {
+            None => Ok(None),
+            Some(Value::String(text)) if (1..=bytes_max).contains(&text.len()) => Ok(Some(text)),
+            Some(other) => Err(refused(name, &other, &format!("must be text of 1 to {bytes_max} bytes"))),
+        }
+    }
+
+    /// A whole number from 0 to `max`.
+    ///
+    /// # Errors
+    /// [`Code::BadField`].
+    pub fn number(&mut self, name: &'static str, max: u32) -> Result<Option<u32>, Problem> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok()).filter(|number| *number <= max);
+        number.map(Some).ok_or_else(|| refused(name, &value, &format!("must be a whole number from 0 to {max}")))
+    }
+
+    /// A number from `min` to `max`.
+    ///
+    /// # Errors
+    /// [`Code::BadField`].
+    pub fn factor(&mut self, name: &'static str, (min, max): (f64, f64)) -> Result<Option<f64>, Problem> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        let number = value.as_f64().filter(|number| (min..=max).contains(number));
+        number.map(Some).ok_or_else(|| refused(name, &value, &format!("must be a number from {min} to {max}")))
+    }
+
+    /// `true` or `false`; not given: false.
+    ///
+    /// # Errors
+    /// [`Code::BadField`].
+    pub fn flag(&mut self, name: &'static str) -> Result<bool, Problem> {
+        match self.value(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(other) => Err(refused(name, &other, "must be true or false")),
+        }
+    }
+
+    /// A duration such as "2h", or seconds as a number; longer than zero.
+    ///
+    /// # Errors
+    /// [`Code::BadField`].
+    pub fn duration(&mut self, name: &'static str) -> Result<Option<Duration>, Problem> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        let duration = match &value {
+            Value::String(text) => parse_duration(text).ok(),
+            Value::Number(seconds) => seconds.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        };
+        let remedy = "must be a duration longer than zero, such as \"90s\", \"2h\" or \"3d\", or seconds as a number";
+        duration.filter(|duration| !duration.is_zero()).map(Some).ok_or_else(|| refused(name, &value, remedy))
+    }
+
+    /// A time in RFC 3339.
+    ///
+    /// # Errors
+    /// [`Code::BadField`].
+    pub fn time(&mut self, name: &'static str) -> Result<Option<OffsetDateTime>, Problem> {
+        let Some(value) = self.value(name) else { return Ok(None) };
+        let time = value.as_str().and_then(rfc3339);
+        time.map(Some).ok_or_else(|| refused(name, &value, "must be a time in RFC 3339, such as \"2026-01-31T12:00:00Z\""))
+    }
+
+    /// An object; not given: an empty one.
+    ///
+    /// # Errors
+    /// [`Code::BadField`].
+    pub fn object(&mut self, name: &'static str) -> Result<Map<String, Value>, Problem> {
+        match self.value(name) {
+            None => Ok(Map::new()),
+            Some(Value::Object(object)) => Ok(object),
+            Some(other) => Err(refused(name, &other, "must be an object")),
+        }
+    }
+
+    /// An array of texts of 1 to `bytes_max` bytes; not given: an empty one.
+    ///
+    /// # Errors
+    /// [`Code::BadField`].
+    pub fn texts(&mut self, name: &'static str, (count_max, bytes_max): (usize, usize)) -> Result<Vec<String>, Problem> {
+        let Some(value) = self.value(name) else { return Ok(Vec::new()) };
+        let text = |item: &Value| item.as_str().filter(|text| (1..=bytes_max).contains(&text.len())).map(str::to_owned);
+        let texts = value.as_array().filter(|items| items.len() <= count_max).and_then(|items| items.iter().map(text).collect());
+        let remedy = format!("must be an array of at most {count_max} texts of 1 to {bytes_max} bytes");
+        texts.ok_or_else(|| refused(name, &value, &remedy))
+    }
+
+    /// The keys that every submission has.
+    ///
+    /// # Errors
+    /// [`Code::BadField`].
+    pub fn submitter(&mut self) -> Result<Submitter, Problem> {
+        let tags = self.texts("tags", (TAGS_MAX, TAG_BYTES_MAX))?;
+        if let Some(tag) = tags.iter().find(|tag| tag.contains(',')) {
+            return Err(refused("tags", &json!(tag), "must not contain a comma: it separates tags in queries"));
+        }
+        let metadata = Value::Object(self.object("metadata")?);
+        let metadata_bytes = metadata.to_string().len();
+        if metadata_bytes > METADATA_BYTES_MAX {
+            let remedy = format!("has {metadata_bytes} bytes as JSON: at most {METADATA_BYTES_MAX} (64 KiB) are stored");
+            return Err(refused("metadata", &Value::Null, &remedy));
+        }
+        Ok(Submitter { user_id: self.text("user_id", USER_ID_BYTES_MAX)?, tags, metadata })
+    }
+
+    /// Refuses keys that belong to the API but are not delivered by this version.
+    ///
+    /// # Errors
+    /// [`Code::NotYet`] names the first that is given.
+    pub fn refuse_not_yet(&self, names: &[&str]) -> Result<(), Problem> {
+        match names.iter().find(|name| self.object.contains_key(**name)) {
+            Some(name) => Err(Problem::new(Code::NotYet, format!("`{name}` is not yet available: leave it out")).at(*name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Says that all known keys have been read.
+    ///
+    /// # Errors
+    /// [`Code::BadField`] names the first unknown one and the known ones.
+    pub fn finish(mut self) -> Result<(), Problem> {
+        let Some((name, value)) = self.object.iter().next() else { return Ok(()) };
+        self.known.sort_unstable();
+        Err(refused(name, value, &format!("is not a known key; known are: {}", self.known.join(", "))))
+    }
+}
+
+/// Who submits, in the submitter's own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submitter {
+    /// On whose behalf.
+    pub user_id: Option<String>,
+    /// At most [`TAGS_MAX`].
+    pub tags: Vec<String>,
+    /// An object of at most [`METADATA_BYTES_MAX`].
+    pub metadata: Value,
+}
+
+/// A refusal of one key.
+#[must_use]
+pub fn refused(name: &str, value: &Value, what: &str) -> Problem {
+    let problem = Problem::new(Code::BadField, format!("`{name}` {what}")).at(name);
+    if value.is_null() { problem } else { problem.with_value(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(value: Value) -> Fields {
+        Fields::new(value, "the body").expect("an object")
+    }
+
+    fn said<T: std::fmt::Debug>(result: Result<T, Problem>) -> String {
+        format!("{:?}", result.expect_err("refused"))
+    }
+
+    #[test]
+    fn durations_are_words_or_seconds() {
+        for (value, seconds) in [(json!("2h"), 7_200), (json!(90), 90), (json!("90s"), 90)] {
+            assert_eq!(fields(json!({"timeout": value})).duration("timeout"), Ok(Some(Duration::from_secs(seconds))));
+        }
+        for value in [json!(0), json!(-1), json!("soon"), json!(true), json!(1e300)] {
+            assert!(said(fields(json!({"timeout": value})).duration("timeout")).contains("longer than zero"), "{value}");
+        }
+    }
+
+    #[test]
+    fn limits_are_named() {
+        let long_tag = json!({"tags": ["x".repeat(129)]});
+        assert!(said(fields(long_tag).submitter()).contains("at most 64 texts of 1 to 128 bytes"));
+        assert!(said(fields(json!({"tags": ["a,b"]})).submitter()).contains("comma"));
+        assert!(said(fields(json!({"metadata": {"x": "y".repeat(65_536)}})).submitter()).contains("64 KiB"));
+        assert!(said(fields(json!({"metadata": []})).submitter()).contains("must be an object"));
+        assert!(said(fields(json!({"user_id": ""})).submitter()).contains("1 to 255 bytes"));
+        assert!(said(fields(json!({"n": 1.5})).number("n", 7)).contains("from 0 to 7"));
+    }
+
+    #[test]
+    fn unknown_and_future_keys_are_refused_differently() {
+        let mut given = fields(json!({"run": null, "usr_id": "x"}));
+        assert_eq!(given.text("run", 10), Ok(None));
+        assert!(said(given.finish()).contains("`usr_id` is not a known key; known are: run"));
+        let given = fields(json!({"callback_url": "x"}));
+        assert_eq!(given.refuse_not_yet(&["callback_url"]).map_err(|problem| problem.code()), Err(Code::NotYet));
+    }
+}

@@ -1,0 +1,90 @@
+//! Ids in paths: whole, or the first hex digits of one.
+
+use super::ApiContext;
+use super::problem::{Code, Problem};
+use orchestr8_proto::ids::{ExecutionId, TaskId};
+use orchestr8_store::read::{IdRange, PrefixMatch, executions, tasks};
+use serde_json::json;
+use uuid::Uuid;
+
+/// Hex digits of a prefix, at least.
+pub const PREFIX_DIGITS_MIN: usize = 8;
+const ID_DIGITS: usize = 32;
+
+/// What a path says about an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Given {
+    Whole(Uuid),
+    Prefix(IdRange),
+}
+
+/// The task that a path means.
+///
+/// # Errors
+/// [`Code::BadId`], [`Code::NotFound`] or [`Code::AmbiguousId`].
+pub async fn task(context: &ApiContext, text: &str) -> Result<TaskId, Problem> {
+    let uuid = match given(text)? {
+        Given::Whole(uuid) => uuid,
+        Given::Prefix(range) => only_one(tasks::matching(&context.reads, range).await?, "task", text)?,
+    };
+    let remedy = "is the id of a workflow, not of a task; its tasks are under /api/v1/workflows/{id}/tasks";
+    TaskId::try_from(uuid).map_err(|_| bad(text, remedy))
+}
+
+/// The workflow execution that a path means.
+///
+/// # Errors
+/// [`Code::BadId`], [`Code::NotFound`] or [`Code::AmbiguousId`].
+pub async fn execution(context: &ApiContext, text: &str) -> Result<ExecutionId, Problem> {
+    let uuid = match given(text)? {
+        Given::Whole(uuid) => uuid,
+        Given::Prefix(range) => only_one(executions::matching(&context.reads, range).await?, "workflow", text)?,
+    };
+    let remedy = "is the id of a task, not of a workflow; GET /api/v1/tasks/{id} names its workflow";
+    ExecutionId::try_from(uuid).map_err(|_| bad(text, remedy))
+}
+
+fn given(text: &str) -> Result<Given, Problem> {
+    let digits = text.replace('-', "");
+    let remedy = format!("is not an id: pass a UUID, or at least its first {PREFIX_DIGITS_MIN} hex digits");
+    let range = IdRange::of_prefix(&digits).filter(|_| digits.len() >= PREFIX_DIGITS_MIN).ok_or_else(|| bad(text, &remedy))?;
+    Ok(if digits.len() == ID_DIGITS { Given::Whole(range.first) } else { Given::Prefix(range) })
+}
+
+fn only_one(found: PrefixMatch, what: &str, text: &str) -> Result<Uuid, Problem> {
+    match found {
+        PrefixMatch::None => Err(Problem::not_found(what, text)),
+        PrefixMatch::One(id) => Ok(id),
+        PrefixMatch::Many(candidates) => {
+            let detail = format!("more than one {what} starts with `{text}`: pass more digits");
+            Err(Problem::new(Code::AmbiguousId, detail).at("id").with_value(&json!(text)).with_candidates(candidates))
+        }
+    }
+}
+
+fn bad(text: &str, what: &str) -> Problem {
+    Problem::new(Code::BadId, format!("`{text}` {what}")).at("id").with_value(&json!(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_whole_or_a_prefix() {
+        let whole = "0190ab12-0000-7000-8000-000000000001";
+        assert_eq!(given(whole), Ok(Given::Whole(whole.parse().expect("a UUID"))));
+        assert_eq!(given("0190AB12-00"), Ok(Given::Prefix(IdRange::of_prefix("0190ab1200").expect("hex"))));
+        for bad in ["", "0190ab1", "0190ab1g", "0190ab12-0000-7000-8000-0000000000011", "latest"] {
+            assert_eq!(given(bad).map_err(|problem| problem.code()), Err(Code::BadId), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_ambiguous_prefix_names_its_candidates() {
+        let two = vec![Uuid::from_u128(1), Uuid::from_u128(2)];
+        let problem = only_one(PrefixMatch::Many(two), "task", "00000000").expect_err("ambiguous");
+        assert_eq!(problem.code(), Code::AmbiguousId);
+        assert!(format!("{problem:?}").contains(&Uuid::from_u128(2).to_string()));
+    }
+}

@@ -1,0 +1,153 @@
+//! The HTTP API: requests into submissions, commands and reads; answers as JSON, errors as problems. No logic of its own.
+//!
+//! - [`server`]: which addresses may be bound, serving, the bounded drain
+//! - [`access`]: the bearer token, the counting of requests
+//! - [`problem`]: errors as `application/problem+json` with stable codes
+//! - [`json`], [`body`], [`fields`], [`parameters`], [`ids`]: strict reading of requests; nothing is accepted and ignored
+//! - [`submit`], [`single`], [`workflow`]: submissions of tasks and workflows
+//! - [`tasks`], [`workflows`], [`definitions`]: what there is, and cancelling it
+//! - [`progress`]: how far an execution is
+//! - [`events`], [`waiting`]: event streams and waits for an end
+//! - [`probes`]: `/healthz`, `/readyz`, `/metrics`
+
+pub mod access;
+pub mod body;
+pub mod definitions;
+pub mod events;
+pub mod fields;
+pub mod ids;
+pub mod json;
+pub mod parameters;
+pub mod probes;
+pub mod problem;
+pub mod progress;
+pub mod server;
+pub mod single;
+pub mod submit;
+pub mod tasks;
+pub mod waiting;
+pub mod workflow;
+pub mod workflows;
+
+#[cfg(test)]
+mod live;
+#[cfg(test)]
+mod tests;
+
+use crate::engine::handle::EngineHandle;
+use crate::metrics::Metrics;
+use axum::extract::DefaultBodyLimit;
+use axum::http::Uri;
+use axum::routing::{get, post};
+use axum::{Router, middleware};
+use orchestr8_proto::times::ProtocolTimes;
+use problem::{Code, Problem};
+use sqlx::PgPool;
+use std::sync::Arc;
+use tokio::sync::{Mutex, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+pub use server::{ListenError, check_listen, serve};
+
+/// Event streams and waits that are open at the same time, at most: each holds a connection and some memory.
+pub const LISTENERS_MAX: usize = 4_096;
+
+/// What the API needs to know besides where to send and read.
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// Any of these bearer tokens opens the API; more than one while they rotate. None: nobody gets in.
+    pub tokens: Vec<access::Token>,
+    /// How often who waits reads again.
+    pub times: ProtocolTimes,
+    /// Event streams and waits end, and no connection is accepted, once this is cancelled.
+    pub shutdown: CancellationToken,
+}
+
+/// What every handler is given. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiContext {
+    inside: Arc<Inside>,
+}
+
+/// See [`ApiContext`].
+pub struct Inside {
+    /// Submissions and commands.
+    pub engine: EngineHandle,
+    /// From [`orchestr8_store::read::read_pool`].
+    pub reads: PgPool,
+    /// Tokens and times.
+    pub settings: ApiSettings,
+    /// Shared with the engine.
+    pub metrics: Metrics,
+    listeners: Arc<Semaphore>,
+    scrape: Mutex<probes::LastScrape>,
+}
+
+impl ApiContext {
+    /// A context for [`router`].
+    #[must_use]
+    pub fn new(engine: EngineHandle, reads: PgPool, settings: ApiSettings, metrics: Metrics) -> Self {
+        let listeners = Arc::new(Semaphore::new(LISTENERS_MAX));
+        let scrape = Mutex::default();
+        Self { inside: Arc::new(Inside { engine, reads, settings, metrics, listeners, scrape }) }
+    }
+}
+
+impl std::ops::Deref for ApiContext {
+    type Target = Inside;
+
+    fn deref(&self) -> &Inside {
+        &self.inside
+    }
+}
+
+/// All routes.
+pub fn router(context: ApiContext) -> Router {
+    Router::new()
+        .merge(task_routes())
+        .merge(workflow_routes())
+        .merge(other_routes())
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(body::BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(context.clone(), access::authorize))
+        .layer(middleware::from_fn_with_state(context.clone(), access::count))
+        .with_state(context)
+}
+
+fn task_routes() -> Router<ApiContext> {
+    Router::new()
+        .route("/api/v1/tasks", post(submit::tasks).get(tasks::list))
+        .route("/api/v1/tasks/{id}", get(tasks::one))
+        .route("/api/v1/tasks/{id}/status", get(tasks::status))
+        .route("/api/v1/tasks/{id}/result", get(tasks::result))
+        .route("/api/v1/tasks/{id}/cancel", post(tasks::cancel))
+}
+
+fn workflow_routes() -> Router<ApiContext> {
+    Router::new()
+        .route("/api/v1/workflows", post(submit::workflow).get(workflows::list))
+        .route("/api/v1/workflows/{id}", get(workflows::one))
+        .route("/api/v1/workflows/{id}/tasks", get(workflows::tasks))
+        .route("/api/v1/workflows/{id}/events", get(events::follow))
+        .route("/api/v1/workflows/{id}/cancel", post(workflows::cancel))
+}
+
+fn other_routes() -> Router<ApiContext> {
+    Router::new()
+        .route("/api/v1/definitions", post(definitions::register).get(definitions::list))
+        .route("/api/v1/definitions/{reference}", get(definitions::one))
+        .route("/healthz", get(probes::healthz))
+        .route("/readyz", get(probes::readyz))
+        .route("/metrics", get(probes::metrics))
+        .route("/problems", get(problem::pages))
+        .route("/problems/{code}", get(problem::page))
+}
+
+async fn unknown_route(uri: Uri) -> Problem {
+    Problem::new(Code::UnknownRoute, format!("there is nothing under `{}`", uri.path()))
+}
+
+async fn method_not_allowed(uri: Uri) -> Problem {
+    Problem::new(Code::MethodNotAllowed, format!("`{}` has other methods: see the header Allow", uri.path()))
+}

@@ -1,0 +1,330 @@
+//! Errors as `application/problem+json` (RFC 9457) with stable codes, and the page of each code.
+
+use super::parameters::{Parameters, Segment};
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use orchestr8_store::read::ReadError;
+use serde::Serialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// Bytes of a refused value that are repeated in the answer, at most.
+const VALUE_BYTES_SHOWN_MAX: usize = 200;
+/// Callers that are told to come again are told to wait this long.
+const RETRY_AFTER_S: u64 = 1;
+
+macro_rules! codes {
+    ($($variant:ident = $word:literal, $status:ident, $title:literal, $cause:literal, $remedy:literal;)+) => {
+        /// The stable code of a problem; the number behind it is the HTTP status.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Code { $(#[doc = $title] $variant),+ }
+
+        impl Code {
+            /// All of them, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word in `code` and in the path of its page.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+
+            /// The HTTP status.
+            #[must_use]
+            pub const fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status),+ }
+            }
+
+            /// In a few words.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title),+ }
+            }
+
+            const fn cause_and_remedy(self) -> (&'static str, &'static str) {
+                match self { $(Self::$variant => ($cause, $remedy)),+ }
+            }
+        }
+    };
+}
+
+codes! {
+    BadJson = "bad_json", BAD_REQUEST, "The body is not valid JSON",
+        "The body is not one JSON document, nests too deeply, has a key twice, or holds a NUL character.",
+        "Correct the body at the line and column in `detail`.";
+    BadField = "bad_field", BAD_REQUEST, "A field has a wrong value",
+        "A key of the body is missing, unknown, of the wrong type, too long or not one of the known words.",
+        "`field` names the key and `detail` says what it must be.";
+    BadParameter = "bad_parameter", BAD_REQUEST, "A query parameter has a wrong value",
+        "A query parameter or header is unknown, given twice, or not of the form that it needs.",
+        "`field` names the parameter and `detail` says what it must be.";
+    BadCursor = "bad_cursor", BAD_REQUEST, "The cursor is not one of this list",
+        "Cursors come from `next_cursor` of the page before and fit only the same list.",
+        "Start again without a cursor, or pass `next_cursor` as it was given.";
+    BadId = "bad_id", BAD_REQUEST, "This is not an id",
+        "An id is a UUID or at least the first 8 hex digits of one; workflows and tasks have different ids.",
+        "Pass the id as it was given at submission.";
+    Unauthorized = "unauthorized", UNAUTHORIZED, "A valid bearer token is required",
+        "The request has no `Authorization: Bearer` header, or its token is not this coordinator's.",
+        "Pass the token that the coordinator was configured with; `orchestr8 dev` writes it to .orchestr8/token.";
+    NotFound = "not_found", NOT_FOUND, "There is no such thing",
+        "No workflow, task, definition or page has this id or name; it may have been deleted by retention.",
+        "Check the id or name; lists show what there is.";
+    UnknownRoute = "unknown_route", NOT_FOUND, "There is no such route",
+        "The API has nothing under this path.",
+        "The routes are listed in docs/api.md; they start with /api/v1.";
+    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The route has other methods",
+        "The path exists, but not with this method.",
+        "The `Allow` header names the methods.";
+    AmbiguousId = "ambiguous_id", CONFLICT, "More than one id starts like this",
+        "Ids begin with their time: those drawn within the same minute share their first digits.",
+        "Pass more digits, or one of `candidates` as a whole.";
+    KeyReused = "key_reused", CONFLICT, "The idempotency key was used with another body",
+        "An Idempotency-Key stands for one request; this one was sent before with another body or to another path.",
+        "Send the same body to get the first answer again, or draw a new key.";
+    AlreadyFinal = "already_final", CONFLICT, "It has ended already",
+        "What has completed, failed or been cancelled does not change any more.",
+        "Nothing is left to do; submit it again to have it run again.";
+    BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large",
+        "The whole body has a limit, which `detail` names.",
+        "Send several requests, or pass large inputs by reference.";
+    UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body must be JSON",
+        "Only `Content-Type: application/json` is understood.",
+        "Set the header; YAML definitions travel as a string in the JSON body.";
+    InvalidDefinition = "invalid_definition", UNPROCESSABLE_ENTITY, "The definition has mistakes",
+        "The definition or task does not make a plan.",
+        "`problems` lists each mistake with line, column and, where there is one, a suggestion.";
+    InvalidInput = "invalid_input", UNPROCESSABLE_ENTITY, "The input does not fit the definition",
+        "The definition's `input` schema refuses the input.",
+        "`problems` lists what does not fit, each with its path.";
+    NotYet = "not_yet", UNPROCESSABLE_ENTITY, "Not available yet",
+        "The key belongs to the API but is not delivered by this version; ignoring it would be wrong.",
+        "Leave the key out, or wait for a version that has it.";
+    Refused = "refused", UNPROCESSABLE_ENTITY, "The database refused the rows",
+        "A value is valid JSON but cannot be stored.",
+        "`detail` repeats what the database said.";
+    Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Not available at the moment",
+        "Postgres or the lane that serves the request does not answer.",
+        "Try again after `Retry-After` seconds, with the same Idempotency-Key; /readyz says which part is missing.";
+    TooManyListeners = "too_many_listeners", SERVICE_UNAVAILABLE, "Too many callers wait",
+        "The number of open event streams and waits has a bound, which `detail` names.",
+        "Try again after `Retry-After` seconds, or poll without `wait`.";
+    Internal = "internal", INTERNAL_SERVER_ERROR, "An error of the coordinator",
+        "A bug, or a database of another version than the coordinator's.",
+        "Look at the coordinator's log at this time, and report it.";
+}
+
+/// One mistake in a definition or an input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// From 1; null where there is no text to point into.
+    pub line: Option<u32>,
+    /// From 1.
+    pub column: Option<u32>,
+    /// Where it stands, such as `tasks.build.timeout`.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// What may have been meant.
+    pub suggestion: Option<String>,
+}
+
+/// One refused request.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    inside: Box<Inside>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Inside {
+    code: Code,
+    detail: String,
+    field: Option<String>,
+    value: Option<Value>,
+    findings: Vec<Finding>,
+    candidates: Vec<Uuid>,
+}
+
+impl Problem {
+    /// A problem of this kind; `detail` says what, where and what to do.
+    #[must_use]
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let (field, value) = (None, None);
+        let inside = Inside { code, detail: detail.into(), field, value, findings: Vec::new(), candidates: Vec::new() };
+        Self { inside: Box::new(inside) }
+    }
+
+    /// Nothing has this id or name.
+    #[must_use]
+    pub fn not_found(what: &str, id: impl std::fmt::Display) -> Self {
+        Self::new(Code::NotFound, format!("there is no {what} `{id}`"))
+    }
+
+    /// Names the key or parameter that is at fault.
+    #[must_use]
+    pub fn at(mut self, field: impl Into<String>) -> Self {
+        self.inside.field = Some(field.into());
+        self
+    }
+
+    /// Repeats the value that is at fault, cut to a readable length.
+    #[must_use]
+    pub fn with_value(mut self, value: &Value) -> Self {
+        self.inside.value = Some(shown(value));
+        self
+    }
+
+    /// Lists the mistakes of a definition or an input.
+    #[must_use]
+    pub fn with_findings(mut self, findings: Vec<Finding>) -> Self {
+        self.inside.findings = findings;
+        self
+    }
+
+    /// Lists what an ambiguous id could stand for.
+    #[must_use]
+    pub fn with_candidates(mut self, candidates: Vec<Uuid>) -> Self {
+        self.inside.candidates = candidates;
+        self
+    }
+
+    /// The key or parameter at fault stands within this one: `tasks[3]` and `timeout` become `tasks[3].timeout`.
+    #[must_use]
+    pub fn within(mut self, outer: &str) -> Self {
+        self.inside.field = Some(match self.inside.field.take() {
+            Some(field) => format!("{outer}.{field}"),
+            None => outer.to_owned(),
+        });
+        self
+    }
+
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.inside.code
+    }
+
+    fn document(&self) -> Value {
+        let Inside { code, detail, field, value, findings, candidates } = self.inside.as_ref();
+        let mut document = json!({
+            "type": format!("/problems/{}", code.word()),
+            "title": code.title(),
+            "status": code.status().as_u16(),
+            "code": code.word(),
+            "detail": detail,
+        });
+        if let Some(field) = field {
+            document["field"] = json!(field);
+        }
+        if let Some(value) = value {
+            document["value"] = value.clone();
+        }
+        if !findings.is_empty() {
+            document["problems"] = json!(findings);
+        }
+        if !candidates.is_empty() {
+            document["candidates"] = json!(candidates);
+        }
+        document
+    }
+}
+
+impl From<ReadError> for Problem {
+    /// The details of a broken read are for the log: they name columns, not what the caller can change.
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Unavailable(cause) => {
+                tracing::warn!(error = %cause, "a read was not answered");
+                Self::new(Code::Unavailable, "the database does not answer; try again")
+            }
+            ReadError::Refused(_) | ReadError::Unreadable { .. } => {
+                tracing::error!(%error, "a read failed");
+                Self::new(Code::Internal, "the database and this coordinator do not fit together; its log says more")
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let code = self.code();
+        let mut response = (code.status(), Json(self.document())).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if code == Code::Unauthorized {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"orchestr8\""));
+        }
+        if code.status() == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
+        }
+        response
+    }
+}
+
+/// `GET /problems`: all codes.
+pub(super) async fn pages(parameters: Parameters) -> Result<Json<Value>, Problem> {
+    parameters.finish()?;
+    Ok(Json(json!({ "problems": Code::ALL.iter().map(|code| page_of(*code)).collect::<Vec<_>>() })))
+}
+
+/// `GET /problems/{code}`: cause and remedy of one code.
+pub(super) async fn page(Segment(word): Segment, parameters: Parameters) -> Result<Json<Value>, Problem> {
+    parameters.finish()?;
+    let code = Code::ALL.iter().find(|code| code.word() == word).ok_or_else(|| Problem::not_found("problem page", &word))?;
+    Ok(Json(page_of(*code)))
+}
+
+fn page_of(code: Code) -> Value {
+    let (cause, remedy) = code.cause_and_remedy();
+    json!({
+        "type": format!("/problems/{}", code.word()),
+        "code": code.word(),
+        "title": code.title(),
+        "status": code.status().as_u16(),
+        "cause": cause,
+        "remedy": remedy,
+    })
+}
+
+fn shown(value: &Value) -> Value {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => return value.clone(),
+        Value::Array(_) | Value::Object(_) => value.to_string(),
+    };
+    if text.len() <= VALUE_BYTES_SHOWN_MAX {
+        return value.clone();
+    }
+    let cut = text.floor_char_boundary(VALUE_BYTES_SHOWN_MAX);
+    Value::String(format!("{}…", &text[..cut]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_names_what_is_known_and_nothing_else() {
+        let problem = Problem::new(Code::BadField, "must be text").at("timeout").with_value(&json!(7)).within("tasks[3]");
+        let expected = json!({
+            "type": "/problems/bad_field", "title": "A field has a wrong value", "status": 400, "code": "bad_field",
+            "detail": "must be text", "field": "tasks[3].timeout", "value": 7,
+        });
+        assert_eq!(problem.document(), expected);
+    }
+
+    #[test]
+    fn long_values_are_cut_at_a_character() {
+        let Value::String(text) = shown(&json!("é".repeat(150))) else { panic!("text stays text") };
+        assert_eq!(text.chars().count(), 101);
+    }
+
+    #[test]
+    fn codes_are_unique() {
+        let mut words: Vec<_> = Code::ALL.iter().map(|code| code.word()).collect();
+        words.sort_unstable();
+        words.dedup();
+        assert_eq!(words.len(), Code::ALL.len());
+    }
+}

@@ -1,0 +1,233 @@
+//! `POST /api/v1/tasks` and `POST /api/v1/workflows`: durable when answered.
+
+use super::ApiContext;
+use super::body::JsonBody;
+use super::parameters::Parameters;
+use super::problem::{Code, Problem};
+use super::single::TaskRequest;
+use super::workflow::WorkflowRequest;
+use crate::engine::handle::{ExecutorView, IdempotencyKey, Submission, SubmitError, Submitted};
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use orchestr8_core::plan::{Plan, TaskKind};
+use orchestr8_proto::ids::ExecutionId;
+use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// Tasks in one request, at most: they are one transaction.
+pub const BATCH_TASKS_MAX: usize = 1_000;
+/// Bytes of an idempotency key, at most.
+pub const KEY_BYTES_MAX: usize = 255;
+/// Bytes of an execution's input as JSON, at most.
+pub const INPUT_BYTES_MAX: usize = 512 * 1024;
+/// Warnings in one answer, at most.
+const WARNINGS_MAX: usize = 20;
+/// The lane is given up after this: whether it commits later is then unknown, so the caller asks again with the same key.
+pub(super) const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// `POST /api/v1/tasks`: an object, or an array of up to [`BATCH_TASKS_MAX`] in one transaction.
+pub(super) async fn tasks(
+    State(context): State<ApiContext>,
+    headers: HeaderMap,
+    parameters: Parameters,
+    body: JsonBody,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    parameters.finish()?;
+    let key = idempotency_key(&headers, body.hash)?;
+    match body.value {
+        Value::Array(items) => {
+            let submissions = batch(items)?;
+            let answers = submit_tasks(&context, submissions, key).await?;
+            Ok((StatusCode::ACCEPTED, Json(Value::Array(answers))))
+        }
+        one => {
+            let submission = TaskRequest::read(one)?.into_submission()?;
+            let answers = submit_tasks(&context, vec![submission], key).await?;
+            Ok((StatusCode::ACCEPTED, Json(answers.into_iter().next().unwrap_or_default())))
+        }
+    }
+}
+
+/// `POST /api/v1/workflows`: one execution of a definition.
+pub(super) async fn workflow(
+    State(context): State<ApiContext>,
+    headers: HeaderMap,
+    parameters: Parameters,
+    body: JsonBody,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    parameters.finish()?;
+    let key = idempotency_key(&headers, body.hash)?;
+    let submission = WorkflowRequest::read(body.value)?.into_submission(&context.reads).await?;
+    let submitted = commit(&context, vec![submission.clone()], key).await?;
+    let id = submitted.ids.first().copied().ok_or_else(|| lost_ids(1, 0))?;
+    Ok((StatusCode::ACCEPTED, Json(workflow_answer(id, &submission, &context.engine.executors()))))
+}
+
+/// The caller's key for this request.
+///
+/// # Errors
+/// [`Code::BadParameter`] when it has a wrong form.
+fn idempotency_key(headers: &HeaderMap, body_hash: [u8; 32]) -> Result<Option<IdempotencyKey>, Problem> {
+    let mut given = headers.get_all("idempotency-key").iter();
+    let Some(key) = given.next() else { return Ok(None) };
+    let remedy = format!("`Idempotency-Key` must be given once, with 1 to {KEY_BYTES_MAX} visible ASCII characters");
+    let refusal = || Problem::new(Code::BadParameter, remedy).at("Idempotency-Key");
+    let key = key.to_str().ok().filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len()) && given.next().is_none());
+    let key = key.ok_or_else(refusal)?.to_owned();
+    Ok(Some(IdempotencyKey { key, body_hash }))
+}
+
+/// Refuses an input that is too large to be stored with an execution.
+///
+/// # Errors
+/// [`Code::BadField`] with the limit.
+pub(super) fn check_input_size(field: &str, input: &Value) -> Result<(), Problem> {
+    let bytes = input.to_string().len();
+    if bytes <= INPUT_BYTES_MAX {
+        return Ok(());
+    }
+    let detail = format!("`{field}` has {bytes} bytes as JSON: at most {INPUT_BYTES_MAX} (512 KiB); pass larger values by reference");
+    Err(Problem::new(Code::BadField, detail).at(field))
+}
+
+/// Every task is read before any is submitted; the first that is wrong refuses all.
+fn batch(items: Vec<Value>) -> Result<Vec<Submission>, Problem> {
+    if !(1..=BATCH_TASKS_MAX).contains(&items.len()) {
+        let detail = format!("an array has 1 to {BATCH_TASKS_MAX} tasks, this one has {}: send several requests", items.len());
+        return Err(Problem::new(Code::BadField, detail));
+    }
+    let read = |(index, item)| {
+        let submission = TaskRequest::read(item).and_then(TaskRequest::into_submission);
+        submission.map_err(|problem| problem.within(&format!("[{index}]")))
+    };
+    items.into_iter().enumerate().map(read).collect()
+}
+
+async fn submit_tasks(context: &ApiContext, submissions: Vec<Submission>, key: Option<IdempotencyKey>) -> Result<Vec<Value>, Problem> {
+    let executors = context.engine.executors();
+    let submitted = commit(context, submissions.clone(), key).await?;
+    let answer = |(id, submission): (&ExecutionId, &Submission)| task_answer(*id, submission, &executors);
+    Ok(submitted.ids.iter().zip(&submissions).map(answer).collect())
+}
+
+async fn commit(context: &ApiContext, submissions: Vec<Submission>, key: Option<IdempotencyKey>) -> Result<Submitted, Problem> {
+    let count = submissions.len();
+    let answer = tokio::time::timeout(COMMIT_TIMEOUT, context.engine.submit(submissions, key)).await;
+    let unknown = "the lane did not answer in time, so it is not known whether this was stored: try again with the same Idempotency-Key";
+    let submitted = answer.map_err(|_| Problem::new(Code::Unavailable, unknown))?.map_err(refusal)?;
+    if submitted.ids.len() != count {
+        return Err(lost_ids(count, submitted.ids.len()));
+    }
+    Ok(submitted)
+}
+
+fn refusal(error: SubmitError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        SubmitError::KeyReused { key } => Problem::new(Code::KeyReused, detail).at("Idempotency-Key").with_value(&json!(key)),
+        SubmitError::Refused(_) => Problem::new(Code::Refused, detail),
+        SubmitError::Unavailable(_) => Problem::new(Code::Unavailable, detail),
+    }
+}
+
+fn lost_ids(wanted: usize, given: usize) -> Problem {
+    tracing::error!(wanted, given, "a submission was answered with another number of ids");
+    Problem::new(Code::Internal, "the engine answered with another number of ids than there are tasks")
+}
+
+fn task_answer(id: ExecutionId, submission: &Submission, executors: &[ExecutorView]) -> Value {
+    let task = id.task(0);
+    let status = if is_later(submission.run_at) { TaskStatus::Waiting } else { TaskStatus::Queued };
+    json!({
+        "task_id": task,
+        "workflow_id": id,
+        "status": status,
+        "max_attempts": submission.plan.tasks.first().map(|task| task.retry.max_attempts),
+        "estimated_duration": null,
+        "check_status_url": format!("/api/v1/tasks/{task}/status"),
+        "message": format!("accepted; its result will be at /api/v1/tasks/{task}/result?wait=30s"),
+        "warnings": warnings(&submission.plan, executors),
+    })
+}
+
+fn workflow_answer(id: ExecutionId, submission: &Submission, executors: &[ExecutorView]) -> Value {
+    let status = if is_later(submission.run_at) { WorkflowStatus::Pending } else { WorkflowStatus::Running };
+    json!({
+        "workflow_id": id,
+        "workflow_name": submission.plan.name,
+        "status": status,
+        "tasks_total": submission.plan.tasks.len(),
+        "estimated_duration": null,
+        "check_status_url": format!("/api/v1/workflows/{id}"),
+        "events_url": format!("/api/v1/workflows/{id}/events"),
+        "message": format!("accepted; its end will be at /api/v1/workflows/{id}?wait=30s"),
+        "warnings": warnings(&submission.plan, executors),
+    })
+}
+
+fn is_later(run_at: Option<OffsetDateTime>) -> bool {
+    run_at.is_some_and(|run_at| run_at > OffsetDateTime::now_utc())
+}
+
+/// What will keep a task waiting, as far as the heartbeats of executors tell.
+fn warnings(plan: &Plan, executors: &[ExecutorView]) -> Vec<String> {
+    let mut wanted = BTreeSet::new();
+    for task in &plan.tasks {
+        match &task.kind {
+            TaskKind::Run { .. } => wanted.insert((task.queue.as_str(), None)),
+            TaskKind::Handler { name } => wanted.insert((task.queue.as_str(), Some(name.as_str()))),
+            TaskKind::Sleep { .. } => false,
+        };
+    }
+    let said: BTreeSet<String> = wanted.into_iter().filter_map(|(queue, handler)| warning(queue, handler, executors)).collect();
+    said.into_iter().take(WARNINGS_MAX).collect()
+}
+
+fn warning(queue: &str, handler: Option<&str>, executors: &[ExecutorView]) -> Option<String> {
+    let serving = || executors.iter().filter(|executor| !executor.draining && executor.queues.iter().any(|served| served == queue));
+    if serving().next().is_none() {
+        return Some(format!("no executor serves queue `{queue}` at the moment: its tasks wait until one does"));
+    }
+    let handler = handler?;
+    let is_known = serving().any(|executor| executor.handlers.iter().any(|known| known == handler));
+    (!is_known).then(|| format!("no executor of queue `{queue}` has handler `{handler}` at the moment: its tasks wait until one does"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn executor(queue: &str, handler: &str) -> ExecutorView {
+        let (queues, handlers) = (vec![queue.to_owned()], vec![handler.to_owned()]);
+        ExecutorView { name: "e1".into(), queues, handlers, slots: 4, slots_busy: 0, draining: false }
+    }
+
+    #[test]
+    fn warnings_name_what_nobody_serves() {
+        let one = executor("default", "noop");
+        assert_eq!(warning("default", Some("noop"), std::slice::from_ref(&one)), None);
+        assert_eq!(warning("default", None, std::slice::from_ref(&one)), None);
+        assert!(warning("gpu", None, std::slice::from_ref(&one)).expect("a warning").contains("queue `gpu`"));
+        assert!(warning("default", Some("nop"), std::slice::from_ref(&one)).expect("a warning").contains("handler `nop`"));
+        let draining = ExecutorView { draining: true, ..one };
+        assert!(warning("default", None, &[draining]).is_some());
+    }
+
+    #[test]
+    fn an_idempotency_key_is_given_once() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(idempotency_key(&headers, [0; 32]), Ok(None));
+        headers.insert("idempotency-key", HeaderValue::from_static("k1"));
+        let expected = IdempotencyKey { key: "k1".into(), body_hash: [7; 32] };
+        assert_eq!(idempotency_key(&headers, [7; 32]), Ok(Some(expected)));
+        headers.append("idempotency-key", HeaderValue::from_static("k2"));
+        assert!(idempotency_key(&headers, [0; 32]).is_err());
+        headers.insert("idempotency-key", HeaderValue::from_str(&"k".repeat(256)).expect("visible"));
+        assert!(idempotency_key(&headers, [0; 32]).is_err());
+    }
+}

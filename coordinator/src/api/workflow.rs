@@ -1,0 +1,236 @@
+//! Definitions in requests: by name, as an object, or as text; and one execution of one.
+
+use super::fields::{Fields, Submitter, refused};
+use super::problem::{Code, Finding, Problem};
+use super::submit::check_input_size;
+use crate::engine::handle::Submission;
+use orchestr8_core::definition::{self, InputProblem, Problems, check_input, plan_hash};
+use orchestr8_core::plan::Plan;
+use orchestr8_store::read::definitions::{self, StoredPlan};
+use serde_json::{Map, Value, json};
+use sqlx::PgPool;
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+/// Keys of the API that this version does not deliver.
+const NOT_YET: [&str; 5] = ["callback_url", "on_completion", "on_failure", "priority", "deadline"];
+
+/// A name, and a version if one is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// As registered.
+    pub name: String,
+    /// None: the current one.
+    pub version: Option<i32>,
+}
+
+impl Reference {
+    /// Reads `name` or `name@version`.
+    ///
+    /// # Errors
+    /// [`Code::BadField`] when the version is no number from 1.
+    pub fn read(text: &str) -> Result<Self, Problem> {
+        let Some((name, version)) = text.rsplit_once('@') else {
+            return Ok(Self { name: text.to_owned(), version: None });
+        };
+        let number = version.parse().ok().filter(|number| *number >= 1);
+        let remedy = "must be a name, name@version with a version from 1, an object, or YAML text";
+        let number = number.ok_or_else(|| refused("definition", &json!(text), remedy))?;
+        Ok(Self { name: name.to_owned(), version: Some(number) })
+    }
+}
+
+/// The `definition` of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Definition {
+    /// A registered one.
+    Registered(Reference),
+    /// YAML or JSON text: problems have lines.
+    Text(String),
+    /// A JSON object: problems have paths only.
+    Object(Map<String, Value>),
+}
+
+/// A definition that was read, and the text that it is kept as.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Read {
+    /// Resolved.
+    pub plan: Plan,
+    /// SHA-256 of its canonical JSON.
+    pub plan_hash: [u8; 32],
+    /// As given, or the object as JSON.
+    pub source: String,
+}
+
+impl Definition {
+    /// Takes the key `definition`.
+    ///
+    /// # Errors
+    /// [`Code::BadField`].
+    pub fn take(fields: &mut Fields) -> Result<Self, Problem> {
+        match fields.value("definition") {
+            Some(Value::Object(object)) => Ok(Self::Object(object)),
+            Some(Value::String(text)) if text.contains(['\n', ':']) => Ok(Self::Text(text)),
+            Some(Value::String(text)) if !text.trim().is_empty() => Reference::read(text.trim()).map(Self::Registered),
+            Some(other) => Err(refused("definition", &other, "must be a name, name@version, an object, or YAML text")),
+            None => Err(refused("definition", &Value::Null, "is missing: give a name, name@version, an object, or YAML text")),
+        }
+    }
+
+    /// Reads a definition that the request itself brings; none for a registered one.
+    ///
+    /// # Errors
+    /// [`Code::InvalidDefinition`] with every mistake.
+    pub async fn read(self) -> Result<Result<Read, Reference>, Problem> {
+        let (source, lines) = match self {
+            Self::Registered(reference) => return Ok(Err(reference)),
+            Self::Text(text) => (text, Lines::OfTheCaller),
+            Self::Object(object) => (format!("{:#}", Value::Object(object)), Lines::Ours),
+        };
+        // Text of megabytes takes a while: other requests go on meanwhile.
+        let read = tokio::task::spawn_blocking(move || parse(source, lines)).await;
+        let panicked = |error| {
+            tracing::error!(%error, "reading a definition panicked");
+            Problem::new(Code::Internal, "the definition could not be read; the coordinator's log says more")
+        };
+        read.map_err(panicked)?.map(Ok)
+    }
+}
+
+fn parse(source: String, lines: Lines) -> Result<Read, Problem> {
+    let plan = definition::parse(&source).map_err(|problems| invalid(problems, lines))?.plan;
+    if holds_nul(&serde_json::to_value(&plan).expect("a plan is plain values")) {
+        let detail = "the definition has a text with a NUL character, which cannot be stored: remove it";
+        return Err(Problem::new(Code::InvalidDefinition, detail).at("definition"));
+    }
+    Ok(Read { plan_hash: plan_hash(&plan), plan, source })
+}
+
+/// YAML can write the character as an escape.
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(holds_nul),
+        Value::Object(entries) => entries.iter().any(|(key, item)| key.contains('\0') || holds_nul(item)),
+    }
+}
+
+/// Whose lines a problem's numbers count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lines {
+    OfTheCaller,
+    Ours,
+}
+
+/// One execution as a caller wants it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkflowRequest {
+    definition: Definition,
+    input: Value,
+    submitter: Submitter,
+    run_at: Option<OffsetDateTime>,
+}
+
+impl WorkflowRequest {
+    /// Reads the keys of a request.
+    ///
+    /// # Errors
+    /// [`Code::BadField`] or [`Code::NotYet`] with the key.
+    pub fn read(value: Value) -> Result<Self, Problem> {
+        let mut fields = Fields::new(value, "the body")?;
+        fields.refuse_not_yet(&NOT_YET)?;
+        let definition = Definition::take(&mut fields)?;
+        let input = fields.value("input").unwrap_or_else(|| json!({}));
+        check_input_size("input", &input)?;
+        let (submitter, run_at) = (fields.submitter()?, fields.time("run_at")?);
+        fields.finish()?;
+        Ok(Self { definition, input, submitter, run_at })
+    }
+
+    /// The execution, its definition resolved and its input checked.
+    ///
+    /// # Errors
+    /// [`Code::InvalidDefinition`], [`Code::InvalidInput`], [`Code::NotFound`] for a name, [`Code::Unavailable`].
+    pub async fn into_submission(self, reads: &PgPool) -> Result<Submission, Problem> {
+        let StoredPlan { plan, plan_hash } = match self.definition.read().await? {
+            Ok(read) => StoredPlan { plan_hash: read.plan_hash, plan: read.plan },
+            Err(reference) => registered(reads, &reference).await?,
+        };
+        check_input(&plan, &self.input).map_err(|problems| misfit(&problems))?;
+        let Submitter { user_id, tags, metadata } = self.submitter;
+        Ok(Submission { plan: Arc::new(plan), plan_hash, input: self.input, user_id, metadata, tags, run_at: self.run_at })
+    }
+}
+
+async fn registered(reads: &PgPool, reference: &Reference) -> Result<StoredPlan, Problem> {
+    let found = definitions::plan(reads, &reference.name, reference.version).await?;
+    let shown = reference.version.map_or(reference.name.clone(), |version| format!("{}@{version}", reference.name));
+    found.ok_or_else(|| Problem::not_found("definition", shown).at("definition"))
+}
+
+fn invalid(problems: Problems, lines: Lines) -> Problem {
+    let place = |number: usize| match lines {
+        Lines::OfTheCaller => u32::try_from(number).ok(),
+        Lines::Ours => None,
+    };
+    let finding = |problem: definition::Problem| Finding {
+        line: place(problem.line),
+        column: place(problem.column),
+        path: problem.path,
+        message: problem.message,
+        suggestion: problem.suggestion,
+    };
+    let findings: Vec<Finding> = problems.0.into_iter().map(finding).collect();
+    let detail = format!("the definition has {}: see `problems`", counted(findings.len()));
+    Problem::new(Code::InvalidDefinition, detail).at("definition").with_findings(findings)
+}
+
+fn misfit(problems: &[InputProblem]) -> Problem {
+    let finding = |problem: &InputProblem| {
+        let (path, message) = (format!("input{}", problem.pointer), problem.message.clone());
+        Finding { line: None, column: None, path, message, suggestion: None }
+    };
+    let detail = format!("the input has {}: see `problems`", counted(problems.len()));
+    Problem::new(Code::InvalidInput, detail).at("input").with_findings(problems.iter().map(finding).collect())
+}
+
+fn counted(mistakes: usize) -> String {
+    if mistakes == 1 { "a mistake".to_owned() } else { format!("{mistakes} mistakes") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(value: &Value) -> Result<Definition, Problem> {
+        Definition::take(&mut Fields::new(json!({ "definition": value }), "the body").expect("an object"))
+    }
+
+    #[test]
+    fn a_definition_is_a_name_a_text_or_an_object() {
+        let reference = |name: &str, version| Definition::Registered(Reference { name: name.into(), version });
+        assert_eq!(definition(&json!("nightly")), Ok(reference("nightly", None)));
+        assert_eq!(definition(&json!("nightly@7")), Ok(reference("nightly", Some(7))));
+        assert_eq!(definition(&json!("name: x")), Ok(Definition::Text("name: x".into())));
+        assert!(matches!(definition(&json!({"name": "x"})), Ok(Definition::Object(_))));
+        for bad in [json!("nightly@latest"), json!("nightly@0"), json!(" "), json!(7), json!(null), json!([])] {
+            assert_eq!(definition(&bad).map_err(|problem| problem.code()), Err(Code::BadField), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn mistakes_have_lines_in_text_and_paths_in_objects() {
+        let text = "name: x\ntasks:\n  - name: a\n    run: echo\n    timeot: 3s\n";
+        let problem = definition(&json!(text)).expect("text").read().await.expect_err("a mistake");
+        assert_eq!(problem.code(), Code::InvalidDefinition);
+        assert!(format!("{problem:?}").contains("line: Some(5)"), "{problem:?}");
+        let nul = "name: x\ntasks:\n  - name: a\n    run: echo\n    with: {a: \"x\\0y\"}\n";
+        let problem = definition(&json!(nul)).expect("text").read().await.expect_err("a NUL");
+        assert!(format!("{problem:?}").contains("NUL"), "{problem:?}");
+        let object = json!({"name": "x", "tasks": [{"name": "a", "run": "echo", "timeot": "3s"}]});
+        let problem = definition(&object).expect("an object").read().await.expect_err("a mistake");
+        let said = format!("{problem:?}");
+        assert!(said.contains("line: None") && said.contains("tasks[0]") && said.contains("timeout"), "{said}");
+    }
+}

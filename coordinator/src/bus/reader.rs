@@ -1,0 +1,97 @@
+//! Reads the outcomes of a lane's shards in order, without acks.
+//!
+//! Its consumer is our own and never recreated silently: when it ends, or a gap shows, the lane restarts the reader
+//! at its saved position, so nothing can be skipped.
+
+use super::Bus;
+use crate::engine::input::{Input, OutcomeMessage};
+use async_nats::jetstream::Message;
+use futures::StreamExt;
+use orchestr8_proto::names;
+use orchestr8_proto::timestamp::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Messages that are pulled ahead of the lane.
+const PULL_BATCH: usize = 1_000;
+
+/// Where a reader starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReaderStart {
+    /// Number of this reader within its lane.
+    pub generation: u64,
+    /// The shards whose outcomes it reads.
+    pub shards: Vec<u16>,
+    /// All shards of the installation: one wildcard filter then.
+    pub shard_count: u16,
+    /// Server time from which on messages are read; none: from the first.
+    pub from: Option<Timestamp>,
+}
+
+/// A running reader; it stops when dropped.
+pub struct Reader {
+    task: JoinHandle<()>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Reader {
+    /// Starts reading; messages and the end arrive at `inputs`.
+    #[must_use]
+    pub fn start(bus: Bus, start: ReaderStart, inputs: mpsc::Sender<Input>) -> Self {
+        let task = tokio::spawn(async move {
+            let generation = start.generation;
+            let reason = match read(&bus, start, &inputs).await {
+                Ok(()) => "it ended".to_owned(),
+                Err(error) => error,
+            };
+            inputs.send(Input::ReaderEnded(generation, reason)).await.ok();
+        });
+        Self { task }
+    }
+}
+
+async fn read(bus: &Bus, start: ReaderStart, inputs: &mpsc::Sender<Input>) -> Result<(), String> {
+    let from = start.from.map(|from| from.before(bus.times.reader_overlap()));
+    let consumer = bus.outcome_consumer(subjects(&start), from).await.map_err(|error| error.to_string())?;
+    let name = consumer.cached_info().name.clone();
+    inputs.send(Input::ReaderStarted(start.generation, name)).await.ok();
+    let stream = consumer.stream().max_messages_per_batch(PULL_BATCH).expires(bus.times.pull_expiry());
+    let mut messages = stream.heartbeat(bus.times.pull_expiry() / 6).messages().await.map_err(|error| error.to_string())?;
+    let mut expected = 1;
+    while let Some(message) = messages.next().await {
+        let message = message.map_err(|error| error.to_string())?;
+        let (outcome, delivered) = understood(&message, start.generation)?;
+        if delivered != expected {
+            return Err(format!("a gap: message {delivered} of the reader came instead of {expected}"));
+        }
+        expected += 1;
+        if inputs.send(Input::Outcomes(outcome)).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn subjects(start: &ReaderStart) -> Vec<String> {
+    if start.shards.len() == usize::from(start.shard_count) {
+        return vec![names::OUTCOME_SUBJECTS.to_owned()];
+    }
+    start.shards.iter().map(|shard| names::outcome_subject(*shard)).collect()
+}
+
+fn understood(message: &Message, generation: u64) -> Result<(OutcomeMessage, u64), String> {
+    let info = message.info().map_err(|error| error.to_string())?;
+    let outcome = OutcomeMessage {
+        generation,
+        shard: names::shard_of_outcome_subject(&message.subject),
+        stream_sequence: info.stream_sequence,
+        stored_at: info.published.into(),
+        payload: message.payload.clone(),
+    };
+    Ok((outcome, info.consumer_sequence))
+}

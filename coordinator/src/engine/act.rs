@@ -1,0 +1,225 @@
+//! After the commit, and only because the fence held: publish, answer, confirm, wake (rule R3).
+
+use super::batch::Stepped;
+use super::dispatches::Wanted;
+use super::handle::{Origin, Submitted};
+use super::inquiry::Doubt;
+use super::lane::Lane;
+use super::work::{EventWork, Work};
+use crate::bus::control::Outbox;
+use crate::bus::publisher::Again;
+use orchestr8_core::execution::{Execution, Failure};
+use orchestr8_core::leases::Grant;
+use orchestr8_core::machine::{Answer, Effect, Event, Report, Reported};
+use orchestr8_core::plan::TaskIndex;
+use orchestr8_proto::ids::{ExecutionId, Incarnation, RunId};
+use orchestr8_store::StoreError;
+use orchestr8_store::queue::Lot;
+use orchestr8_store::quarantine;
+use serde_json::json;
+use std::time::Duration;
+
+impl Lane {
+    pub(super) async fn act(&mut self, works: Vec<Work>, mut stepped: Stepped) -> Result<(), StoreError> {
+        self.parts.handle.update_health(|health| health.database = None);
+        for (lot, through) in std::mem::take(&mut stepped.tried) {
+            if let Some(state) = self.lots.get(&lot) {
+                state.marks.tried_through = state.marks.tried_through.max(through);
+            }
+        }
+        let mut outbox = Outbox::default();
+        let mut wanted = Vec::new();
+        for (id, effect) in std::mem::take(&mut stepped.effects) {
+            self.carry_out(id, effect, &stepped, (&mut outbox, &mut wanted));
+        }
+        self.answer_callers(works, &stepped);
+        for (shard, position) in std::mem::take(&mut stepped.positions) {
+            self.shards.insert(shard, Some(position));
+        }
+        self.parts.handle.wake(stepped.executions.keys().copied());
+        // New work leaves first: a confirmation can wait, a task cannot.
+        let published = self.publish_fresh(wanted, &stepped).await;
+        crate::kill_points::pass("after_commit_before_confirm");
+        outbox.send(&self.parts.bus).await;
+        stepped.executions.into_values().for_each(|execution| self.executions.put(execution));
+        published
+    }
+
+    fn carry_out(&mut self, id: ExecutionId, effect: Effect, stepped: &Stepped, (outbox, wanted): (&mut Outbox, &mut Vec<Wanted>)) {
+        let execution = stepped.executions.get(&id);
+        match effect {
+            Effect::Publish(index) => wanted.extend(execution.and_then(|execution| fresh(execution, index))),
+            Effect::LeftQueue(index, sequence) => {
+                if let Some(execution) = execution {
+                    self.lots.left_queue(&lot_of(execution, index), sequence);
+                }
+            }
+            Effect::Answer(run, incarnation, answer) => {
+                self.count_answer(answer);
+                outbox.answer(run, incarnation, answer);
+            }
+            Effect::Confirm(run, incarnation) => outbox.confirm(run, incarnation),
+            Effect::Drop(dispatch) => outbox.drop_dispatch(dispatch),
+            Effect::LeaseStarted(index, run, incarnation) => {
+                if let Some(execution) = execution {
+                    self.lease_started(execution, index, (run, incarnation), stepped);
+                }
+            }
+            Effect::LeaseEnded(run) => self.leases.ended(run),
+            Effect::Timer(at) => self.next_due = Some(self.next_due.map_or(at, |due| due.min(at))),
+            Effect::TaskEnded(index, status) => {
+                if let Some(execution) = execution {
+                    self.parts.metrics.task_ended(&execution.plan.task(index).queue, status);
+                }
+            }
+            Effect::EvaluateOutput | Effect::Ended => {}
+        }
+    }
+
+    fn count_answer(&self, answer: Answer) {
+        match answer {
+            Answer::Granted => self.parts.metrics.claim_granted(),
+            Answer::Refused | Answer::Kill => self.parts.metrics.claim_refused(),
+            Answer::Current => {}
+        }
+    }
+
+    fn lease_started(&mut self, execution: &Execution, index: TaskIndex, (run, incarnation): (RunId, Incarnation), stepped: &Stepped) {
+        let task = execution.task(index);
+        // The batch may have ended it again.
+        let Some((dispatch, _)) = task.dispatch.zip(task.holder.filter(|holder| holder.run_id == run)) else { return };
+        let note = stepped.claims.get(&run);
+        self.leases.granted(Grant {
+            task: execution.id.task(index),
+            dispatch: dispatch.id,
+            run,
+            incarnation,
+            beat_sequence: note.map_or(0, |note| note.beat_sequence),
+            ticks: note.and_then(|note| note.ticks),
+        });
+    }
+
+    fn answer_callers(&mut self, works: Vec<Work>, stepped: &Stepped) {
+        for work in works {
+            match work {
+                Work::New(mut group) => {
+                    self.parts.metrics.submitted(group.ids.len());
+                    let ids = group.ids.clone();
+                    group.answer(Ok(Submitted { ids, origin: Origin::New }));
+                }
+                Work::Event(event) => {
+                    self.count_event(&event, stepped);
+                    Self::answer_cancel(*event, &stepped.executions);
+                }
+                Work::Position(..) => {}
+            }
+        }
+    }
+
+    fn count_event(&self, work: &EventWork, stepped: &Stepped) {
+        match &work.addressed.event {
+            Event::Outcome(_, report) => self.parts.metrics.outcome_decided(word_of(report)),
+            Event::Lost(index, run) => {
+                let execution = stepped.executions.get(&work.addressed.execution);
+                if execution.is_some_and(|execution| execution.has_task(*index)) {
+                    self.parts.metrics.run_lost();
+                    tracing::warn!(task_id = %work.addressed.execution.task(*index), run_id = %run, "a run was lost");
+                }
+            }
+            Event::Claim(..) | Event::Check(..) | Event::Due(_) | Event::Cancel | Event::CancelTask(_) => {}
+            Event::Undeliverable(..) | Event::OutputEvaluated(_) => {}
+        }
+    }
+
+    /// Verdicts whose outcomes are decided by now.
+    pub(super) fn decide_inquiries(&mut self) {
+        if self.inquiries.is_empty() {
+            return;
+        }
+        let shards = &self.shards;
+        let decided = |shard: u16| shards.get(&shard).and_then(Option::as_ref).map_or(0, |position| position.sequence);
+        for doubt in self.inquiries.decidable(decided) {
+            match doubt {
+                Doubt::Event(work) => self.pending.push_back(work),
+                Doubt::Vanished(lot, rows) => self.lots.vanished(&lot, &rows),
+            }
+        }
+    }
+
+    /// One work that the database or the state machine cannot take: the shard goes on without it.
+    pub(super) async fn quarantine(&mut self, work: Work, error: String) -> Result<(), StoreError> {
+        self.parts.metrics.quarantined();
+        match work {
+            Work::New(mut group) => {
+                group.answer(Err(super::handle::SubmitError::Refused(error)));
+                Ok(())
+            }
+            Work::Position(shard, position) => {
+                self.shards.insert(shard, Some(position));
+                Ok(())
+            }
+            Work::Event(event) => self.quarantine_event(*event, error).await,
+        }
+    }
+
+    async fn quarantine_event(&mut self, work: EventWork, error: String) -> Result<(), StoreError> {
+        let id = work.addressed.execution;
+        tracing::error!(workflow_id = %id, %error, event = event_name(&work.addressed.event), "an event is quarantined");
+        let kept = json!({ "event": event_name(&work.addressed.event), "task": task_of(&work.addressed.event) });
+        quarantine::keep(&mut self.parts.connection, id, kept, &error).await?;
+        if let Some(reply) = work.reply {
+            reply.sender.send(Err(super::handle::CommandError::Unavailable(error.clone()))).ok();
+        }
+        // A quarantined outcome is decided: its task fails, and it is confirmed.
+        if let Event::Outcome(index, report) = work.addressed.event
+            && !matches!(&report.result, Reported::Failed { failure, .. } if failure.error_type == "internal")
+        {
+            let failure = Failure { error_type: "internal".into(), message: "its outcome could not be stored; see quarantined_events".into() };
+            let result = Reported::Failed { failure, retryable: false, retry_after: Duration::ZERO };
+            let report = Report { result, usage: orchestr8_core::execution::Usage::default(), ..report };
+            self.pending.push_front(Work::event(id, Event::Outcome(index, report)));
+        }
+        Ok(())
+    }
+}
+
+fn fresh(execution: &Execution, index: TaskIndex) -> Option<Wanted> {
+    let dispatch = execution.task(index).dispatch?;
+    Some(Wanted { task: execution.id.task(index), dispatch: dispatch.id, sequence: dispatch.sequence, again: Again::First })
+}
+
+/// The lot of a task.
+pub(super) fn lot_of(execution: &Execution, index: TaskIndex) -> Lot {
+    let planned = execution.plan.task(index);
+    Lot { shard: execution.id.shard(), queue: planned.queue.clone(), priority: planned.priority }
+}
+
+fn word_of(report: &Report) -> &'static str {
+    match report.result {
+        Reported::Completed(_) => "completed",
+        Reported::Failed { .. } => "failed",
+        Reported::Drained(_) | Reported::Unsupported(_) => "released",
+    }
+}
+
+fn event_name(event: &Event) -> &'static str {
+    match event {
+        Event::Outcome(..) => "outcome",
+        Event::Claim(..) => "claim",
+        Event::Check(..) => "check",
+        Event::Lost(..) => "lost",
+        Event::Due(_) => "due",
+        Event::Cancel => "cancel",
+        Event::CancelTask(_) => "cancel_task",
+        Event::Undeliverable(..) => "undeliverable",
+        Event::OutputEvaluated(_) => "output_evaluated",
+    }
+}
+
+fn task_of(event: &Event) -> Option<TaskIndex> {
+    match event {
+        Event::Outcome(index, _) | Event::Claim(index, _) | Event::Check(index, _) | Event::Lost(index, _) => Some(*index),
+        Event::Due(index) | Event::CancelTask(index) | Event::Undeliverable(index, ..) => Some(*index),
+        Event::Cancel | Event::OutputEvaluated(_) => None,
+    }
+}

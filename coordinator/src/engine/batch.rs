@@ -1,0 +1,413 @@
+//! One batch: reserve, load, step, commit. A batch that the database refuses is bisected until the culprit is found.
+
+use super::handle::{CancelAnswer, CommandError, Origin, SubmitError, Submitted};
+use super::lane::{Lane, Randomness};
+use super::lots::mark_row;
+use super::work::{ClaimNote, EventWork, Group, GroupState, Work};
+use orchestr8_core::execution::Execution;
+use orchestr8_core::expression;
+use orchestr8_core::machine::{self, Effect, Event};
+use orchestr8_core::plan::TaskIndex;
+use orchestr8_proto::ids::{ExecutionId, RunId, TaskId};
+use orchestr8_proto::words::WorkflowStatus;
+use orchestr8_store::commit::{self, Batch, NewExecution};
+use orchestr8_store::keys::{self, Reservation};
+use orchestr8_store::queue::Lot;
+use orchestr8_store::rows::{KeyRow, MarkRow};
+use orchestr8_store::shards::Position;
+use orchestr8_store::{StoreError, load};
+use serde_json::Value;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What a batch has done in memory, before its commit.
+#[derive(Default)]
+pub(super) struct Stepped {
+    /// Executions that were touched, as they are after the batch.
+    pub executions: HashMap<ExecutionId, Execution>,
+    /// What must happen after the commit, in order.
+    pub effects: Vec<(ExecutionId, Effect)>,
+    /// New executions, with what only their insert needs.
+    pub new: HashMap<ExecutionId, NewExecution>,
+    /// Claims by run.
+    pub claims: HashMap<RunId, ClaimNote>,
+    /// Outputs that were reported in this batch.
+    pub outputs: HashMap<TaskId, Value>,
+    /// Marks that were saved ahead with this batch.
+    pub tried: HashMap<Arc<Lot>, i64>,
+    /// Outcomes decided up to here.
+    pub positions: Vec<(u16, Position)>,
+}
+
+impl Lane {
+    /// Passes a batch through the lane. Nothing of it is lost: what the database refuses is bisected, any doubt about the
+    /// commit puts the whole batch back and is returned.
+    pub(super) async fn process(&mut self, mut works: Vec<Work>) -> Result<(), StoreError> {
+        match self.attempt(&mut works).await {
+            Ok(()) => Ok(()),
+            Err(StoreError::Refused { code, message }) => Box::pin(self.bisect(works, format!("{message} ({code})"))).await,
+            Err(StoreError::Unreadable(message)) => Box::pin(self.bisect(works, message)).await,
+            Err(doubt @ (StoreError::Fenced | StoreError::Version | StoreError::Unavailable(_))) => {
+                self.put_back(works);
+                Err(doubt)
+            }
+        }
+    }
+
+    async fn bisect(&mut self, mut works: Vec<Work>, error: String) -> Result<(), StoreError> {
+        if works.len() > 1 {
+            let rest = works.split_off(works.len() / 2);
+            if let Err(doubt) = self.process(works).await {
+                self.put_back(rest);
+                return Err(doubt);
+            }
+            return self.process(rest).await;
+        }
+        match works.pop() {
+            Some(work) => self.quarantine(work, error).await,
+            None => Ok(()),
+        }
+    }
+
+    fn put_back(&mut self, works: Vec<Work>) {
+        for mut work in works.into_iter().rev() {
+            if let Work::New(group) = &mut work
+                && !group.ids.is_empty()
+            {
+                group.state = GroupState::Doubtful;
+            }
+            self.pending.push_front(work);
+        }
+    }
+
+    async fn attempt(&mut self, works: &mut Vec<Work>) -> Result<(), StoreError> {
+        let started = Instant::now();
+        self.admit(works).await?;
+        let mut stepped = Stepped::default();
+        self.load(works, &mut stepped).await?;
+        self.step_all(works, &mut stepped)?;
+        self.evaluate_outputs(&mut stepped).await?;
+        let batch = self.rows(works, &mut stepped);
+        if !batch.is_unfenced() {
+            crate::kill_points::pass("before_commit");
+            self.clock.told(commit::commit(&mut self.parts.connection, &batch).await?);
+            crate::kill_points::pass("after_commit_before_publish");
+        }
+        self.parts.metrics.batch_committed(works.len(), started.elapsed());
+        let works = std::mem::take(works);
+        self.act(works, stepped).await
+    }
+
+    /// Draws ids for new groups and reserves their keys; groups that need nothing more are answered and leave the batch.
+    async fn admit(&mut self, works: &mut Vec<Work>) -> Result<(), StoreError> {
+        let shard = self.submission_shard();
+        let mut rows = Vec::new();
+        let mut seen = HashSet::new();
+        let mut later = Vec::new();
+        let mut index = 0;
+        while index < works.len() {
+            if let Work::New(group) = &mut works[index] {
+                if let Some(key) = &group.key
+                    && !seen.insert(key.key.clone())
+                {
+                    // The same key twice in one gather: the second looks at what the first became.
+                    later.push(works.remove(index));
+                    continue;
+                }
+                if group.ids.is_empty() {
+                    group.ids = self.draw_ids(group.submissions.len(), shard);
+                }
+                if let (Some(key), GroupState::Fresh) = (&group.key, group.state) {
+                    let execution_ids = group.ids.iter().map(|id| id.0).collect();
+                    rows.push(KeyRow { key: key.key.clone(), body_hash: key.body_hash.to_vec(), execution_ids });
+                }
+            }
+            index += 1;
+        }
+        let reservations = if rows.is_empty() { HashMap::new() } else { keys::reserve(&mut self.parts.connection, &rows).await? };
+        crate::kill_points::pass("after_reserve_before_commit");
+        let doubtful = self.made_already(works).await?;
+        works.retain_mut(|work| match work {
+            Work::New(group) => admitted(group, &reservations, &doubtful),
+            Work::Event(_) | Work::Position(..) => true,
+        });
+        later.into_iter().rev().for_each(|work| self.pending.push_front(work));
+        Ok(())
+    }
+
+    fn submission_shard(&mut self) -> u16 {
+        let owned = self.shards.len().max(1);
+        self.next_submission_shard = (self.next_submission_shard + 1) % owned;
+        self.shards.keys().nth(self.next_submission_shard).copied().unwrap_or(0)
+    }
+
+    /// Executions of doubtful groups that an earlier commit has made after all.
+    async fn made_already(&mut self, works: &[Work]) -> Result<HashSet<ExecutionId>, StoreError> {
+        let first_of = |work: &Work| match work {
+            Work::New(group) if group.state == GroupState::Doubtful => group.ids.first().copied(),
+            Work::New(_) | Work::Event(_) | Work::Position(..) => None,
+        };
+        let doubtful: Vec<ExecutionId> = works.iter().filter_map(first_of).collect();
+        if doubtful.is_empty() {
+            return Ok(HashSet::new());
+        }
+        load::existing(&mut self.parts.connection, &doubtful).await
+    }
+
+    async fn load(&mut self, works: &[Work], stepped: &mut Stepped) -> Result<(), StoreError> {
+        let wanted: BTreeSet<ExecutionId> = works.iter().filter_map(execution_of).filter(|id| self.shards.contains_key(&id.shard())).collect();
+        stepped.executions = self.executions(wanted).await?;
+        Ok(())
+    }
+
+    /// Executions from the cache, and with one query for all that it misses. The caller gives them back.
+    pub(super) async fn executions(&mut self, wanted: BTreeSet<ExecutionId>) -> Result<HashMap<ExecutionId, Execution>, StoreError> {
+        let mut executions = HashMap::with_capacity(wanted.len());
+        let mut missing = Vec::new();
+        for id in wanted {
+            match self.executions.take(id) {
+                Some(execution) => drop(executions.insert(id, execution)),
+                None => missing.push(id),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(executions);
+        }
+        let loaded = load::executions(&mut self.parts.connection, &missing).await?;
+        self.load_plans(loaded.iter().map(|loaded| loaded.plan_hash)).await?;
+        for loaded in loaded {
+            let hash = loaded.plan_hash;
+            let plan = self.plans.get(&hash).ok_or_else(|| StoreError::Unreadable("an execution's plan is missing".into()))?;
+            let execution = loaded.with_plan(plan)?;
+            executions.insert(execution.id, execution);
+        }
+        Ok(executions)
+    }
+
+    async fn load_plans(&mut self, hashes: impl Iterator<Item = [u8; 32]>) -> Result<(), StoreError> {
+        let unknown: BTreeSet<[u8; 32]> = hashes.filter(|hash| self.plans.get(hash).is_none()).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let unknown: Vec<[u8; 32]> = unknown.into_iter().collect();
+        for (hash, plan) in load::plans(&mut self.parts.connection, &unknown).await? {
+            self.plans.put(hash, Arc::new(plan));
+        }
+        Ok(())
+    }
+
+    fn step_all(&mut self, works: &mut [Work], stepped: &mut Stepped) -> Result<(), StoreError> {
+        for work in works {
+            match work {
+                Work::Event(event) => self.step_event(event, stepped)?,
+                Work::New(group) => self.step_group(group, stepped)?,
+                Work::Position(shard, position) => stepped.positions.push((*shard, position.clone())),
+            }
+        }
+        Ok(())
+    }
+
+    fn step_event(&mut self, work: &EventWork, stepped: &mut Stepped) -> Result<(), StoreError> {
+        let id = work.addressed.execution;
+        let event = work.addressed.event.clone();
+        let Some(execution) = stepped.executions.get_mut(&id) else {
+            if self.shards.contains_key(&id.shard()) {
+                stepped.effects.extend(answer_unknown(event).map(|effect| (id, effect)));
+            }
+            return Ok(());
+        };
+        if let (Event::Claim(_, request), Some(note)) = (&event, work.claim) {
+            stepped.claims.insert(request.run_id, note);
+        }
+        let now = self.clock.now();
+        let effects = self.stepping(|times| machine::step(execution, event, Self::circumstances(times, now, &mut Randomness)))?;
+        collect(&mut stepped.outputs, execution);
+        stepped.effects.extend(effects.into_iter().map(|effect| (id, effect)));
+        Ok(())
+    }
+
+    fn step_group(&mut self, group: &Group, stepped: &mut Stepped) -> Result<(), StoreError> {
+        for (submission, id) in group.submissions.iter().zip(&group.ids) {
+            let now = self.clock.now();
+            let mut execution = Execution::new(*id, submission.plan.clone(), Arc::new(submission.input.clone()), now);
+            let run_at = submission.run_at.map(Into::into);
+            let effects =
+                self.stepping(|times| machine::start(&mut execution, run_at, Self::circumstances(times, now, &mut Randomness)))?;
+            let known = self.plans.get(&submission.plan_hash).is_some();
+            self.plans.put(submission.plan_hash, submission.plan.clone());
+            let plan = (!known).then(|| serde_json::to_value(&*submission.plan).expect("a plan is plain JSON"));
+            let new = NewExecution {
+                user_id: submission.user_id.clone(),
+                metadata: submission.metadata.clone(),
+                tags: submission.tags.clone(),
+                plan_hash: submission.plan_hash,
+                plan,
+            };
+            stepped.new.insert(*id, new);
+            collect(&mut stepped.outputs, &execution);
+            stepped.executions.insert(*id, execution);
+            stepped.effects.extend(effects.into_iter().map(|effect| (*id, effect)));
+        }
+        Ok(())
+    }
+
+    /// A panic in the state machine is a fault of its event, not of the shard.
+    fn stepping<T>(&self, step: impl FnOnce(&orchestr8_proto::times::ProtocolTimes) -> T) -> Result<T, StoreError> {
+        let times = self.parts.times;
+        catch_unwind(AssertUnwindSafe(|| step(&times))).map_err(|_| StoreError::Refused {
+            code: "panic".into(),
+            message: "the state machine panicked".into(),
+        })
+    }
+
+    /// Evaluates the outputs of workflows whose last task ended in this batch, and steps them once more.
+    async fn evaluate_outputs(&mut self, stepped: &mut Stepped) -> Result<(), StoreError> {
+        let ended: Vec<ExecutionId> =
+            stepped.effects.iter().filter(|(_, effect)| *effect == Effect::EvaluateOutput).map(|(id, _)| *id).collect();
+        for id in ended {
+            let execution = &stepped.executions[&id];
+            let Some(template) = execution.plan.output.clone() else { continue };
+            let reads = expression::reads(&template, &execution.plan);
+            let views = self.views(execution, &reads, &stepped.outputs).await?;
+            let output = super::dispatches::evaluate(&template, execution, &views);
+            let now = self.clock.now();
+            let execution = stepped.executions.get_mut(&id).expect("stepped above");
+            let event = Event::OutputEvaluated(output.map_err(|error| error.to_string()));
+            let effects = self.stepping(|times| machine::step(execution, event, Self::circumstances(times, now, &mut Randomness)))?;
+            stepped.effects.extend(effects.into_iter().map(|effect| (id, effect)));
+        }
+        Ok(())
+    }
+
+    /// Gives new dispatches their sequences and gathers every row of the batch.
+    fn rows(&mut self, works: &[Work], stepped: &mut Stepped) -> Batch {
+        let mut batch = Batch::default();
+        let mut tried = HashMap::new();
+        for (id, effect) in &stepped.effects {
+            if let Effect::Publish(index) = effect {
+                self.draw_sequence(stepped.executions.get_mut(id).expect("it was stepped"), *index, &mut tried);
+            }
+        }
+        for (lot, through) in &tried {
+            if let Some(state) = self.lots.get(lot) {
+                batch.mark(MarkRow { tried_through: *through, ..mark_row(state) });
+            }
+        }
+        stepped.tried = tried;
+        let shards: BTreeSet<u16> = works.iter().filter_map(execution_of).map(ExecutionId::shard).filter(|shard| self.shards.contains_key(shard)).collect();
+        shards.into_iter().for_each(|shard| batch.fence(shard, self.lease));
+        for (id, execution) in &mut stepped.executions {
+            match stepped.new.remove(id) {
+                Some(new) => batch.insert(execution, new),
+                None => batch.update(execution),
+            }
+        }
+        batch
+    }
+
+    fn draw_sequence(&mut self, execution: &mut Execution, index: TaskIndex, tried: &mut HashMap<Arc<Lot>, i64>) {
+        let plan = execution.plan.clone();
+        let planned = plan.task(index);
+        let stream = self.incarnations.as_ref().map(|incarnations| incarnations.tasks.as_str());
+        let state = self.lots.lot(execution.id.shard(), &planned.queue, planned.priority, stream);
+        let sequence = state.marks.draw();
+        execution.number_dispatch(index, sequence);
+        if let Some(through) = state.marks.tried_through_for(sequence) {
+            let entry = tried.entry(state.lot.clone()).or_insert(through);
+            *entry = through.max(*entry);
+        }
+    }
+
+    /// Answers a caller who cancelled something.
+    pub(super) fn answer_cancel(work: EventWork, executions: &HashMap<ExecutionId, Execution>) {
+        let Some(reply) = work.reply else { return };
+        let answer = match executions.get(&work.addressed.execution) {
+            None => Err(CommandError::NotFound),
+            Some(execution) => match reply.task {
+                None => cancelled_workflow(execution),
+                Some(task) if execution.has_task(task.index()) => cancelled_task(execution, task),
+                Some(_) => Err(CommandError::NotFound),
+            },
+        };
+        // The caller may have gone.
+        reply.sender.send(answer).ok();
+    }
+}
+
+fn cancelled_workflow(execution: &Execution) -> Result<CancelAnswer, CommandError> {
+    match execution.status {
+        WorkflowStatus::Completed | WorkflowStatus::Failed => Err(CommandError::AlreadyFinal(execution.status.as_str())),
+        WorkflowStatus::Cancelled | WorkflowStatus::Pending | WorkflowStatus::Running | WorkflowStatus::Paused => {
+            Ok(CancelAnswer::Workflow(execution.status))
+        }
+    }
+}
+
+fn cancelled_task(execution: &Execution, task: TaskId) -> Result<CancelAnswer, CommandError> {
+    use orchestr8_proto::words::TaskStatus;
+    let status = execution.task(task.index()).status.0;
+    match status {
+        TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Skipped => Err(CommandError::AlreadyFinal(status.as_str())),
+        TaskStatus::Cancelled | TaskStatus::Pending | TaskStatus::Queued | TaskStatus::Running | TaskStatus::Retrying | TaskStatus::Waiting => {
+            Ok(CancelAnswer::Task(status))
+        }
+    }
+}
+
+/// Whether the group's executions are to be made now; else it is answered.
+fn admitted(group: &mut Group, reservations: &HashMap<String, Reservation>, made: &HashSet<ExecutionId>) -> bool {
+    if group.ids.first().is_some_and(|first| made.contains(first)) {
+        let ids = group.ids.clone();
+        group.answer(Ok(Submitted { ids, origin: Origin::New }));
+        return false;
+    }
+    let Some(key) = group.key.clone() else { return true };
+    match reservations.get(&key.key) {
+        None => true,
+        Some(Reservation::Reserved) => {
+            group.state = GroupState::Reserved;
+            true
+        }
+        Some(Reservation::Unmade(ids)) => {
+            group.ids.clone_from(ids);
+            group.state = GroupState::Reserved;
+            true
+        }
+        Some(Reservation::Made(ids)) => {
+            group.answer(Ok(Submitted { ids: ids.clone(), origin: Origin::Replayed }));
+            false
+        }
+        Some(Reservation::OtherBody) => {
+            group.answer(Err(SubmitError::KeyReused { key: key.key }));
+            false
+        }
+    }
+}
+
+fn execution_of(work: &Work) -> Option<ExecutionId> {
+    match work {
+        Work::Event(event) => Some(event.addressed.execution),
+        Work::New(group) => group.ids.first().copied(),
+        Work::Position(..) => None,
+    }
+}
+
+fn collect(outputs: &mut HashMap<TaskId, Value>, execution: &Execution) {
+    for (index, output) in &execution.changes.results {
+        outputs.insert(execution.id.task(*index), output.clone());
+    }
+}
+
+/// What an executor is told about a task of an execution that does not exist: a restored database may have lost it.
+fn answer_unknown(event: Event) -> Option<Effect> {
+    match event {
+        Event::Outcome(_, report) => Some(Effect::Confirm(report.run_id, report.incarnation)),
+        Event::Claim(_, request) | Event::Check(_, request) => {
+            let answer = if request.running_for.is_some() { machine::Answer::Kill } else { machine::Answer::Refused };
+            Some(Effect::Answer(request.run_id, request.incarnation, answer))
+        }
+        Event::Lost(..) | Event::Due(_) | Event::Cancel | Event::CancelTask(_) | Event::Undeliverable(..) | Event::OutputEvaluated(_) => None,
+    }
+}

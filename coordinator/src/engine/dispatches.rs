@@ -1,0 +1,340 @@
+//! Rows into messages: what a dispatch says, which are published now, and which are fed later.
+
+use super::batch::Stepped;
+use super::lane::Lane;
+use super::lots::{Counted, mark_row};
+use super::work::Work;
+use crate::bus::publisher::{Again, Publish};
+use orchestr8_core::execution::{Execution, Failure};
+use orchestr8_core::expression::{self, ExpressionError, Scope, TaskView};
+use orchestr8_core::machine::Event;
+use orchestr8_core::plan::{TaskIndex, TaskKind, TaskPlan, Template};
+use orchestr8_proto::ids::{DispatchId, ExecutionId, TaskId};
+use orchestr8_proto::tokens::Purpose;
+use orchestr8_proto::wire::{self, DISPATCH_BYTES_MAX, Dispatch, DispatchBatch, EnvironmentVariable, HandlerKind, RunKind, SCHEMA_VERSION, dispatch};
+use orchestr8_proto::words::TaskStatus;
+use orchestr8_store::commit::{self, Batch};
+use orchestr8_store::queue::{self, Lot, Queued};
+use orchestr8_store::rows::MarkRow;
+use orchestr8_store::{StoreError, load};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::time::Instant;
+
+/// Rows that are fed in one pass of one lot.
+const FEED_ROWS_MAX: usize = 512;
+
+/// A dispatch to publish, if it is still current.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub task: TaskId,
+    pub dispatch: DispatchId,
+    pub sequence: i64,
+    pub again: Again,
+}
+
+/// Upstream tasks as expressions see them.
+pub(super) type Views = BTreeMap<String, TaskView>;
+
+impl Lane {
+    /// Publishes what the batch queued, where nothing older is held and there is room; the rest lies above its mark.
+    pub(super) async fn publish_fresh(&mut self, wanted: Vec<Wanted>, stepped: &Stepped) -> Result<(), StoreError> {
+        let mut flowing = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            let Some(execution) = stepped.executions.get(&wanted.task.execution()) else { continue };
+            let lot = super::act::lot_of(execution, wanted.task.index());
+            let next = self.lots.get(&lot).is_some_and(|state| state.marks.handed_through + 1 == wanted.sequence);
+            if next && self.lots.room(&lot) > 0 {
+                self.lots.handed(&lot, wanted.sequence, Counted::Now);
+                flowing.push(wanted);
+            }
+        }
+        self.publish(flowing, &stepped.executions, &stepped.outputs).await
+    }
+
+    /// Builds and hands over. The marks have them as handed already.
+    async fn publish(
+        &mut self,
+        wanted: Vec<Wanted>,
+        executions: &HashMap<ExecutionId, Execution>,
+        known: &HashMap<TaskId, Value>,
+    ) -> Result<(), StoreError> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let outputs = self.outputs_for(&wanted, executions, known).await?;
+        let mut messages = Vec::with_capacity(wanted.len());
+        for wanted in wanted {
+            let Some(execution) = executions.get(&wanted.task.execution()) else { continue };
+            let lot = super::act::lot_of(execution, wanted.task.index());
+            match self.message(execution, wanted, &outputs) {
+                Ok(payload) => {
+                    let lot = self.lots.get(&lot).map_or_else(|| Arc::new(lot), |state| state.lot.clone());
+                    let Wanted { task, dispatch, sequence, again } = wanted;
+                    messages.push(Publish { epoch: self.epoch(), lot, sequence, task, dispatch, payload, again });
+                }
+                Err(failure) => self.undeliverable(&lot, wanted, failure),
+            }
+        }
+        let again = messages.iter().filter(|message| message.again == Again::MayBe).count();
+        self.parts.metrics.published_again(again);
+        crate::kill_points::pass("between_two_publishes");
+        // The publisher lives as long as the lane.
+        self.parts.publisher.send(messages).ok();
+        Ok(())
+    }
+
+    fn undeliverable(&mut self, lot: &Lot, wanted: Wanted, failure: Failure) {
+        self.lots.answered();
+        if let Some(state) = self.lots.get(lot) {
+            state.marks.abandoned(wanted.sequence);
+        }
+        let event = Event::Undeliverable(wanted.task.index(), wanted.dispatch, failure);
+        self.pending.push_back(Work::event(wanted.task.execution(), event));
+    }
+
+    /// The outputs that the wanted dispatches read: those just reported, and with one query the others.
+    async fn outputs_for(
+        &mut self,
+        wanted: &[Wanted],
+        executions: &HashMap<ExecutionId, Execution>,
+        known: &HashMap<TaskId, Value>,
+    ) -> Result<HashMap<TaskId, Value>, StoreError> {
+        let mut read = BTreeSet::new();
+        for wanted in wanted {
+            if let Some(execution) = executions.get(&wanted.task.execution()) {
+                let indexes = reads_of(execution, wanted.task.index());
+                read.extend(indexes.into_iter().map(|index| execution.id.task(index)));
+            }
+        }
+        self.outputs(read, known).await
+    }
+
+    async fn outputs(&mut self, read: BTreeSet<TaskId>, known: &HashMap<TaskId, Value>) -> Result<HashMap<TaskId, Value>, StoreError> {
+        let (have, missing): (Vec<TaskId>, Vec<TaskId>) = read.into_iter().partition(|task| known.contains_key(task));
+        let mut outputs: HashMap<TaskId, Value> = have.into_iter().filter_map(|task| Some((task, known.get(&task)?.clone()))).collect();
+        if !missing.is_empty() {
+            outputs.extend(load::outputs(&mut self.parts.connection, &missing).await?);
+        }
+        Ok(outputs)
+    }
+
+    /// The given tasks as expressions see them.
+    pub(super) async fn views(
+        &mut self,
+        execution: &Execution,
+        reads: &[TaskIndex],
+        known: &HashMap<TaskId, Value>,
+    ) -> Result<Views, StoreError> {
+        let read = reads.iter().map(|index| execution.id.task(*index)).collect();
+        let outputs = self.outputs(read, known).await?;
+        Ok(views(execution, reads, &outputs))
+    }
+
+    fn message(&self, execution: &Execution, wanted: Wanted, outputs: &HashMap<TaskId, Value>) -> Result<bytes::Bytes, Failure> {
+        let index = wanted.task.index();
+        let views = views(execution, &reads_of(execution, index), outputs);
+        let dispatch = self.dispatch(execution, wanted, &views)?;
+        let batch = DispatchBatch { schema_version: SCHEMA_VERSION, dispatches: vec![dispatch] };
+        let too_large = |bytes: usize| Failure {
+            error_type: "too_large".into(),
+            message: format!("the evaluated script, `with`, `env` and prompt have {bytes} bytes, the limit is {DISPATCH_BYTES_MAX}: pass a reference instead"),
+        };
+        let bytes = prost::Message::encoded_len(&batch);
+        if bytes > DISPATCH_BYTES_MAX {
+            return Err(too_large(bytes));
+        }
+        wire::encode(&batch).map_err(|_| too_large(bytes))
+    }
+
+    fn dispatch(&self, execution: &Execution, wanted: Wanted, views: &Views) -> Result<Dispatch, Failure> {
+        let index = wanted.task.index();
+        let planned = execution.plan.task(index);
+        let task = execution.task(index);
+        let evaluated = |template: &Template| evaluate(template, execution, views).map_err(|error| expression_failure(planned, &error));
+        let mut with = Map::new();
+        for (key, template) in &planned.with {
+            with.insert(key.clone(), evaluated(template)?);
+        }
+        let mut environment = Vec::with_capacity(planned.env.len());
+        for (name, template) in &planned.env {
+            environment.push(EnvironmentVariable { name: name.clone(), value: text(evaluated(template)?) });
+        }
+        let prompt = planned.prompt.as_ref().map(&evaluated).transpose()?.map(text).unwrap_or_default();
+        let with_json = if with.is_empty() { Vec::new() } else { serde_json::to_vec(&with).expect("JSON") };
+        Ok(Dispatch {
+            dispatch_id: wanted.dispatch.to_bytes(),
+            task_id: wanted.task.to_bytes(),
+            task_name: planned.name.clone(),
+            workflow_name: execution.plan.name.clone(),
+            attempt: task.attempt,
+            ask_first: task.dispatch.is_some_and(|dispatch| dispatch.ask_first),
+            timeout_ms: planned.timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
+            lease_ms: 0,
+            kind: kind(planned),
+            with_json: with_json.into(),
+            prompt,
+            environment,
+            workdir: planned.workdir.clone().unwrap_or_default(),
+            traceparent: String::new(),
+            outcome_token: self.parts.keys.sign(Purpose::Outcome, wanted.task, wanted.dispatch),
+        })
+    }
+
+    /// Whether something is held for which there is room, or is to be published again now.
+    pub(super) fn wants_feeding(&self) -> bool {
+        !self.shards.is_empty() && self.incarnations.is_some() && self.lot_to_feed().is_some()
+    }
+
+    fn lot_to_feed(&self) -> Option<Arc<Lot>> {
+        let again = self.again_from <= Instant::now();
+        let ready = |state: &&super::lots::LotState| (again && state.marks.again.is_some() || state.marks.holds()) && self.lots.room(&state.lot) > 0;
+        self.lots.iter().filter(ready).map(|state| &state.lot).min_by_key(|lot| (lot.priority, lot.shard)).cloned()
+    }
+
+    /// Feeds one lot: what must go again, then what is held.
+    pub(super) async fn feed(&mut self) -> Result<(), StoreError> {
+        if self.shards.is_empty() || self.incarnations.is_none() {
+            return Ok(());
+        }
+        let Some(lot) = self.lot_to_feed() else { return Ok(()) };
+        let Some(state) = self.lots.get(&lot) else { return Ok(()) };
+        let again = state.marks.again.filter(|_| self.again_from <= Instant::now());
+        match again {
+            Some(range) => self.feed_again(&lot, range).await,
+            None => self.feed_held(&lot).await,
+        }
+    }
+
+    async fn feed_again(&mut self, lot: &Lot, (from, to): (i64, i64)) -> Result<(), StoreError> {
+        let limit = self.lots.room(lot).min(FEED_ROWS_MAX);
+        let rows = queue::queued_through(&mut self.parts.connection, lot, (from, to), i64::try_from(limit).unwrap_or(i64::MAX)).await?;
+        let through = if rows.len() < limit { to } else { rows.last().map_or(to, |row| row.sequence) };
+        self.ahead(lot, through).await?;
+        for row in &rows {
+            self.lots.handed(lot, row.sequence, Counted::Before);
+        }
+        let stream = self.incarnations.as_ref().map(|incarnations| incarnations.tasks.clone());
+        if let Some(state) = self.lots.get(lot) {
+            state.marks.again_handed_through(through);
+            if state.marks.again.is_none() {
+                state.stream = stream;
+            }
+            state.dirty = true;
+        }
+        self.publish_rows(&rows, |_| Again::MayBe).await
+    }
+
+    async fn feed_held(&mut self, lot: &Lot) -> Result<(), StoreError> {
+        let limit = self.lots.room(lot).min(FEED_ROWS_MAX);
+        let Some(state) = self.lots.get(lot) else { return Ok(()) };
+        let (after, drawn, tried) = (state.marks.handed_through, state.marks.drawn, state.marks.highest_tried);
+        let rows = queue::queued_above(&mut self.parts.connection, lot, after, i64::try_from(limit).unwrap_or(i64::MAX)).await?;
+        if let Some(last) = rows.last() {
+            self.ahead(lot, last.sequence).await?;
+        }
+        for row in &rows {
+            self.lots.handed(lot, row.sequence, Counted::Now);
+        }
+        if rows.len() < limit
+            && let Some(state) = self.lots.get(lot)
+        {
+            state.marks.passed(drawn);
+        }
+        self.publish_rows(&rows, |sequence| if sequence <= tried { Again::MayBe } else { Again::First }).await
+    }
+
+    /// Saves the tried mark ahead of a try, where no batch did.
+    async fn ahead(&mut self, lot: &Lot, sequence: i64) -> Result<(), StoreError> {
+        let Some(state) = self.lots.get(lot) else { return Ok(()) };
+        let Some(through) = state.marks.tried_through_for(sequence) else { return Ok(()) };
+        let mut batch = Batch::default();
+        batch.mark(MarkRow { tried_through: through, ..mark_row(state) });
+        batch.fence(lot.shard, self.lease);
+        commit::commit(&mut self.parts.connection, &batch).await?;
+        if let Some(state) = self.lots.get(lot) {
+            state.marks.tried_through = through;
+        }
+        Ok(())
+    }
+
+    async fn publish_rows(&mut self, rows: &[Queued], again: impl Fn(i64) -> Again) -> Result<(), StoreError> {
+        let ids = rows.iter().map(|row| row.task.execution()).collect();
+        let executions = self.executions(ids).await?;
+        let mut wanted = Vec::with_capacity(rows.len());
+        for row in rows {
+            let current = executions.get(&row.task.execution()).is_some_and(|execution| {
+                execution.has_task(row.task.index())
+                    && execution.task(row.task.index()).status.0 == TaskStatus::Queued
+                    && execution.task(row.task.index()).is_current(row.dispatch)
+            });
+            if current {
+                wanted.push(Wanted { task: row.task, dispatch: row.dispatch, sequence: row.sequence, again: again(row.sequence) });
+            }
+        }
+        // The fence: rows that were read under a lease that is gone must not be published (rule R3).
+        self.check_fence(rows.first().map(|row| row.task.shard())).await?;
+        let published = self.publish(wanted, &executions, &HashMap::new()).await;
+        executions.into_values().for_each(|execution| self.executions.put(execution));
+        published
+    }
+
+    async fn check_fence(&mut self, shard: Option<u16>) -> Result<(), StoreError> {
+        let Some(shard) = shard else { return Ok(()) };
+        let mut batch = Batch::default();
+        batch.fence(shard, self.lease);
+        commit::commit(&mut self.parts.connection, &batch).await.map(|now| self.clock.told(now))
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.parts.epoch.load(Ordering::Acquire)
+    }
+}
+
+fn kind(planned: &TaskPlan) -> Option<dispatch::Kind> {
+    match &planned.kind {
+        TaskKind::Run { script } => Some(dispatch::Kind::Run(RunKind { script: script.clone() })),
+        TaskKind::Handler { name } => Some(dispatch::Kind::Handler(HandlerKind { name: name.clone() })),
+        // A timer of the coordinator's; it is never dispatched.
+        TaskKind::Sleep { .. } => None,
+    }
+}
+
+fn templates(planned: &TaskPlan) -> impl Iterator<Item = &Template> {
+    planned.with.values().chain(planned.env.values()).chain(&planned.prompt)
+}
+
+fn reads_of(execution: &Execution, index: TaskIndex) -> Vec<TaskIndex> {
+    let mut reads: Vec<TaskIndex> = templates(execution.plan.task(index)).flat_map(|template| expression::reads(template, &execution.plan)).collect();
+    reads.sort_unstable();
+    reads.dedup();
+    reads
+}
+
+fn views(execution: &Execution, reads: &[TaskIndex], outputs: &HashMap<TaskId, Value>) -> Views {
+    let view = |index: &TaskIndex| {
+        let output = outputs.get(&execution.id.task(*index)).cloned().unwrap_or(Value::Null);
+        let view = TaskView { status: execution.task(*index).status.0, output: Arc::new(output) };
+        (execution.plan.task(*index).name.clone(), view)
+    };
+    reads.iter().map(view).collect()
+}
+
+/// The value of a template of this execution.
+pub(super) fn evaluate(template: &Template, execution: &Execution, views: &Views) -> Result<Value, ExpressionError> {
+    let workflow = json!({ "id": execution.id, "name": execution.plan.name });
+    expression::evaluate(template, &Scope { input: &execution.input, workflow: &workflow, tasks: views })
+}
+
+fn expression_failure(planned: &TaskPlan, error: &ExpressionError) -> Failure {
+    Failure { error_type: "expression".into(), message: format!("task `{}`: {error}", planned.name) }
+}
+
+fn text(value: Value) -> String {
+    match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    }
+}

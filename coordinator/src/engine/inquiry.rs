@@ -1,0 +1,164 @@
+//! Rule R6: no verdict of a loss, a vanished message or a doubtful claim before the shard has decided the last outcome
+//! that was published before the evidence.
+
+use super::work::Work;
+use orchestr8_proto::ids::TaskId;
+use std::collections::HashMap;
+use std::sync::Arc;
+use orchestr8_store::queue::Lot;
+
+/// What waits for a verdict.
+#[derive(Debug)]
+pub enum Doubt {
+    /// An event: a claim or a loss.
+    Event(Work),
+    /// Queued rows whose message seems to be gone: to be published again, if they are still queued.
+    Vanished(Arc<Lot>, Vec<(TaskId, i64)>),
+}
+
+/// The questions that are open, by shard.
+#[derive(Debug, Default)]
+pub struct Inquiries {
+    open: HashMap<u16, Inquiry>,
+    last: u64,
+}
+
+#[derive(Debug, Default)]
+struct Inquiry {
+    /// Evidence that came after the question under way was asked.
+    next: Vec<Doubt>,
+    /// Evidence that the question under way is about.
+    asked: Vec<Doubt>,
+    state: State,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Idle,
+    /// Number of the question.
+    Asking(u64),
+    /// The last outcome that must be decided first.
+    Waiting(u64),
+}
+
+impl Inquiries {
+    /// Evidence for a verdict in this shard.
+    pub fn add(&mut self, shard: u16, doubt: Doubt) {
+        self.open.entry(shard).or_default().next.push(doubt);
+    }
+
+    /// Shards to ask about now, with the number of the question.
+    pub fn to_ask(&mut self) -> Vec<(u16, u64)> {
+        let mut questions = Vec::new();
+        for (shard, inquiry) in &mut self.open {
+            if inquiry.state == State::Idle && !inquiry.next.is_empty() {
+                self.last += 1;
+                inquiry.asked = std::mem::take(&mut inquiry.next);
+                inquiry.state = State::Asking(self.last);
+                questions.push((*shard, self.last));
+            }
+        }
+        questions
+    }
+
+    /// The answer: the last outcome, or that there was none to be had.
+    pub fn answered(&mut self, shard: u16, question: u64, head: Result<Option<u64>, String>) {
+        let Some(inquiry) = self.open.get_mut(&shard).filter(|inquiry| inquiry.state == State::Asking(question)) else { return };
+        match head {
+            Ok(head) => inquiry.state = State::Waiting(head.unwrap_or(0)),
+            Err(error) => {
+                tracing::debug!(%error, shard, "asking again for the last outcome");
+                inquiry.state = State::Idle;
+                let asked = std::mem::take(&mut inquiry.asked);
+                inquiry.next.splice(0..0, asked);
+            }
+        }
+    }
+
+    /// The reader starts anew: what was read with the old one proves nothing.
+    pub fn reader_changed(&mut self) {
+        for inquiry in self.open.values_mut().filter(|inquiry| inquiry.state != State::Idle) {
+            inquiry.state = State::Idle;
+            let asked = std::mem::take(&mut inquiry.asked);
+            inquiry.next.splice(0..0, asked);
+        }
+    }
+
+    /// What may be decided now that every shard has decided its outcomes up to `position(shard)`.
+    pub fn decidable(&mut self, position: impl Fn(u16) -> u64) -> Vec<Doubt> {
+        let mut decidable = Vec::new();
+        for (shard, inquiry) in &mut self.open {
+            if let State::Waiting(head) = inquiry.state
+                && position(*shard) >= head
+            {
+                inquiry.state = State::Idle;
+                decidable.append(&mut inquiry.asked);
+            }
+        }
+        self.open.retain(|_, inquiry| inquiry.state != State::Idle || !inquiry.next.is_empty());
+        decidable
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Forgets everything, for a recovery: evidence comes again.
+    pub fn clear(&mut self) {
+        self.open.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orchestr8_core::machine::Event;
+    use orchestr8_proto::ids::ExecutionId;
+    use uuid::Uuid;
+
+    fn doubt() -> Doubt {
+        Doubt::Event(Work::event(ExecutionId(Uuid::nil()), Event::Cancel))
+    }
+
+    #[test]
+    fn a_verdict_waits_until_the_last_outcome_is_decided() {
+        let mut inquiries = Inquiries::default();
+        inquiries.add(3, doubt());
+        let [(3, question)] = inquiries.to_ask()[..] else { panic!("one question") };
+        assert!(inquiries.decidable(|_| u64::MAX).is_empty(), "not answered yet");
+        inquiries.answered(3, question, Ok(Some(10)));
+        assert!(inquiries.decidable(|_| 9).is_empty());
+        assert_eq!(inquiries.decidable(|_| 10).len(), 1);
+        assert!(inquiries.is_empty());
+    }
+
+    #[test]
+    fn later_evidence_asks_its_own_question() {
+        let mut inquiries = Inquiries::default();
+        inquiries.add(3, doubt());
+        let first = inquiries.to_ask();
+        inquiries.add(3, doubt());
+        assert!(inquiries.to_ask().is_empty(), "one question at a time");
+        inquiries.answered(3, first[0].1, Ok(None));
+        assert_eq!(inquiries.decidable(|_| 0).len(), 1);
+        assert_eq!(inquiries.to_ask().len(), 1);
+    }
+
+    #[test]
+    fn a_failed_question_and_a_new_reader_ask_again() {
+        let mut inquiries = Inquiries::default();
+        inquiries.add(3, doubt());
+        let first = inquiries.to_ask();
+        inquiries.answered(3, first[0].1, Err("no answer".into()));
+        let second = inquiries.to_ask();
+        inquiries.answered(3, first[0].1, Ok(None));
+        assert!(inquiries.decidable(|_| 0).is_empty(), "the old question's answer means nothing");
+        inquiries.answered(3, second[0].1, Ok(Some(5)));
+        inquiries.reader_changed();
+        assert!(inquiries.decidable(|_| 5).is_empty());
+        assert_eq!(inquiries.to_ask().len(), 1);
+    }
+}

@@ -1,0 +1,210 @@
+//! Inputs and commands into work. Nothing is decided here, and nothing written.
+
+use super::handle::{CancelTarget, Command, CommandError, SubmitError};
+use super::input::{Addressed, Connection, Head, Input, OutcomeMessage, PublishEnd, Published};
+use super::inquiry::Doubt;
+use super::lane::Lane;
+use super::untrusted::{self, BeatOf, Doubtful};
+use super::work::{CancelReply, EventWork, Group, GroupState, Work};
+use orchestr8_core::execution::Failure;
+use orchestr8_core::machine::Event;
+use orchestr8_proto::ids::{RunId, ExecutionId};
+use orchestr8_proto::wire::{self, ClaimBatch, HeldRun, Heartbeat, OutcomeBatch};
+use orchestr8_store::shards::Position;
+use std::collections::HashMap;
+use tokio::time::Instant;
+
+impl Lane {
+    pub(super) fn take_in(&mut self, input: Input) {
+        match input {
+            Input::Outcomes(message) => self.take_outcomes(message),
+            Input::Claims(batch) => self.take_claims(&batch),
+            Input::Beat(beat) => self.take_beat(beat),
+            Input::Published(ends) => ends.into_iter().for_each(|end| self.take_published(&end)),
+            Input::ReaderStarted(generation, name) => {
+                if generation == self.reader_generation {
+                    self.reader_name = Some(name);
+                }
+            }
+            Input::ReaderEnded(generation, reason) => self.reader_ended(generation, &reason),
+            Input::Head(head) => self.take_head(head),
+            Input::Surveyed(survey) => self.reconcile(&survey),
+            Input::Connection(connection) => self.connection_changed(connection),
+            Input::Streams(result) => self.streams_seen(result),
+            Input::ServerClock(offset_us) => self.server_clock_offset_us = Some(offset_us),
+        }
+    }
+
+    fn take_outcomes(&mut self, message: OutcomeMessage) {
+        let Some(shard) = message.shard.filter(|shard| self.shards.contains_key(shard)) else { return };
+        let Some(incarnations) = self.incarnations.clone().filter(|_| message.generation == self.reader_generation) else { return };
+        match wire::decode::<OutcomeBatch>(message.payload) {
+            Ok(batch) => {
+                let (works, refusals) = untrusted::outcomes(batch, shard, &self.parts.keys);
+                self.pending.extend(works);
+                for refusal in refusals {
+                    tracing::warn!(%refusal, shard, "an outcome was refused");
+                }
+            }
+            Err(error) => tracing::warn!(%error, shard, "a message of outcomes was refused"),
+        }
+        let position = Position { incarnation: incarnations.outcomes, sequence: message.stream_sequence, time: message.stored_at };
+        self.pending.push_back(Work::Position(shard, position));
+    }
+
+    fn take_claims(&mut self, batch: &ClaimBatch) {
+        let tick = self.parts.times.beat();
+        for claim in &batch.claims {
+            match untrusted::claim(claim, batch, &self.parts.keys, tick) {
+                Ok((work, doubtful)) => self.take_claim(work, doubtful),
+                Err(refusal) => tracing::warn!(%refusal, executor = %batch.executor, "a claim was refused"),
+            }
+        }
+    }
+
+    fn take_claim(&mut self, work: Work, doubtful: Doubtful) {
+        let Work::Event(event) = &work else { return };
+        let shard = event.addressed.execution.shard();
+        if !self.shards.contains_key(&shard) {
+            return;
+        }
+        match doubtful {
+            Doubtful::Yes => self.inquiries.add(shard, Doubt::Event(work)),
+            Doubtful::No => self.pending.push_back(work),
+        }
+    }
+
+    /// A heartbeat is a set (rule R4): what it lists and nobody holds is a claim, what it misses is suspect.
+    fn take_beat(&mut self, beat: Heartbeat) {
+        let Some(complete) = self.roster.part(beat) else { return };
+        let reading = self.leases.beat(&complete.beat(|shard| self.shards.contains_key(&shard)));
+        for suspect in reading.suspects {
+            self.suspect(suspect);
+        }
+        if reading.claims.is_empty() {
+            return;
+        }
+        let by_run: HashMap<RunId, &HeldRun> =
+            complete.runs.iter().filter_map(|run| Some((RunId::try_from(run.run_id.as_ref()).ok()?, run))).collect();
+        let incarnation = complete.incarnation.to_bytes();
+        let of = BeatOf { incarnation: &incarnation, executor: &complete.executor, sequence: complete.sequence };
+        for run in reading.claims {
+            match by_run.get(&run).map(|listed| untrusted::listed(listed, of, &self.parts.keys, self.parts.times.beat())) {
+                Some(Ok(work)) => self.take_claim(work, Doubtful::Yes),
+                Some(Err(refusal)) => tracing::warn!(%refusal, executor = %complete.executor, "a run in a heartbeat was refused"),
+                None => {}
+            }
+        }
+    }
+
+    pub(super) fn suspect(&mut self, suspect: orchestr8_core::leases::Suspect) {
+        let lost = Work::event(suspect.task.execution(), Event::Lost(suspect.task.index(), suspect.run));
+        self.inquiries.add(suspect.task.shard(), Doubt::Event(lost));
+    }
+
+    fn take_published(&mut self, published: &Published) {
+        if published.epoch != self.epoch() {
+            return;
+        }
+        self.lots.answered();
+        let Some(state) = self.lots.get(&published.lot) else { return };
+        state.dirty = true;
+        match published.end {
+            PublishEnd::Stored(stream_sequence) => {
+                state.marks.acked(published.sequence, stream_sequence);
+                self.parts.metrics.published(1);
+            }
+            PublishEnd::Full => {
+                state.marks.refused_as_full(published.sequence);
+                self.lots.gave_room(&published.lot);
+            }
+            PublishEnd::TooLarge => {
+                state.marks.abandoned(published.sequence);
+                let failure = Failure { error_type: "too_large".into(), message: "the dispatch is larger than NATS takes".into() };
+                let event = Event::Undeliverable(published.task.index(), published.dispatch, failure);
+                self.pending.push_back(Work::event(published.task.execution(), event));
+            }
+        }
+    }
+
+    fn reader_ended(&mut self, generation: u64, reason: &str) {
+        if generation == self.reader_generation {
+            tracing::warn!(reason, "the reader of outcomes ended; starting it again at the committed position");
+            self.reader = None;
+            self.reader_name = None;
+            self.alarms.reader = Some(Instant::now() + self.parts.times.claim_after() / 4);
+            self.look_after_streams();
+        }
+    }
+
+    fn take_head(&mut self, head: Head) {
+        if head.head.is_err() {
+            self.alarms.reader.get_or_insert(Instant::now() + self.parts.times.claim_after());
+        }
+        self.inquiries.answered(head.shard, head.inquiry, head.head);
+    }
+
+    fn connection_changed(&mut self, connection: Connection) {
+        match connection {
+            Connection::Up => {
+                // Nobody could be heard meanwhile.
+                self.leases.grant_full_leases();
+                self.look_after_streams();
+                self.alarms.reader = Some(Instant::now());
+                self.parts.handle.update_health(|health| health.nats = None);
+            }
+            Connection::Gap => self.alarms.reader = Some(Instant::now()),
+            Connection::Down => {
+                tracing::warn!("the connection to NATS is gone; reconnecting");
+                self.parts.handle.update_health(|health| health.nats = Some("disconnected".into()));
+            }
+        }
+    }
+
+    pub(super) fn take_command(&mut self, command: Command) {
+        match command {
+            Command::Submit { submissions, key, reply } => {
+                let group = Group { submissions, ids: Vec::new(), key, reply: Some(reply), state: GroupState::Fresh };
+                self.pending.push_back(Work::New(Box::new(group)));
+            }
+            Command::Cancel { target, reply } => {
+                let (execution, event, task) = match target {
+                    CancelTarget::Workflow(execution) => (execution, Event::Cancel, None),
+                    CancelTarget::Task(task) => (task.execution(), Event::CancelTask(task.index()), Some(task)),
+                };
+                let addressed = Addressed { execution, event };
+                let reply = Some(CancelReply { task, sender: reply });
+                self.pending.push_back(Work::Event(Box::new(EventWork { addressed, claim: None, reply })));
+            }
+        }
+    }
+
+    /// Without shards nothing can be decided: callers are told, events come again.
+    pub(super) fn refuse_without_shards(&mut self) {
+        if !self.shards.is_empty() {
+            return;
+        }
+        let why = || "it owns no shards (another coordinator does, or the database is away)".to_owned();
+        for work in self.pending.drain(..) {
+            match work {
+                Work::New(mut group) if group.state == GroupState::Fresh => {
+                    group.answer(Err(SubmitError::Unavailable(why())));
+                }
+                Work::New(mut group) => group.answer(Err(SubmitError::Unavailable(format!("{}; it may have been accepted", why())))),
+                Work::Event(event) => {
+                    if let Some(reply) = event.reply {
+                        reply.sender.send(Err(CommandError::Unavailable(why()))).ok();
+                    }
+                }
+                Work::Position(..) => {}
+            }
+        }
+    }
+
+    /// The shard in which this gather's executions are made; the next gather's go to the next.
+    pub(super) fn draw_ids(&mut self, count: usize, shard: u16) -> Vec<ExecutionId> {
+        let unix_ms = self.clock.now().unix_ms();
+        let mut random = rand::rng();
+        (0..count).map(|_| ExecutionId::generate(unix_ms, shard, &mut random)).collect()
+    }
+}

@@ -1,0 +1,266 @@
+//! The lane: owns shards and passes every event for their executions through gather, load, step, commit, act.
+
+use super::cache::{ExecutionCache, PlanCache};
+use super::clock::DatabaseClock;
+use super::handle::{Command, EngineHandle};
+use super::inquiry::Inquiries;
+use super::input::Input;
+use super::lots::Lots;
+use super::roster::Roster;
+use super::work::Work;
+use crate::bus::publisher::Publish;
+use crate::bus::reader::Reader;
+use crate::bus::streams::{Incarnations, StreamShape};
+use crate::bus::Bus;
+use crate::metrics::Metrics;
+use orchestr8_core::leases::{LeaseTable, LeaseTicks};
+use orchestr8_core::machine::{Circumstances, Draws};
+use orchestr8_proto::ids::{DispatchId, LeaseId};
+use orchestr8_proto::timestamp::Timestamp;
+use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::tokens::TokenKeys;
+use orchestr8_store::StoreError;
+use orchestr8_store::migrate::{Database, Installation};
+use orchestr8_store::queue::Lot;
+use orchestr8_store::shards::Position;
+use rand::RngExt;
+use sqlx::PgConnection;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Events in one batch.
+pub const BATCH_EVENTS_MAX: usize = 512;
+/// Bytes of outcomes in one batch.
+pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Inputs that wait for the lane.
+pub const INPUTS_MAX: usize = 1_024;
+
+/// What a lane is given.
+pub struct LaneParts {
+    /// The coordinator's name, a label.
+    pub name: String,
+    /// Protocol times.
+    pub times: ProtocolTimes,
+    /// Bytes of executions that are kept.
+    pub cache_bytes_max: usize,
+    /// What the streams look like.
+    pub shape: StreamShape,
+    /// Signs dispatches, verifies outcomes.
+    pub keys: TokenKeys,
+    /// What the database is.
+    pub installation: Installation,
+    /// Where the database is.
+    pub database: Database,
+    /// The lane's own connection to it.
+    pub connection: PgConnection,
+    /// NATS.
+    pub bus: Bus,
+    /// What arrives.
+    pub inputs: (mpsc::Sender<Input>, mpsc::Receiver<Input>),
+    /// What callers want.
+    pub commands: mpsc::Receiver<Command>,
+    /// Whom to wake.
+    pub handle: EngineHandle,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// To the publisher.
+    pub publisher: mpsc::UnboundedSender<Vec<Publish>>,
+    /// The lane's current ownership, shared with the publisher.
+    pub epoch: Arc<AtomicU64>,
+}
+
+/// A lane with everything it knows. Only `pending` and the callers' replies survive a recovery.
+pub struct Lane {
+    pub(super) parts: LaneParts,
+    pub(super) clock: DatabaseClock,
+    pub(super) lease: LeaseId,
+    pub(super) shards: BTreeMap<u16, Option<Position>>,
+    pub(super) pending: VecDeque<Work>,
+    pub(super) executions: ExecutionCache,
+    pub(super) plans: PlanCache,
+    pub(super) leases: LeaseTable,
+    pub(super) roster: Roster,
+    pub(super) lots: Lots,
+    pub(super) inquiries: Inquiries,
+    pub(super) reader: Option<Reader>,
+    pub(super) reader_generation: u64,
+    pub(super) reader_name: Option<String>,
+    pub(super) incarnations: Option<Incarnations>,
+    pub(super) server_clock_offset_us: Option<i64>,
+    pub(super) next_due: Option<Timestamp>,
+    pub(super) next_submission_shard: usize,
+    pub(super) again_from: Instant,
+    pub(super) alarms: Alarms,
+    pub(super) vanished: Vec<(Arc<Lot>, i64)>,
+    pub(super) purged_below: u64,
+}
+
+/// When the lane's own clock wants something.
+pub(super) struct Alarms {
+    pub renewal: Instant,
+    pub beat: Instant,
+    pub survey: Instant,
+    pub reader: Option<Instant>,
+    pub retake: Option<Instant>,
+}
+
+/// Randomness for the state machine.
+pub(super) struct Randomness;
+
+impl Draws for Randomness {
+    fn dispatch_id(&mut self) -> DispatchId {
+        DispatchId::random()
+    }
+
+    fn unit(&mut self) -> f64 {
+        rand::rng().random()
+    }
+}
+
+impl Lane {
+    /// A lane that owns nothing yet.
+    #[must_use]
+    pub fn new(parts: LaneParts, now: Timestamp) -> Self {
+        let times = parts.times;
+        let ticks = |time: Duration| u32::try_from(time.as_micros().div_ceil(times.beat().as_micros().max(1))).unwrap_or(u32::MAX);
+        let lease_ticks = LeaseTicks {
+            lease: ticks(times.run_lease()),
+            mass_silence_hold: ticks(times.mass_silence_hold()),
+            forget: ticks(times.reconcile()),
+        };
+        let soon = Instant::now();
+        Self {
+            clock: DatabaseClock::new(now),
+            lease: LeaseId::random(),
+            shards: BTreeMap::new(),
+            pending: VecDeque::new(),
+            executions: ExecutionCache::new(parts.cache_bytes_max),
+            plans: PlanCache::default(),
+            leases: LeaseTable::new(lease_ticks),
+            roster: Roster::default(),
+            lots: Lots::new(parts.shape.subject_messages_max),
+            inquiries: Inquiries::default(),
+            reader: None,
+            reader_generation: 0,
+            reader_name: None,
+            incarnations: None,
+            server_clock_offset_us: None,
+            next_due: None,
+            next_submission_shard: 0,
+            again_from: soon,
+            alarms: Alarms { renewal: soon, beat: soon, survey: soon + times.reconcile(), reader: None, retake: Some(soon) },
+            vanished: Vec::new(),
+            purged_below: 0,
+            parts,
+        }
+    }
+
+    /// Works until `shutdown`, then finishes what is gathered and gives its shards back.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        self.look_after_streams();
+        while !shutdown.is_cancelled() {
+            self.gather(&shutdown).await;
+            if let Err(doubt) = self.pass().await {
+                self.doubted(&doubt);
+            }
+        }
+        self.stop().await;
+    }
+
+    /// One pass over everything that is due or gathered.
+    async fn pass(&mut self) -> Result<(), StoreError> {
+        self.alarms().await?;
+        while !self.pending.is_empty() && !self.shards.is_empty() {
+            let batch = self.take_batch();
+            self.process(batch).await?;
+            self.decide_inquiries();
+        }
+        self.refuse_without_shards();
+        self.look_for_vanished().await?;
+        self.decide_inquiries();
+        self.feed().await
+    }
+
+    /// Any doubt runs the same recovery (rule R2).
+    fn doubted(&mut self, doubt: &StoreError) {
+        tracing::warn!(%doubt, shards = self.shards.len(), "recovering the shards");
+        let reason = doubt.to_string();
+        self.parts.handle.update_health(|health| health.database = Some(reason));
+        self.alarms.retake = Some(Instant::now());
+        self.let_go();
+    }
+
+    /// Waits for an input, a command or the lane's own clock; takes what is there, up to a batch. Never lingers.
+    async fn gather(&mut self, shutdown: &CancellationToken) {
+        let wake = self.next_alarm();
+        let more = !self.pending.is_empty() && !self.shards.is_empty() || self.wants_feeding();
+        let mut inputs = Vec::new();
+        let mut commands = Vec::new();
+        if more {
+            while inputs.len() < BATCH_EVENTS_MAX
+                && let Ok(input) = self.parts.inputs.1.try_recv()
+            {
+                inputs.push(input);
+            }
+        } else {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep_until(wake) => {}
+                _ = self.parts.inputs.1.recv_many(&mut inputs, BATCH_EVENTS_MAX) => {}
+                _ = self.parts.commands.recv_many(&mut commands, BATCH_EVENTS_MAX) => {}
+            }
+        }
+        while commands.len() < BATCH_EVENTS_MAX
+            && let Ok(command) = self.parts.commands.try_recv()
+        {
+            commands.push(command);
+        }
+        while inputs.len() < BATCH_EVENTS_MAX
+            && let Ok(input) = self.parts.inputs.1.try_recv()
+        {
+            inputs.push(input);
+        }
+        inputs.into_iter().for_each(|input| self.take_in(input));
+        commands.into_iter().for_each(|command| self.take_command(command));
+    }
+
+    /// Takes the front of what is pending: at most [`BATCH_EVENTS_MAX`] items; submissions count by their tasks.
+    pub(super) fn take_batch(&mut self) -> Vec<Work> {
+        let mut batch = Vec::new();
+        let mut events = 0;
+        while let Some(work) = self.pending.front() {
+            events += match work {
+                Work::Event(_) | Work::Position(..) => 1,
+                Work::New(group) => group.submissions.iter().map(|submission| submission.plan.tasks.len()).sum(),
+            };
+            if events > BATCH_EVENTS_MAX && !batch.is_empty() {
+                break;
+            }
+            batch.extend(self.pending.pop_front());
+        }
+        batch
+    }
+
+    fn next_alarm(&self) -> Instant {
+        let due = self.next_due.filter(|_| !self.shards.is_empty()).map(|due| self.instant_of(due));
+        let again = self.lots.has_again().then_some(self.again_from);
+        [Some(self.alarms.renewal), Some(self.alarms.beat), Some(self.alarms.survey), self.alarms.reader, self.alarms.retake, due, again]
+            .into_iter()
+            .flatten()
+            .min()
+            .expect("some are always set")
+    }
+
+    fn instant_of(&self, time: Timestamp) -> Instant {
+        Instant::now() + time.since(self.clock.peek())
+    }
+
+    pub(super) fn circumstances<'a>(times: &ProtocolTimes, now: Timestamp, draws: &'a mut Randomness) -> Circumstances<'a> {
+        Circumstances { now, draws, cancel_patience: times.fresh_delivery() + times.run_lease(), loss_reset: times.loss_reset() }
+    }
+}

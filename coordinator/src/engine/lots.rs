@@ -1,0 +1,183 @@
+//! The lots of a lane (shard, queue, priority): their marks, and the room that the broker has for each queue.
+
+use orchestr8_core::marks::Marks;
+use orchestr8_proto::ids::TaskId;
+use orchestr8_proto::words::Priority;
+use orchestr8_store::queue::Lot;
+use orchestr8_store::rows::MarkRow;
+use sqlx::types::Json;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Publications that may wait for their PubAck at once.
+pub const PUBLISHING_MAX: usize = 8_192;
+
+/// The marks of one lot.
+#[derive(Debug)]
+pub struct LotState {
+    /// Its identity, shared with the publisher.
+    pub lot: Arc<Lot>,
+    /// How far it has been published.
+    pub marks: Marks,
+    /// The task stream that the saved marks belong to.
+    pub stream: Option<String>,
+    /// Something changed since the last save.
+    pub dirty: bool,
+}
+
+/// All lots of a lane.
+pub struct Lots {
+    lots: HashMap<Arc<Lot>, LotState>,
+    /// Dispatches of a queue and priority that are in the stream, as far as this lane knows.
+    stored: HashMap<(String, Priority), u64>,
+    room_max: u64,
+    publishing: usize,
+}
+
+impl Lots {
+    /// No lots; each queue and priority has room for `room_max` dispatches.
+    #[must_use]
+    pub fn new(room_max: u64) -> Self {
+        Self { lots: HashMap::new(), stored: HashMap::new(), room_max, publishing: 0 }
+    }
+
+    /// Forgets everything, for a recovery.
+    pub fn clear(&mut self) {
+        self.lots.clear();
+        self.stored.clear();
+        self.publishing = 0;
+    }
+
+    /// A lot as it was found in the rows, with this many rows that may be in the stream.
+    pub fn restore(&mut self, lot: Lot, marks: Marks, stream: Option<String>, stored: u64) {
+        let lot = Arc::new(lot);
+        *self.stored.entry((lot.queue.clone(), lot.priority)).or_default() += stored;
+        self.lots.insert(lot.clone(), LotState { lot, marks, stream, dirty: false });
+    }
+
+    /// The lot; it begins when its first task is queued.
+    pub fn lot(&mut self, shard: u16, queue: &str, priority: Priority, stream: Option<&str>) -> &mut LotState {
+        let lot = Arc::new(Lot { shard, queue: queue.to_owned(), priority });
+        self.lots.entry(lot.clone()).or_insert_with(|| LotState {
+            lot,
+            marks: Marks::default(),
+            stream: stream.map(str::to_owned),
+            dirty: false,
+        })
+    }
+
+    /// The lot, if it is known.
+    pub fn get(&mut self, lot: &Lot) -> Option<&mut LotState> {
+        self.lots.get_mut(lot)
+    }
+
+    /// All lots.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut LotState> {
+        self.lots.values_mut()
+    }
+
+    /// All lots.
+    pub fn iter(&self) -> impl Iterator<Item = &LotState> {
+        self.lots.values()
+    }
+
+    /// How many more dispatches of the lot's queue and priority may be handed to the publisher.
+    #[must_use]
+    pub fn room(&self, lot: &Lot) -> usize {
+        let stored = self.stored.get(&(lot.queue.clone(), lot.priority)).copied().unwrap_or(0);
+        let room = usize::try_from(self.room_max.saturating_sub(stored)).unwrap_or(usize::MAX);
+        room.min(PUBLISHING_MAX.saturating_sub(self.publishing))
+    }
+
+    /// One was handed to the publisher; `anew` if it was not counted before.
+    pub fn handed(&mut self, lot: &Lot, sequence: i64, counted: Counted) {
+        self.publishing += 1;
+        if counted == Counted::Now {
+            *self.stored.entry((lot.queue.clone(), lot.priority)).or_default() += 1;
+        }
+        if let Some(state) = self.lots.get_mut(lot) {
+            state.marks.handed(sequence);
+            state.dirty = true;
+        }
+    }
+
+    /// The publisher answered about one.
+    pub fn answered(&mut self) {
+        self.publishing = self.publishing.saturating_sub(1);
+    }
+
+    /// A dispatch left the queue: if it was in the stream, there is room for another.
+    pub fn left_queue(&mut self, lot: &Lot, sequence: i64) {
+        let handed = self.lots.get(lot).is_some_and(|state| sequence <= state.marks.handed_through);
+        if handed {
+            self.gave_room(lot);
+        }
+    }
+
+    /// One that was counted is not in the stream.
+    pub fn gave_room(&mut self, lot: &Lot) {
+        if let Some(stored) = self.stored.get_mut(&(lot.queue.clone(), lot.priority)) {
+            *stored = stored.saturating_sub(1);
+        }
+    }
+
+    /// Rows whose message is gone are published again, if they are still queued.
+    pub fn vanished(&mut self, lot: &Lot, rows: &[(TaskId, i64)]) {
+        let Some(state) = self.lots.get_mut(lot) else { return };
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return };
+        tracing::warn!(queue = %lot.queue, priority = %lot.priority, rows = rows.len(), "queued tasks whose message is gone are published again");
+        state.marks.publish_again((first.1 - 1, last.1));
+    }
+
+    /// Publications without answer.
+    #[must_use]
+    pub const fn publishing(&self) -> usize {
+        self.publishing
+    }
+
+    /// Queues with dispatches in the stream.
+    #[must_use]
+    pub fn queues_stored(&self) -> Vec<String> {
+        let mut queues: Vec<String> = self.stored.iter().filter(|(_, stored)| **stored > 0).map(|((queue, _), _)| queue.clone()).collect();
+        queues.sort_unstable();
+        queues.dedup();
+        queues
+    }
+
+    /// Whether something is to be published again.
+    #[must_use]
+    pub fn has_again(&self) -> bool {
+        self.lots.values().any(|state| state.marks.again.is_some())
+    }
+
+    /// The marks to save with the renewal.
+    pub fn dirty_marks(&mut self) -> Vec<MarkRow> {
+        self.lots.values_mut().filter(|state| state.dirty).map(|state| {
+            state.dirty = false;
+            mark_row(state)
+        }).collect()
+    }
+}
+
+/// Whether a dispatch is counted as stored already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counted {
+    /// Count it now.
+    Now,
+    /// It was counted before.
+    Before,
+}
+
+/// The row of a lot's marks.
+#[must_use]
+pub fn mark_row(state: &LotState) -> MarkRow {
+    MarkRow {
+        shard: i32::from(state.lot.shard),
+        queue: state.lot.queue.clone(),
+        priority: state.lot.priority.as_str(),
+        published_through: state.marks.published_through,
+        tried_through: state.marks.tried_through,
+        stream_incarnation: state.stream.clone(),
+        checkpoints: Json(state.marks.checkpoints()),
+    }
+}

@@ -1,0 +1,27 @@
+//! The engine: one way in. Every change to a workflow is an event that passes through the lane that owns its shard.
+//!
+//! ```text
+//! gather   what arrived while the last commit ran                      lane, intake, untrusted
+//! load     the executions they touch: cache, else one query            batch, cache
+//! step     core::machine::step, in place                               batch
+//! commit   every row and the fence in one round trip                   batch
+//! act      because the fence held: publish, answer, confirm, wake      act, dispatches
+//! ```
+//! Any doubt runs the one [`recovery`]. No verdict without an [`inquiry`]. What is not published yet lies above the
+//! marks of its lot ([`lots`]). [`handle`] is what the API holds.
+
+mod act;
+mod batch;
+pub mod cache;
+mod clock;
+mod dispatches;
+pub mod handle;
+pub mod input;
+mod inquiry;
+mod intake;
+pub mod lane;
+mod lots;
+mod recovery;
+mod roster;
+mod untrusted;
+pub mod work;

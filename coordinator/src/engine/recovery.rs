@@ -1,0 +1,399 @@
+//! One recovery for every doubt (rule R2): take the shards under a new lease, forget everything, read it again.
+
+use super::input::{Input, Survey};
+use super::inquiry::Doubt;
+use super::lane::Lane;
+use super::work::Work;
+use crate::bus::control;
+use crate::bus::reader::{Reader, ReaderStart};
+use crate::bus::streams::Incarnations;
+use orchestr8_core::leases::Grant;
+use orchestr8_core::machine::Event;
+use orchestr8_core::marks::Marks;
+use orchestr8_proto::ids::LeaseId;
+use orchestr8_proto::wire::{CoordinatorBeat, SCHEMA_VERSION};
+use orchestr8_store::queue::{self, Lot};
+use orchestr8_store::rows::{PositionRow, column};
+use orchestr8_store::shards::{self, SavedMarks, Taker};
+use orchestr8_store::StoreError;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
+
+/// Timers that are taken in at once.
+const DUE_MAX: i64 = 512;
+/// Vanished messages that are looked at for one lot and survey.
+const VANISHED_MAX: i64 = 512;
+
+impl Lane {
+    /// Everything that the lane's own clock asks for.
+    pub(super) async fn alarms(&mut self) -> Result<(), StoreError> {
+        let now = Instant::now();
+        if self.alarms.retake.is_some_and(|at| at <= now) {
+            self.retake().await;
+        }
+        if self.alarms.renewal <= now {
+            self.alarms.renewal = now + self.parts.times.shard_renewal();
+            self.renew().await?;
+        }
+        if self.alarms.beat <= now {
+            self.alarms.beat = now + self.parts.times.beat();
+            self.beat().await;
+        }
+        if self.alarms.survey <= now {
+            self.alarms.survey = now + self.parts.times.reconcile();
+            self.survey();
+        }
+        if self.alarms.reader.is_some_and(|at| at <= now) {
+            self.start_reader();
+        }
+        self.take_due().await?;
+        self.ask();
+        Ok(())
+    }
+
+    /// Lets go of everything that is remembered. Pending outcomes are read again; callers' work stays.
+    pub(super) fn let_go(&mut self) {
+        self.parts.epoch.fetch_add(1, Ordering::AcqRel);
+        self.reader = None;
+        self.reader_name = None;
+        self.executions.clear();
+        self.lots.clear();
+        self.inquiries.clear();
+        let callers = |work: &Work| match work {
+            Work::New(_) => true,
+            Work::Event(event) => event.reply.is_some(),
+            Work::Position(..) => false,
+        };
+        self.pending.retain(callers);
+    }
+
+    /// Takes shards under a new lease and reads what they hold; tries again soon where that fails.
+    async fn retake(&mut self) {
+        let again = Instant::now() + self.parts.times.claim_after();
+        match self.recover().await {
+            Ok(owned) if owned == usize::from(self.parts.installation.shard_count) => self.alarms.retake = None,
+            // The others' leases may run out.
+            Ok(_) => self.alarms.retake = Some(Instant::now() + self.parts.times.shard_renewal()),
+            Err(error) => {
+                tracing::warn!(%error, "the shards cannot be recovered yet");
+                self.shards.clear();
+                let reason = error.to_string();
+                self.parts.handle.update_health(|health| (health.shards_owned, health.database) = (0, Some(reason)));
+                self.alarms.retake = Some(again);
+                self.reconnect().await;
+            }
+        }
+    }
+
+    async fn reconnect(&mut self) {
+        match self.parts.database.lane_connection().await {
+            Ok(connection) => self.parts.connection = connection,
+            Err(error) => tracing::warn!(%error, "the database is away"),
+        }
+    }
+
+    async fn recover(&mut self) -> Result<usize, StoreError> {
+        let held_before = self.shards.len();
+        let lease = LeaseId::random();
+        let all: Vec<u16> = (0..self.parts.installation.shard_count).collect();
+        let wanted: Vec<u16> = if self.reader.is_some() { all.iter().copied().filter(|shard| !self.shards.contains_key(shard)).collect() } else { all.clone() };
+        let taker = Taker { owner: &self.parts.name, lease, lease_time: self.parts.times.shard_lease() };
+        if self.reader.is_some() && shards::vacant(&mut self.parts.connection, &wanted).await? == 0 {
+            return Ok(held_before);
+        }
+        let taken = shards::take(&mut self.parts.connection, &all, &[self.lease], taker).await?;
+        self.let_go();
+        self.lease = lease;
+        self.shards = taken.into_iter().map(|taken| (taken.shard, taken.position)).collect();
+        self.restore().await?;
+        let owned = self.shards.len();
+        self.alarms.renewal = Instant::now() + self.parts.times.shard_renewal();
+        self.alarms.reader = Some(Instant::now());
+        self.parts.metrics.recovered(owned);
+        self.parts.handle.update_health(|health| (health.shards_owned, health.database) = (owned, None));
+        if owned > 0 {
+            tracing::info!(shards = owned, running = self.leases.len(), "shards recovered");
+            control::beat_now(&self.parts.bus).await;
+        }
+        self.again_from = Instant::now() + self.parts.times.beat();
+        Ok(owned)
+    }
+
+    async fn restore(&mut self) -> Result<(), StoreError> {
+        let owned: Vec<u16> = self.shards.keys().copied().collect();
+        for shard in 0..self.parts.installation.shard_count {
+            self.leases.forget_shard(shard);
+        }
+        for running in queue::running(&mut self.parts.connection, &owned).await? {
+            let (task, dispatch, run, incarnation) = (running.task, running.dispatch, running.run, running.incarnation);
+            self.leases.granted(Grant { task, dispatch, run, incarnation, beat_sequence: 0, ticks: None });
+        }
+        // Nobody was listening: everybody gets a full lease.
+        self.leases.grant_full_leases();
+        let saved = shards::marks(&mut self.parts.connection, &owned).await?;
+        let counts = queue::queued_counts(&mut self.parts.connection, &owned).await?;
+        self.restore_lots(saved, counts);
+        let renewed = self.save().await?;
+        self.next_due = renewed.next_due;
+        Ok(())
+    }
+
+    fn restore_lots(&mut self, saved: Vec<SavedMarks>, counts: Vec<queue::LotCount>) {
+        let current = self.incarnations.as_ref().map(|incarnations| incarnations.tasks.clone());
+        let mut counts: HashMap<Lot, queue::LotCount> = counts.into_iter().map(|count| (count.lot.clone(), count)).collect();
+        for marks in saved {
+            let lot = Lot { shard: marks.shard, queue: marks.queue, priority: marks.priority };
+            let count = counts.remove(&lot);
+            let (tried, highest) = count.map_or((0, 0), |count| (count.tried, count.highest));
+            let same_stream = current.is_none() || marks.stream_incarnation == current;
+            let published = if same_stream { marks.published_through } else { 0 };
+            let mut restored = Marks::restored(published, marks.tried_through, highest, &marks.checkpoints);
+            if !same_stream {
+                restored.stream_changed();
+            }
+            self.lots.restore(lot, restored, marks.stream_incarnation, tried);
+        }
+        for (lot, count) in counts {
+            self.lots.restore(lot, Marks::restored(0, 0, count.highest, &[]), current.clone(), 0);
+        }
+    }
+
+    /// Renews the leases; positions and marks are saved with them.
+    async fn renew(&mut self) -> Result<(), StoreError> {
+        if self.shards.is_empty() {
+            return Ok(());
+        }
+        let renewed = self.save().await?;
+        self.next_due = match (self.next_due, renewed.next_due) {
+            (Some(known), Some(found)) => Some(known.min(found)),
+            (known, found) => known.or(found),
+        };
+        if self.shards.contains_key(&0) {
+            self.purge().await?;
+        }
+        Ok(())
+    }
+
+    async fn save(&mut self) -> Result<shards::Renewed, StoreError> {
+        crate::kill_points::pass("after_commit_before_position_saved");
+        let marks = self.lots.dirty_marks();
+        let row = |(shard, position): (&u16, &Option<shards::Position>)| PositionRow {
+            shard: i32::from(*shard),
+            lease_id: self.lease.0,
+            stream_incarnation: position.as_ref().map(|position| position.incarnation.clone()),
+            outcome_sequence: position.as_ref().and_then(|position| i64::try_from(position.sequence).ok()),
+            outcome_time: column(position.as_ref().map(|position| position.time)),
+        };
+        let positions: Vec<PositionRow> = self.shards.iter().map(row).collect();
+        let renewed = shards::renew(&mut self.parts.connection, &positions, self.parts.times.shard_lease(), &marks).await?;
+        self.clock.told(renewed.now);
+        Ok(renewed)
+    }
+
+    async fn purge(&mut self) -> Result<(), StoreError> {
+        let Some(incarnations) = &self.incarnations else { return Ok(()) };
+        let Some(below) = shards::safe_position(&mut self.parts.connection, &incarnations.outcomes).await? else { return Ok(()) };
+        if below <= self.purged_below {
+            return Ok(());
+        }
+        self.purged_below = below;
+        let bus = self.parts.bus.clone();
+        tokio::spawn(async move {
+            match bus.purge_outcomes_below(below).await {
+                Ok(purged) => tracing::debug!(purged, below, "outcomes purged"),
+                Err(error) => tracing::warn!(%error, "outcomes were not purged"),
+            }
+        });
+        Ok(())
+    }
+
+    /// The coordinator's beat, and a tick of every lease. Both come from here, so that a wedged lane falls silent.
+    async fn beat(&mut self) {
+        self.roster.tick();
+        self.parts.handle.show_executors(self.roster.views());
+        if self.shards.is_empty() {
+            return;
+        }
+        let silence = self.leases.tick();
+        if silence.held_back > 0 {
+            tracing::error!(executors = silence.held_back, "more than half of the executors fell silent together; losses are held back");
+        }
+        silence.suspects.into_iter().for_each(|suspect| self.suspect(suspect));
+        let ours_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| i64::try_from(now.as_micros()).unwrap_or(0));
+        let beat = CoordinatorBeat {
+            schema_version: SCHEMA_VERSION,
+            coordinator: self.parts.name.clone(),
+            installation: self.parts.installation.id.to_string(),
+            jetstream_now_us: self.server_clock_offset_us.map_or(0, |offset| ours_us.saturating_add(offset)),
+            stream_incarnation: self.incarnations.as_ref().map(|incarnations| incarnations.outcomes.clone()).unwrap_or_default(),
+        };
+        control::coordinator_beat(&self.parts.bus, beat).await;
+    }
+
+    async fn take_due(&mut self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        if self.shards.is_empty() || self.next_due.is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        let owned: Vec<u16> = self.shards.keys().copied().collect();
+        let due = queue::due(&mut self.parts.connection, &owned, now, DUE_MAX).await?;
+        // While rows are still due the next pass looks again; after that, the first timer to come.
+        self.next_due = if i64::try_from(due.len()) == Ok(DUE_MAX) { Some(now) } else { queue::next_due(&mut self.parts.connection, &owned, now).await? };
+        self.pending.extend(due.into_iter().map(|task| Work::event(task.execution(), Event::Due(task.index()))));
+        Ok(())
+    }
+
+    /// Asks for the last outcome of every shard with new evidence (rule R6).
+    fn ask(&mut self) {
+        let Some(reader) = self.reader_name.clone() else { return };
+        for (shard, inquiry) in self.inquiries.to_ask() {
+            let (bus, inputs, reader) = (self.parts.bus.clone(), self.parts.inputs.0.clone(), reader.clone());
+            tokio::spawn(async move {
+                let head = bus.outcome_head(shard, &reader).await.map_err(|error| error.to_string());
+                inputs.send(Input::Head(super::input::Head { shard, inquiry, head })).await.ok();
+            });
+        }
+    }
+
+    fn start_reader(&mut self) {
+        self.alarms.reader = None;
+        self.inquiries.reader_changed();
+        if self.shards.is_empty() {
+            return;
+        }
+        let Some(incarnations) = self.incarnations.clone() else { return self.look_after_streams() };
+        self.reader_generation += 1;
+        self.reader_name = None;
+        let known = |position: &Option<shards::Position>| position.clone().filter(|position| position.incarnation == incarnations.outcomes);
+        let positions: Option<Vec<_>> = self.shards.values().map(known).collect();
+        let start = ReaderStart {
+            generation: self.reader_generation,
+            shards: self.shards.keys().copied().collect(),
+            shard_count: self.parts.installation.shard_count,
+            from: positions.and_then(|positions| positions.iter().map(|position| position.time).min()),
+        };
+        self.reader = Some(Reader::start(self.parts.bus.clone(), start, self.parts.inputs.0.clone()));
+    }
+
+    /// Makes or checks the streams, and learns JetStream's clock, beside the lane.
+    pub(super) fn look_after_streams(&self) {
+        let (bus, inputs) = (self.parts.bus.clone(), self.parts.inputs.0.clone());
+        let shape = crate::bus::streams::StreamShape { now: self.clock.peek(), ..self.parts.shape };
+        tokio::spawn(async move {
+            let streams = bus.ensure_streams(shape).await.map_err(|error| error.to_string());
+            let ready = streams.is_ok();
+            inputs.send(Input::Streams(streams)).await.ok();
+            if ready && let Ok(server) = bus.server_time().await {
+                let ours_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| i64::try_from(now.as_micros()).unwrap_or(0));
+                inputs.send(Input::ServerClock(server.0.saturating_sub(ours_us))).await.ok();
+            }
+        });
+    }
+
+    pub(super) fn streams_seen(&mut self, result: Result<Incarnations, String>) {
+        match result {
+            Err(error) => {
+                tracing::warn!(%error, "the streams are not ready");
+                self.parts.handle.update_health(|health| health.nats = Some(error));
+                self.alarms.reader = Some(Instant::now() + self.parts.times.claim_after());
+                self.incarnations = None;
+            }
+            Ok(incarnations) => {
+                self.parts.handle.update_health(|health| health.nats = None);
+                let before = self.incarnations.replace(incarnations.clone());
+                self.task_stream_is(&incarnations.tasks);
+                if before.as_ref().map(|before| &before.outcomes) != Some(&incarnations.outcomes) || self.reader.is_none() {
+                    self.alarms.reader = Some(Instant::now());
+                }
+            }
+        }
+    }
+
+    /// Lots whose marks belong to another creation of the task stream go again, with the same ids.
+    fn task_stream_is(&mut self, incarnation: &str) {
+        let mut changed = 0;
+        for state in self.lots.iter_mut().filter(|state| state.stream.as_deref() != Some(incarnation)) {
+            state.marks.stream_changed();
+            if state.marks.again.is_none() {
+                state.stream = Some(incarnation.to_owned());
+            }
+            state.dirty = true;
+            changed += 1;
+        }
+        if changed > 0 {
+            tracing::warn!(lots = changed, "the task stream is a new one: what was queued is published again");
+        }
+    }
+
+    /// Once a minute, and only where something is queued: one INFO per consumer.
+    fn survey(&mut self) {
+        self.look_after_streams();
+        let queues = self.lots.queues_stored();
+        if self.shards.is_empty() || queues.is_empty() {
+            return;
+        }
+        let published = self.lots.iter().map(|state| (state.lot.clone(), state.marks.published_through)).collect();
+        let (bus, inputs) = (self.parts.bus.clone(), self.parts.inputs.0.clone());
+        tokio::spawn(async move {
+            match bus.consumer_states(&queues).await {
+                Ok(consumers) => drop(inputs.send(Input::Surveyed(Survey { consumers, published })).await),
+                Err(error) => tracing::warn!(%error, "the consumers could not be surveyed"),
+            }
+        });
+    }
+
+    /// Queued rows whose message is gone: below the ack floor, or published before everything was consumed.
+    pub(super) fn reconcile(&mut self, survey: &Survey) {
+        for (lot, published) in &survey.published {
+            let consumer = survey.consumers.iter().find(|consumer| consumer.queue == lot.queue && consumer.priority == lot.priority);
+            let Some((consumer, state)) = consumer.zip(self.lots.get(lot)) else { continue };
+            let gone = if consumer.empty { Some(*published) } else { state.marks.stored_at_or_below(consumer.ack_floor) };
+            if let Some(through) = gone.filter(|through| *through > 0 && state.marks.again.is_none()) {
+                self.vanished.push((lot.clone(), through));
+            }
+        }
+    }
+
+    /// Looks at the rows that a survey found suspect; rule R6 comes before the verdict.
+    pub(super) async fn look_for_vanished(&mut self) -> Result<(), StoreError> {
+        for (lot, through) in std::mem::take(&mut self.vanished) {
+            let rows = queue::queued_through(&mut self.parts.connection, &lot, (0, through), VANISHED_MAX).await?;
+            if !rows.is_empty() {
+                let rows = rows.iter().map(|row| (row.task, row.sequence)).collect();
+                self.inquiries.add(lot.shard, Doubt::Vanished(lot, rows));
+            }
+        }
+        Ok(())
+    }
+
+    /// Finishes what is gathered, saves positions and marks, and gives the shards back.
+    pub(super) async fn stop(mut self) {
+        while !self.pending.is_empty() && !self.shards.is_empty() {
+            let batch = self.take_batch();
+            if let Err(error) = self.process(batch).await {
+                tracing::warn!(%error, "stopping without the last batch; it is read again by the next owner");
+                break;
+            }
+        }
+        self.refuse_without_shards();
+        self.wait_for_acks().await;
+        let saved = if self.shards.is_empty() { Ok(()) } else { self.save().await.map(|_| ()) };
+        let released = shards::release(&mut self.parts.connection, &[self.lease]).await;
+        if let Err(error) = saved.and(released) {
+            tracing::warn!(%error, "the shards were not given back; their leases run out");
+        }
+    }
+
+    async fn wait_for_acks(&mut self) {
+        let deadline = Instant::now() + self.parts.times.shard_renewal();
+        while self.lots.publishing() > 0 {
+            match tokio::time::timeout_at(deadline, self.parts.inputs.1.recv()).await {
+                Ok(Some(Input::Published(ends))) => self.take_in(Input::Published(ends)),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What a batch is made of: events, submissions and positions, in the order in which they must be decided.
+
+use super::handle::{CancelAnswer, CommandError, IdempotencyKey, Submission, SubmitError, Submitted};
+use super::input::Addressed;
+use orchestr8_core::machine::Event;
+use orchestr8_proto::ids::{ExecutionId, RunId, TaskId};
+use orchestr8_store::shards::Position;
+use tokio::sync::oneshot;
+
+/// One item of a batch.
+#[derive(Debug)]
+pub enum Work {
+    /// An event for an execution.
+    Event(Box<EventWork>),
+    /// Executions to be made, all or nothing.
+    New(Box<Group>),
+    /// Everything up to here of a shard's outcomes is decided with this batch.
+    Position(u16, Position),
+}
+
+/// An event, and who wants to know.
+#[derive(Debug)]
+pub struct EventWork {
+    /// What happened to which execution.
+    pub addressed: Addressed,
+    /// What a claim says about its lease.
+    pub claim: Option<ClaimNote>,
+    /// A caller that waits.
+    pub reply: Option<CancelReply>,
+}
+
+/// What a claim says about its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimNote {
+    /// The last heartbeat before it.
+    pub beat_sequence: u64,
+    /// Ticks of silence that it asks for.
+    pub ticks: Option<u32>,
+}
+
+/// Where the answer to a cancel goes.
+#[derive(Debug)]
+pub struct CancelReply {
+    /// One task of the execution, or all of it.
+    pub task: Option<TaskId>,
+    /// The caller.
+    pub sender: oneshot::Sender<Result<CancelAnswer, CommandError>>,
+}
+
+/// One submission of executions.
+#[derive(Debug)]
+pub struct Group {
+    /// What is wanted.
+    pub submissions: Vec<Submission>,
+    /// Drawn once: a group that is tried again keeps them.
+    pub ids: Vec<ExecutionId>,
+    /// The caller's key.
+    pub key: Option<IdempotencyKey>,
+    /// The caller.
+    pub reply: Option<oneshot::Sender<Result<Submitted, SubmitError>>>,
+    /// How much is known about an earlier try.
+    pub state: GroupState,
+}
+
+/// How much is known about a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupState {
+    /// Its key, if it has one, is not reserved.
+    Fresh,
+    /// Its key is reserved.
+    Reserved,
+    /// A commit with unknown end may have made it.
+    Doubtful,
+}
+
+impl Group {
+    /// Answers the caller, once.
+    pub fn answer(&mut self, answer: Result<Submitted, SubmitError>) {
+        if let Some(reply) = self.reply.take() {
+            // The caller may have gone: its executions go on.
+            reply.send(answer).ok();
+        }
+    }
+}
+
+impl Work {
+    /// An event that nobody waits for.
+    #[must_use]
+    pub fn event(execution: ExecutionId, event: Event) -> Self {
+        Self::Event(Box::new(EventWork { addressed: Addressed { execution, event }, claim: None, reply: None }))
+    }
+
+    /// The run whose claim this is.
+    #[must_use]
+    pub fn claiming_run(&self) -> Option<RunId> {
+        match self {
+            Self::Event(work) => match &work.addressed.event {
+                Event::Claim(_, request) => Some(request.run_id),
+                Event::Outcome(..)
+                | Event::Check(..)
+                | Event::Lost(..)
+                | Event::Due(_)
+                | Event::Cancel
+                | Event::CancelTask(_)
+                | Event::Undeliverable(..)
+                | Event::OutputEvaluated(_) => None,
+            },
+            Self::New(_) | Self::Position(..) => None,
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What a coordinator is told, and why it may not start.
+
+use crate::bus::{BusError, NatsSettings};
+use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::tokens::TokenKeys;
+use orchestr8_store::migrate::OpenError;
+use std::net::SocketAddr;
+
+/// Everything that an operator decides about one coordinator.
+pub struct CoordinatorSettings {
+    /// Where Postgres is, with its secrets.
+    pub database_url: String,
+    /// Where NATS is, with its secrets.
+    pub nats: NatsSettings,
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// The API's bearer token.
+    pub token: String,
+    /// Sign dispatches; the same on all coordinators.
+    pub token_keys: TokenKeys,
+    /// A label in logs and leases.
+    pub name: String,
+    /// The same on coordinators and executors.
+    pub times: ProtocolTimes,
+    /// For a new database; an existing one keeps its own.
+    pub shard_count: u16,
+    /// Bytes of executions that are kept in memory; 0: none.
+    pub cache_bytes_max: usize,
+    /// Dispatches of one queue and priority in JetStream; what is beyond is held in Postgres.
+    pub subject_messages_max: u64,
+}
+
+/// Why a coordinator did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum CoordinatorError {
+    /// The database.
+    #[error(transparent)]
+    Database(#[from] OpenError),
+    /// NATS.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The API's address.
+    #[error("cannot listen on {address}: {reason}")]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// The system's words.
+        reason: String,
+    },
+    /// The API's address is open to others without a token.
+    #[error(transparent)]
+    Exposed(#[from] crate::api::ListenError),
+    /// The API's token is not one.
+    #[error(transparent)]
+    Token(#[from] crate::api::access::TokenError),
+    /// A part ended by itself: a bug.
+    #[error("{0} ended unexpectedly")]
+    Ended(&'static str),
+}

@@ -1,0 +1,96 @@
+//! From settings to a running coordinator, and its bounded end.
+
+use crate::api::{self, ApiContext, ApiSettings, access};
+use crate::bus::Bus;
+use crate::bus::listen;
+use crate::bus::publisher::Publisher;
+use crate::bus::streams::StreamShape;
+use crate::engine::handle::EngineHandle;
+use crate::engine::lane::{INPUTS_MAX, Lane, LaneParts};
+use crate::metrics::Metrics;
+use crate::settings::{CoordinatorError, CoordinatorSettings};
+use orchestr8_proto::timestamp::Timestamp;
+use orchestr8_store::migrate::Database;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Commands of callers that wait for the lane.
+const COMMANDS_MAX: usize = 4_096;
+/// Connections to Postgres for reads.
+const READ_CONNECTIONS_MAX: u32 = 8;
+
+/// Runs a coordinator until `shutdown`; then it answers what it has, saves its marks and gives its shards back.
+///
+/// # Errors
+/// [`CoordinatorError`]: what is wrong with an address, a version or a permission, in one line.
+pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> Result<(), CoordinatorError> {
+    api::check_listen(settings.listen, Some(&settings.token))?;
+    let listener = bind(&settings).await?;
+    let (handle, commands) = EngineHandle::new(COMMANDS_MAX);
+    let metrics = Metrics::default();
+    let reads = Database::new(&settings.database_url)?.read_pool(READ_CONNECTIONS_MAX);
+    let api_settings = ApiSettings {
+        tokens: vec![access::Token::new(&settings.token)?],
+        times: settings.times,
+        shutdown: shutdown.clone(),
+    };
+    let context = ApiContext::new(handle.clone(), reads, api_settings, metrics.clone());
+    let lane_stop = CancellationToken::new();
+    let lane = start_lane(settings, (handle, commands), metrics, lane_stop.clone()).await?;
+    tracing::info!(address = %listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string()), "API");
+    let served = api::serve(listener, context).await;
+    // Callers are answered first, then the lane stops.
+    lane_stop.cancel();
+    lane.await.map_err(|_| CoordinatorError::Ended("the lane"))?;
+    served.map_err(|_| CoordinatorError::Ended("the API"))
+}
+
+async fn bind(settings: &CoordinatorSettings) -> Result<TcpListener, CoordinatorError> {
+    let refused = |error: std::io::Error| CoordinatorError::Listen { address: settings.listen, reason: error.to_string() };
+    TcpListener::bind(settings.listen).await.map_err(refused)
+}
+
+async fn start_lane(
+    settings: CoordinatorSettings,
+    (handle, commands): (EngineHandle, mpsc::Receiver<crate::engine::handle::Command>),
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> Result<JoinHandle<()>, CoordinatorError> {
+    let database = Database::new(&settings.database_url)?;
+    let installation = database.prepare(settings.shard_count).await?;
+    let connection = database.lane_connection().await?;
+    let inputs = mpsc::channel(INPUTS_MAX);
+    let bus = Bus::connect(&settings.nats, settings.times, inputs.0.clone()).await?;
+    let now = Timestamp::from(time::OffsetDateTime::now_utc());
+    let shape = StreamShape { installation: installation.id, subject_messages_max: settings.subject_messages_max, now };
+    // Another installation's streams are an error of the set-up: say so at once, and do not run beside it.
+    bus.ensure_streams(shape).await?;
+    listen::listen(&bus, inputs.0.clone()).await?;
+    let (publisher, work) = mpsc::unbounded_channel();
+    let epoch = Arc::new(AtomicU64::new(0));
+    let publishing = Publisher { bus: bus.clone(), shape, epoch: epoch.clone(), inputs: inputs.0.clone() };
+    tokio::spawn(publishing.run(work));
+    tracing::info!(installation = %installation.id, shards = installation.shard_count, database = %database.address(), nats = %settings.nats.address(), "starting");
+    let parts = LaneParts {
+        name: settings.name,
+        times: settings.times,
+        cache_bytes_max: settings.cache_bytes_max,
+        shape,
+        keys: settings.token_keys,
+        installation,
+        database,
+        connection,
+        bus,
+        inputs,
+        commands,
+        handle,
+        metrics,
+        publisher,
+        epoch,
+    };
+    Ok(tokio::spawn(Lane::new(parts, now).run(stop)))
+}

@@ -1,0 +1,180 @@
+//! The schema, and whether this database is one that we can run on.
+
+use crate::StoreError;
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
+use sqlx::types::Uuid;
+use sqlx::{ConnectOptions, Row, SqlSafeStr};
+use std::str::FromStr;
+
+/// The oldest major version of Postgres that is tested.
+pub const POSTGRES_MAJOR_MIN: i32 = 15;
+
+const INSTALL: &str = "insert into installation (shard_count) select $1 where not exists (select 1 from installation)
+on conflict do nothing";
+const INSTALL_SHARDS: &str = "insert into shards (shard) select generate_series(0, shard_count - 1) from installation
+on conflict do nothing";
+const INSTALLATION: &str = "select id, shard_count from installation";
+const SERVER_VERSION: &str = "select current_setting('server_version_num')::int";
+
+/// Settings of a lane's session. Plans depend on the sizes of the arrays, so each is planned for its own batch; a session
+/// that hangs gives its locks back.
+const LANE_SESSION: &[(&str, &str)] = &[
+    ("plan_cache_mode", "force_custom_plan"),
+    ("jit", "off"),
+    ("statement_timeout", "30s"),
+    ("lock_timeout", "8s"),
+    ("idle_in_transaction_session_timeout", "5s"),
+    ("application_name", "orchestr8-lane"),
+];
+
+/// What this database is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Installation {
+    /// Streams and executors are checked against it.
+    pub id: Uuid,
+    /// Fixed for the life of the database.
+    pub shard_count: u16,
+}
+
+/// Why a coordinator cannot start on this database.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The address cannot be understood.
+    #[error("database_url is not an address of Postgres: {0}; use postgres://user:password@host:port/database")]
+    Address(String),
+    /// Nothing answers there, or it refuses us.
+    #[error("cannot connect to Postgres at {address}: {reason}")]
+    Connect {
+        /// Without password.
+        address: String,
+        /// The server's or the system's words.
+        reason: String,
+    },
+    /// Too old.
+    #[error("Postgres {found} is too old: version {POSTGRES_MAJOR_MIN} or newer is needed")]
+    Version {
+        /// What the server is.
+        found: i32,
+    },
+    /// The schema cannot be brought up to date.
+    #[error("cannot migrate the database: {0}")]
+    Migrate(String),
+    /// A statement failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Where the database is.
+#[derive(Debug, Clone)]
+pub struct Database {
+    options: PgConnectOptions,
+}
+
+impl Database {
+    /// Understands an address.
+    ///
+    /// # Errors
+    /// [`OpenError::Address`].
+    pub fn new(url: &str) -> Result<Self, OpenError> {
+        let options = PgConnectOptions::from_str(url).map_err(|error| OpenError::Address(error.to_string()))?;
+        Ok(Self { options: options.disable_statement_logging() })
+    }
+
+    /// Host, port and database, without secrets.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let database = self.options.get_database().unwrap_or("");
+        format!("{}:{}/{database}", self.options.get_host(), self.options.get_port())
+    }
+
+    /// A connection for a lane.
+    ///
+    /// # Errors
+    /// [`OpenError::Connect`].
+    pub async fn lane_connection(&self) -> Result<PgConnection, OpenError> {
+        let options = self.options.clone().options(LANE_SESSION.iter().copied());
+        options.connect().await.map_err(|error| self.refused(&error))
+    }
+
+    /// A pool for reads.
+    #[must_use]
+    pub fn read_pool(&self, connections_max: u32) -> PgPool {
+        crate::read::read_pool(self.options.clone(), connections_max)
+    }
+
+    /// Checks the version, brings the schema up to date and returns what this database is.
+    ///
+    /// # Errors
+    /// [`OpenError`], one clear line each.
+    pub async fn prepare(&self, shard_count: u16) -> Result<Installation, OpenError> {
+        let mut connection = self.options.clone().connect().await.map_err(|error| self.refused(&error))?;
+        let version: i32 = sqlx::query_scalar(SERVER_VERSION).fetch_one(&mut connection).await.map_err(StoreError::from)?;
+        if version / 10_000 < POSTGRES_MAJOR_MIN {
+            return Err(OpenError::Version { found: version / 10_000 });
+        }
+        migrator().run_direct(None, &mut connection, false).await.map_err(|error| migration_failed(&error))?;
+        install(&mut connection, shard_count).await.map_err(OpenError::from)
+    }
+
+    fn refused(&self, error: &sqlx::Error) -> OpenError {
+        OpenError::Connect { address: self.address(), reason: error.to_string() }
+    }
+}
+
+async fn install(connection: &mut PgConnection, shard_count: u16) -> Result<Installation, StoreError> {
+    sqlx::query(INSTALL).bind(i32::from(shard_count)).execute(&mut *connection).await?;
+    sqlx::query(INSTALL_SHARDS).execute(&mut *connection).await?;
+    let row = sqlx::query(INSTALLATION).fetch_one(&mut *connection).await?;
+    Ok(Installation { id: row.try_get(0)?, shard_count: crate::shards::shard(row.try_get(1)?)? })
+}
+
+fn migrator() -> Migrator {
+    let migration = |version, name: &'static str, sql: &'static str| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        migration(1, "tables", include_str!("../migrations/0001_tables.sql")),
+        migration(2, "commit", include_str!("../migrations/0002_commit.sql")),
+    ])
+}
+
+fn migration_failed(error: &MigrateError) -> OpenError {
+    OpenError::Migrate(match error {
+        MigrateError::VersionMissing(version) => {
+            format!("it has migration {version}, which this version does not know: run a newer coordinator")
+        }
+        other => other.to_string(),
+    })
+}
+
+/// Every statement of the engine by name, for the test that prepares them all.
+#[must_use]
+pub fn statements() -> Vec<(&'static str, &'static str)> {
+    use crate::{commit, keys, load, queue, shards};
+    vec![
+        ("install", INSTALL),
+        ("install_shards", INSTALL_SHARDS),
+        ("installation", INSTALLATION),
+        ("server_version", SERVER_VERSION),
+        ("commit", commit::COMMIT),
+        ("load", load::LOAD),
+        ("existing", load::EXISTING),
+        ("plans", load::PLANS),
+        ("outputs", load::OUTPUTS),
+        ("take", shards::TAKE),
+        ("renew", shards::RENEW),
+        ("release", shards::RELEASE),
+        ("marks", shards::MARKS),
+        ("safe_position", shards::SAFE_POSITION),
+        ("vacant", shards::VACANT),
+        ("queued_above", queue::QUEUED_ABOVE),
+        ("queued_through", queue::QUEUED_THROUGH),
+        ("queued_counts", queue::QUEUED_COUNTS),
+        ("running", queue::RUNNING),
+        ("due", queue::DUE),
+        ("next_due", queue::NEXT_DUE),
+        ("reserve", keys::RESERVE),
+        ("quarantine", crate::quarantine::QUARANTINE),
+    ]
+}

@@ -1,0 +1,166 @@
+//! What is queued, running or due in the shards of a lane.
+
+use crate::StoreError;
+use crate::shards::shard;
+use orchestr8_proto::ids::{DispatchId, Incarnation, RunId, TaskId};
+use orchestr8_proto::timestamp::Timestamp;
+use orchestr8_proto::words::Priority;
+use sqlx::postgres::PgRow;
+use sqlx::types::Uuid;
+use sqlx::{PgConnection, Row};
+use time::OffsetDateTime;
+
+/// Queued rows above a mark, in order.
+pub const QUEUED_ABOVE: &str = "select id, dispatch_id, dispatch_sequence from task_executions
+where shard = $1 and queue = $2 and priority = $3 and status = 'queued' and dispatch_sequence > $4
+order by dispatch_sequence limit $5";
+/// Queued rows at or below a sequence, in order: those whose message is gone are among them.
+pub const QUEUED_THROUGH: &str = "select id, dispatch_id, dispatch_sequence from task_executions
+where shard = $1 and queue = $2 and priority = $3 and status = 'queued' and dispatch_sequence > $4 and dispatch_sequence <= $5
+order by dispatch_sequence limit $6";
+/// Per shard, queue and priority: rows that may be in the stream, and the highest sequence.
+pub const QUEUED_COUNTS: &str = "select t.shard, t.queue, t.priority,
+count(*) filter (where t.dispatch_sequence <= coalesce(m.tried_through, 0)) as tried, max(t.dispatch_sequence) as highest
+from task_executions t left join dispatch_marks m on m.shard = t.shard and m.queue = t.queue and m.priority = t.priority
+where t.status = 'queued' and t.shard = any ($1) group by t.shard, t.queue, t.priority";
+/// Holders.
+pub const RUNNING: &str = "select id, dispatch_id, run_id, incarnation from task_executions
+where status = 'running' and shard = any ($1) and dispatch_id is not null and run_id is not null and incarnation is not null";
+/// Timers that are due, and the one after them.
+pub const DUE: &str = "select d.id, d.due_at from unnest($1::int[]) s (shard) cross join lateral (
+select t.id, t.due_at from task_executions t where t.shard = s.shard and t.due_at <= $2 order by t.due_at limit $3) d
+order by d.due_at limit $3";
+/// The next timer.
+pub const NEXT_DUE: &str = "select min(d.due_at) from unnest($1::int[]) s (shard) cross join lateral (
+select t.due_at from task_executions t where t.shard = s.shard and t.due_at > $2 order by t.due_at limit 1) d";
+
+/// A queued row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queued {
+    /// Which task.
+    pub task: TaskId,
+    /// Its current publication.
+    pub dispatch: DispatchId,
+    /// Its place.
+    pub sequence: i64,
+}
+
+/// Shard, queue and priority.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lot {
+    /// Which shard.
+    pub shard: u16,
+    /// Which queue.
+    pub queue: String,
+    /// Which priority.
+    pub priority: Priority,
+}
+
+/// The queued rows of a lot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LotCount {
+    /// Of which lot.
+    pub lot: Lot,
+    /// How many may be in the stream.
+    pub tried: u64,
+    /// The newest.
+    pub highest: i64,
+}
+
+/// A task that somebody holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Running {
+    /// Which task.
+    pub task: TaskId,
+    /// Its current publication.
+    pub dispatch: DispatchId,
+    /// The holder's run.
+    pub run: RunId,
+    /// The holder's process.
+    pub incarnation: Incarnation,
+}
+
+/// Queued rows above `after`, at most `limit`.
+///
+/// # Errors
+/// [`StoreError`]; nothing was changed.
+pub async fn queued_above(connection: &mut PgConnection, lot: &Lot, after: i64, limit: i64) -> Result<Vec<Queued>, StoreError> {
+    let query = sqlx::query(QUEUED_ABOVE).bind(i32::from(lot.shard)).bind(&lot.queue).bind(lot.priority.as_str());
+    query.bind(after).bind(limit).fetch_all(connection).await?.iter().map(queued).collect()
+}
+
+/// Queued rows above `after` and at or below `through`, at most `limit`.
+///
+/// # Errors
+/// [`StoreError`]; nothing was changed.
+pub async fn queued_through(
+    connection: &mut PgConnection,
+    lot: &Lot,
+    (after, through): (i64, i64),
+    limit: i64,
+) -> Result<Vec<Queued>, StoreError> {
+    let query = sqlx::query(QUEUED_THROUGH).bind(i32::from(lot.shard)).bind(&lot.queue).bind(lot.priority.as_str());
+    query.bind(after).bind(through).bind(limit).fetch_all(connection).await?.iter().map(queued).collect()
+}
+
+/// Counts per lot.
+///
+/// # Errors
+/// [`StoreError`]; nothing was changed.
+pub async fn queued_counts(connection: &mut PgConnection, shards: &[u16]) -> Result<Vec<LotCount>, StoreError> {
+    sqlx::query(QUEUED_COUNTS).bind(columns(shards)).fetch_all(connection).await?.iter().map(lot_count).collect()
+}
+
+/// Who holds what.
+///
+/// # Errors
+/// [`StoreError`]; nothing was changed.
+pub async fn running(connection: &mut PgConnection, shards: &[u16]) -> Result<Vec<Running>, StoreError> {
+    let rows = sqlx::query(RUNNING).bind(columns(shards)).fetch_all(connection).await?;
+    let row = |row: &PgRow| {
+        Ok(Running {
+            task: TaskId(row.try_get(0)?),
+            dispatch: DispatchId(row.try_get(1)?),
+            run: RunId(row.try_get(2)?),
+            incarnation: Incarnation(row.try_get(3)?),
+        })
+    };
+    rows.iter().map(row).collect()
+}
+
+/// Tasks whose timer is due at `now`, at most `limit`.
+///
+/// # Errors
+/// [`StoreError`]; nothing was changed.
+pub async fn due(connection: &mut PgConnection, shards: &[u16], now: Timestamp, limit: i64) -> Result<Vec<TaskId>, StoreError> {
+    let query = sqlx::query_scalar::<_, Uuid>(DUE).bind(columns(shards)).bind(OffsetDateTime::from(now)).bind(limit);
+    Ok(query.fetch_all(connection).await?.into_iter().map(TaskId).collect())
+}
+
+/// The first timer after `now`.
+///
+/// # Errors
+/// [`StoreError`]; nothing was changed.
+pub async fn next_due(connection: &mut PgConnection, shards: &[u16], now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+    let query = sqlx::query_scalar::<_, Option<OffsetDateTime>>(NEXT_DUE).bind(columns(shards)).bind(OffsetDateTime::from(now));
+    Ok(query.fetch_one(connection).await?.map(Timestamp::from))
+}
+
+fn queued(row: &PgRow) -> Result<Queued, StoreError> {
+    Ok(Queued { task: TaskId(row.try_get(0)?), dispatch: DispatchId(row.try_get(1)?), sequence: row.try_get(2)? })
+}
+
+fn lot_count(row: &PgRow) -> Result<LotCount, StoreError> {
+    let priority: &str = row.try_get("priority")?;
+    let lot = Lot {
+        shard: shard(row.try_get("shard")?)?,
+        queue: row.try_get("queue")?,
+        priority: priority.parse().map_err(|error| StoreError::Unreadable(format!("{error}")))?,
+    };
+    let tried = u64::try_from(row.try_get::<i64, _>("tried")?).unwrap_or(0);
+    Ok(LotCount { lot, tried, highest: row.try_get("highest")? })
+}
+
+fn columns(shards: &[u16]) -> Vec<i32> {
+    shards.iter().map(|shard| i32::from(*shard)).collect()
+}

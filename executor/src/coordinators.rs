@@ -1,0 +1,149 @@
+//! What the beats of the coordinators tell: whether there are any, JetStream's clock, which streams these are. Pure.
+
+use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::wire::CoordinatorBeat;
+use std::time::{Duration, Instant};
+
+/// The two clocks of one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    /// Monotonic; all waits are measured by it.
+    pub now: Instant,
+    /// This machine's idea of the time, Unix microseconds; only ever compared through the offset to JetStream's.
+    pub wall_us: i64,
+}
+
+/// What a beat changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// Nothing new.
+    Usual,
+    /// The streams were created anew: everything that was stored there may be gone.
+    NewStreams,
+    /// It comes from another installation; its first such beat in a row.
+    Foreign,
+    /// Another one from there.
+    ForeignStill,
+}
+
+/// Everything heard so far.
+#[derive(Debug)]
+pub(crate) struct Coordinators {
+    heard_at: Instant,
+    foreign_at: Option<Instant>,
+    installation: Option<String>,
+    stream_incarnation: Option<String>,
+    offset_us: Option<i64>,
+}
+
+impl Coordinators {
+    /// Nothing heard yet; silence counts from now on.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { heard_at: now, foreign_at: None, installation: None, stream_incarnation: None, offset_us: None }
+    }
+
+    /// Takes in one beat.
+    pub(crate) fn hear(&mut self, beat: &CoordinatorBeat, clock: Clock) -> Heard {
+        if self.installation.get_or_insert_with(|| beat.installation.clone()) != &beat.installation {
+            let first = self.foreign_at.is_none();
+            self.foreign_at = Some(clock.now);
+            return if first { Heard::Foreign } else { Heard::ForeignStill };
+        }
+        self.heard_at = clock.now;
+        if beat.jetstream_now_us > 0 {
+            self.offset_us = Some(beat.jetstream_now_us.saturating_sub(clock.wall_us));
+        }
+        if beat.stream_incarnation.is_empty() {
+            return Heard::Usual;
+        }
+        match self.stream_incarnation.replace(beat.stream_incarnation.clone()) {
+            Some(before) if before != beat.stream_incarnation => Heard::NewStreams,
+            Some(_) | None => Heard::Usual,
+        }
+    }
+
+    /// Whether tasks may be fetched: a coordinator was heard lately, and none of another installation.
+    pub(crate) fn allow_fetching(&mut self, now: Instant, times: &ProtocolTimes) -> bool {
+        let recent = |at: Instant| now.saturating_duration_since(at) <= times.coordinator_silence();
+        self.foreign_at = self.foreign_at.filter(|at| recent(*at));
+        self.foreign_at.is_none() && recent(self.heard_at)
+    }
+
+    /// Whether a coordinator of another installation beats on these servers.
+    pub(crate) fn foreign(&self) -> bool {
+        self.foreign_at.is_some()
+    }
+
+    /// The installation that this executor belongs to, once known.
+    pub(crate) fn installation(&self) -> &str {
+        self.installation.as_deref().unwrap_or("(not known yet)")
+    }
+
+    /// How long ago JetStream stored something; none while the offset to its clock is not known.
+    pub(crate) fn since_stored(&self, stored_us: i64, clock: Clock) -> Option<Duration> {
+        let age_us = clock.wall_us.saturating_add(self.offset_us?).saturating_sub(stored_us);
+        Some(Duration::from_micros(u64::try_from(age_us).unwrap_or(0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beat(installation: &str, stream_incarnation: &str, jetstream_now_us: i64) -> CoordinatorBeat {
+        CoordinatorBeat {
+            schema_version: 1,
+            coordinator: "c".into(),
+            installation: installation.into(),
+            jetstream_now_us,
+            stream_incarnation: stream_incarnation.into(),
+        }
+    }
+
+    fn later(clock: Clock, seconds: u64) -> Clock {
+        Clock { now: clock.now + Duration::from_secs(seconds), wall_us: clock.wall_us + i64::try_from(seconds).unwrap() * 1_000_000 }
+    }
+
+    #[test]
+    fn silence_ends_fetching_and_a_beat_starts_it_again() {
+        let (times, start) = (ProtocolTimes::default(), Clock { now: Instant::now(), wall_us: 0 });
+        let mut coordinators = Coordinators::new(start.now);
+        assert!(coordinators.allow_fetching(later(start, 10).now, &times));
+        assert!(!coordinators.allow_fetching(later(start, 11).now, &times));
+        assert_eq!(coordinators.hear(&beat("i", "", 0), later(start, 12)), Heard::Usual);
+        assert!(coordinators.allow_fetching(later(start, 13).now, &times));
+    }
+
+    #[test]
+    fn another_installation_stops_fetching_until_it_is_gone() {
+        let (times, start) = (ProtocolTimes::default(), Clock { now: Instant::now(), wall_us: 0 });
+        let mut coordinators = Coordinators::new(start.now);
+        coordinators.hear(&beat("mine", "", 0), start);
+        assert_eq!(coordinators.hear(&beat("other", "x", 5), later(start, 1)), Heard::Foreign);
+        assert_eq!(coordinators.hear(&beat("other", "x", 5), later(start, 2)), Heard::ForeignStill);
+        coordinators.hear(&beat("mine", "", 0), later(start, 12));
+        assert!(!coordinators.allow_fetching(later(start, 12).now, &times));
+        assert!(coordinators.allow_fetching(later(start, 13).now, &times));
+        assert_eq!((coordinators.installation(), coordinators.foreign()), ("mine", false));
+        assert_eq!(coordinators.since_stored(0, start), None, "a foreign clock is not taken over");
+    }
+
+    #[test]
+    fn ages_are_measured_on_the_clock_of_jetstream() {
+        let start = Clock { now: Instant::now(), wall_us: 1_000_000_000 };
+        let mut coordinators = Coordinators::new(start.now);
+        assert_eq!(coordinators.since_stored(0, start), None);
+        coordinators.hear(&beat("i", "a", 5_000_000_000), start);
+        assert_eq!(coordinators.since_stored(4_999_000_000, later(start, 2)), Some(Duration::from_secs(3)));
+        assert_eq!(coordinators.since_stored(9_000_000_000, start), Some(Duration::ZERO), "never negative");
+    }
+
+    #[test]
+    fn a_changed_incarnation_is_told_once() {
+        let start = Clock { now: Instant::now(), wall_us: 0 };
+        let mut coordinators = Coordinators::new(start.now);
+        let heard: Vec<_> = ["", "a", "a", "", "b", "b"].iter().map(|name| coordinators.hear(&beat("i", name, 0), start)).collect();
+        let expected = [Heard::Usual, Heard::Usual, Heard::Usual, Heard::Usual, Heard::NewStreams, Heard::Usual];
+        assert_eq!(heard, expected);
+    }
+}

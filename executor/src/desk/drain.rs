@@ -1,0 +1,140 @@
+//! The drain: nothing new starts, what runs may end, what cannot is given back, and outcomes are waited for.
+
+use super::{Desk, Mode};
+use crate::beats::Outlook;
+use crate::coordinators::Clock;
+use crate::delivery::NAK;
+use crate::messages::MessageKey;
+use crate::report::released_unstarted;
+use crate::runs::{ClaimStage, Fate, Run, Stage, Storage};
+use orchestr8_proto::ids::RunId;
+use orchestr8_proto::wire::ReleaseReason;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Bases to wait for confirmations once the broker has stored every outcome.
+const CONFIRM_WAIT_BASES: u32 = 10;
+/// Bases to wait for the broker to store outcomes after the last run ended; then the tasks run again elsewhere.
+const STORE_WAIT_BASES: u32 = 60;
+
+/// Longer drains are cut to this: a thousand days.
+const DRAIN_TIMEOUT_MAX: Duration = Duration::from_hours(24_000);
+
+/// How far a drain is.
+pub(super) struct Drain {
+    /// When what still runs is ended.
+    deadline: Instant,
+    /// Since when nothing runs.
+    idle_since: Option<Instant>,
+    /// Since when the broker has every outcome.
+    stored_since: Option<Instant>,
+}
+
+impl Desk {
+    /// Begins the drain: unstarted work is given back, started runs may go on until the drain's timeout.
+    pub(crate) fn drain(&mut self, clock: Clock) {
+        if self.is_draining() {
+            return;
+        }
+        let running = self.runs.seated();
+        tracing::info!(running, timeout_s = self.drain_timeout.as_secs(), "draining: no new work is taken");
+        // A timeout beyond what the clock can tell must not be a panic.
+        let deadline = clock.now.checked_add(self.drain_timeout.min(DRAIN_TIMEOUT_MAX)).unwrap_or(clock.now);
+        self.mode = Mode::Draining(Drain { deadline, idle_since: None, stored_since: None });
+        self.give_back_unstarted();
+        self.rhythm.hurry(clock.now);
+        self.advance_drain(clock.now);
+    }
+
+    /// Whether nothing is left to wait for.
+    pub(crate) fn is_drained(&self, now: Instant) -> bool {
+        let Mode::Draining(drain) = &self.mode else { return false };
+        let base = self.times.base();
+        let waited = |since: Option<Instant>, bases: u32| since.is_some_and(|at| now >= at + base * bases);
+        if self.runs.unended() > 0 {
+            return false;
+        }
+        self.runs.unconfirmed().0 == 0 || waited(drain.stored_since, CONFIRM_WAIT_BASES) || waited(drain.idle_since, STORE_WAIT_BASES)
+    }
+
+    /// The last heartbeat: this incarnation holds nothing any more.
+    pub(crate) fn say_farewell(&mut self, clock: Clock) {
+        let (outcomes, _) = self.runs.unconfirmed();
+        if outcomes > 0 {
+            tracing::warn!(outcomes, "the executor ends before these outcomes were confirmed");
+        }
+        self.beat(Outlook::Last, clock.now);
+    }
+
+    /// Kills what runs for too long, and notes when all has ended and all is stored.
+    pub(super) fn advance_drain(&mut self, now: Instant) {
+        let stored = self.runs.iter().all(|(_, run)| is_stored(run));
+        let ended = self.runs.unended() == 0;
+        let Mode::Draining(drain) = &mut self.mode else { return };
+        if !ended {
+            drain.idle_since = None;
+            if now >= drain.deadline {
+                self.kill_all();
+            }
+            return;
+        }
+        drain.idle_since.get_or_insert(now);
+        if stored {
+            drain.stored_since.get_or_insert(now);
+        }
+    }
+
+    fn kill_all(&mut self) {
+        for (run_id, run) in self.runs.iter_mut() {
+            let Stage::Started(started) = &mut run.stage else { continue };
+            if started.fate == Fate::Report {
+                tracing::warn!(%run_id, task_id = %run.task_id, "the drain ends this run");
+                started.fate = Fate::GiveBack;
+            }
+            started.kill.cancel();
+        }
+    }
+
+    /// Naks whole messages of which nothing was begun; reports the rest as released, never started.
+    fn give_back_unstarted(&mut self) {
+        self.queue.clear();
+        let mut unbegun: HashMap<MessageKey, Vec<RunId>> = HashMap::new();
+        let mut begun = Vec::new();
+        for (run_id, run) in self.runs.iter() {
+            match (&run.stage, run.claim) {
+                (Stage::Started(_) | Stage::Ended(_), _) => {}
+                // The owner may have made it the holder already: only a report frees the dispatch at once.
+                (Stage::Waiting(_) | Stage::Asking(_), ClaimStage::Asked(_) | ClaimStage::Granted) => begun.push(run_id),
+                (Stage::Waiting(_) | Stage::Asking(_), ClaimStage::Unasked | ClaimStage::Checking) => {
+                    unbegun.entry(run.message).or_default().push(run_id);
+                }
+            }
+        }
+        for (message, runs) in unbegun {
+            if self.messages.is_whole(message, runs.len()) {
+                self.give_back(message, &runs);
+            } else {
+                begun.extend(runs);
+            }
+        }
+        for run_id in begun {
+            self.keep_unstarted(run_id, released_unstarted(ReleaseReason::Drained, "the executor is shutting down"));
+        }
+    }
+
+    fn give_back(&mut self, message: MessageKey, runs: &[RunId]) {
+        for run_id in runs {
+            self.runs.remove(*run_id);
+        }
+        if let Some(ack) = self.messages.give_back(message) {
+            self.publish(ack, None, NAK);
+        }
+    }
+}
+
+fn is_stored(run: &Run) -> bool {
+    match &run.stage {
+        Stage::Ended(unconfirmed) => unconfirmed.storage != Storage::Unstored,
+        Stage::Waiting(_) | Stage::Asking(_) | Stage::Started(_) => false,
+    }
+}

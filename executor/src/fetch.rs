@@ -1,0 +1,468 @@
+//! Which consumer is asked for how many messages, and when. Pure: requests come out, deliveries and statuses go in.
+//!
+//! A *sweep* asks the consumers one after the other, most urgent first, for as many messages as there are free slots, and
+//! ends early when the slots are full. Only a sweep that brought nothing *parks* a pull for one message on every consumer.
+//! Each consumer has at most one pull of ours at a time, so a delivery belongs to the pull of its consumer.
+
+use crate::patience::Patience;
+use orchestr8_proto::names::{TASKS_STREAM, consumer_name};
+use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::words::Priority;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Every so many sweeps one goes from the least urgent to the most urgent, so that nothing starves.
+const REVERSED_EVERY: u64 = 8;
+/// A consumer found empty is passed over for this long while others deliver: a sweep under load costs one request then.
+const EMPTY_FOR: Duration = Duration::from_millis(2);
+/// Messages asked for at once, at most: JetStream's own bound where a consumer sets none.
+const BATCH_MAX: usize = 1_000;
+
+/// One `MSG.NEXT` to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PullRequest {
+    /// Where to send it.
+    pub subject: String,
+    /// Comes back with each status of this pull.
+    pub ticket: Ticket,
+    /// The JSON to send.
+    pub body: String,
+}
+
+/// Names one pull of one consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    /// Place of the consumer.
+    pub consumer: usize,
+    /// Number of the pull.
+    pub pull: u64,
+}
+
+/// What a status message says about a pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PullStatus {
+    /// 100: the server still has it.
+    Alive,
+    /// 404 or 408: it ended without (more) messages.
+    Empty,
+    /// 409, 503 and all else: the consumer is missing, moving or does not take it.
+    Unavailable,
+}
+
+#[derive(Debug)]
+enum Pull {
+    None,
+    Now { pull: u64, left: usize, sent_at: Instant },
+    Parked { pull: u64, heard_at: Instant },
+    Unavailable { until: Instant },
+}
+
+struct Consumer {
+    name: String,
+    subject: String,
+    pull: Pull,
+    pulled_at: Option<Instant>,
+    empty_until: Option<Instant>,
+    patience: Patience,
+}
+
+#[derive(Debug, Default)]
+struct Sweep {
+    position: usize,
+    delivered: usize,
+}
+
+/// The pulls of one executor.
+pub(crate) struct Fetcher {
+    consumers: Vec<Consumer>,
+    by_name: HashMap<String, usize>,
+    queues: usize,
+    turn: u64,
+    sweep: Sweep,
+    /// The consumer whose answer the sweep waits for.
+    asked: Option<usize>,
+    pulls: u64,
+    expiry: Duration,
+    /// A pull without any answer for so long is given up.
+    answer_within: Duration,
+    /// A sweep goes on without the answer of one consumer after this: it must not hold up the others.
+    sweep_waits: Duration,
+}
+
+impl Fetcher {
+    /// Pulls for all priorities of `queues`.
+    pub(crate) fn new(queues: &[String], times: &ProtocolTimes) -> Self {
+        let pairs = Priority::ALL.iter().flat_map(|priority| queues.iter().map(move |queue| (queue, *priority)));
+        let shortest = times.base().max(Duration::from_secs(1));
+        let consumers: Vec<_> = pairs.map(|(queue, priority)| Consumer::new(&consumer_name(queue, priority), shortest)).collect();
+        Self {
+            by_name: consumers.iter().enumerate().map(|(index, consumer)| (consumer.name.clone(), index)).collect(),
+            consumers,
+            queues: queues.len(),
+            turn: 0,
+            sweep: Sweep::default(),
+            asked: None,
+            pulls: 0,
+            expiry: times.pull_expiry(),
+            answer_within: times.base() * 2,
+            sweep_waits: times.base() / 4,
+        }
+    }
+
+    /// The requests that fetch for `room` free slots; none while an answer is awaited or nothing is to be done.
+    pub(crate) fn step(&mut self, room: usize, now: Instant) -> Vec<PullRequest> {
+        if room == 0 || self.asked.is_some() {
+            return Vec::new();
+        }
+        loop {
+            if let Some(index) = self.next_in_sweep(now) {
+                return vec![self.ask(index, room.min(BATCH_MAX), now)];
+            }
+            if self.end_sweep() == 0 {
+                return self.park(now);
+            }
+        }
+    }
+
+    /// A message came from `consumer`; the age of the pull that brought it, if one is remembered.
+    pub(crate) fn delivered(&mut self, consumer: &str, now: Instant) -> Option<Duration> {
+        let index = *self.by_name.get(consumer)?;
+        let consumer = &mut self.consumers[index];
+        consumer.patience.reset();
+        consumer.empty_until = None;
+        let since_pull = consumer.pulled_at.map(|at| now.saturating_duration_since(at));
+        self.sweep.delivered += 1;
+        match &mut consumer.pull {
+            Pull::Now { left, .. } if *left > 1 => *left -= 1,
+            Pull::Now { .. } => {
+                consumer.pull = Pull::None;
+                if self.asked.take_if(|asked| *asked == index).is_some() {
+                    self.end_sweep();
+                }
+            }
+            Pull::Parked { .. } => consumer.pull = Pull::None,
+            Pull::None | Pull::Unavailable { .. } => {}
+        }
+        since_pull
+    }
+
+    /// The server says something about a pull; what concerns none of ours is passed over.
+    pub(crate) fn status(&mut self, ticket: Ticket, status: PullStatus, now: Instant) {
+        let Some(consumer) = self.consumers.get_mut(ticket.consumer) else { return };
+        let ours = match consumer.pull {
+            Pull::Now { pull, .. } | Pull::Parked { pull, .. } => pull == ticket.pull,
+            Pull::None | Pull::Unavailable { .. } => false,
+        };
+        if !ours {
+            return;
+        }
+        match status {
+            PullStatus::Alive => {
+                if let Pull::Parked { heard_at, .. } = &mut consumer.pull {
+                    *heard_at = now;
+                }
+                return;
+            }
+            PullStatus::Empty => {
+                consumer.patience.reset();
+                consumer.empty_until = Some(now + EMPTY_FOR);
+                consumer.pull = Pull::None;
+            }
+            PullStatus::Unavailable => consumer.set_unavailable(now),
+        }
+        self.unask(ticket.consumer);
+    }
+
+    /// Gives up pulls of which nothing was heard for too long; they are sent again by the next steps.
+    pub(crate) fn notice_lost(&mut self, now: Instant) {
+        for index in 0..self.consumers.len() {
+            let consumer = &mut self.consumers[index];
+            match consumer.pull {
+                Pull::Now { sent_at, .. } if now > sent_at + self.answer_within => consumer.set_unavailable(now),
+                Pull::Now { sent_at, .. } if now > sent_at + self.sweep_waits => {}
+                Pull::Parked { heard_at, .. } if now > heard_at + idle_heartbeat(self.expiry) * 2 + self.answer_within => {
+                    consumer.pull = Pull::None;
+                }
+                Pull::Now { .. } | Pull::Parked { .. } | Pull::None | Pull::Unavailable { .. } => continue,
+            }
+            self.unask(index);
+        }
+    }
+
+    /// Forgets all pulls: the connection or the streams are new.
+    pub(crate) fn start_over(&mut self) {
+        for consumer in &mut self.consumers {
+            consumer.pull = Pull::None;
+            consumer.empty_until = None;
+            consumer.patience.reset();
+        }
+        self.asked = None;
+        self.sweep = Sweep::default();
+    }
+
+    /// Asks missing consumers again at once: a coordinator beat, so they may exist now.
+    pub(crate) fn retry_unavailable(&mut self, now: Instant) {
+        for consumer in &mut self.consumers {
+            if let Pull::Unavailable { until } = &mut consumer.pull {
+                *until = now;
+            }
+        }
+    }
+
+    /// Consumers that did not answer, for the log.
+    pub(crate) fn unavailable(&self) -> impl Iterator<Item = &str> {
+        self.consumers.iter().filter(|consumer| matches!(consumer.pull, Pull::Unavailable { .. })).map(|consumer| consumer.name.as_str())
+    }
+
+    /// Whether an answer is awaited.
+    pub(crate) fn awaits_answer(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    fn next_in_sweep(&mut self, now: Instant) -> Option<usize> {
+        while self.sweep.position < self.consumers.len() {
+            let index = self.place(self.sweep.position);
+            self.sweep.position += 1;
+            if self.consumers[index].worth_asking(now) {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// The consumer at a position of this turn's order: queues rotate within a priority, some turns are reversed.
+    fn place(&self, position: usize) -> usize {
+        let position = if self.turn % REVERSED_EVERY == REVERSED_EVERY - 1 { self.consumers.len() - 1 - position } else { position };
+        let rotation = usize::try_from(self.turn % self.queues as u64).expect("below the number of queues");
+        position - position % self.queues + (position % self.queues + rotation) % self.queues
+    }
+
+    fn ask(&mut self, index: usize, batch: usize, now: Instant) -> PullRequest {
+        let pull = self.next_pull();
+        self.asked = Some(index);
+        self.consumers[index].pull = Pull::Now { pull, left: batch, sent_at: now };
+        self.request(index, pull, format!(r#"{{"batch":{batch},"no_wait":true}}"#), now)
+    }
+
+    fn park(&mut self, now: Instant) -> Vec<PullRequest> {
+        let (expires, heartbeat) = (self.expiry.as_nanos(), idle_heartbeat(self.expiry).as_nanos());
+        let mut requests = Vec::new();
+        for index in 0..self.consumers.len() {
+            if matches!(self.consumers[index].pull, Pull::None) {
+                let pull = self.next_pull();
+                self.consumers[index].pull = Pull::Parked { pull, heard_at: now };
+                let body = format!(r#"{{"batch":1,"expires":{expires},"idle_heartbeat":{heartbeat}}}"#);
+                requests.push(self.request(index, pull, body, now));
+            }
+        }
+        requests
+    }
+
+    fn request(&mut self, index: usize, pull: u64, body: String, now: Instant) -> PullRequest {
+        let consumer = &mut self.consumers[index];
+        consumer.pulled_at = Some(now);
+        PullRequest { subject: consumer.subject.clone(), ticket: Ticket { consumer: index, pull }, body }
+    }
+
+    /// Ends the sweep and says how many messages came during it.
+    fn end_sweep(&mut self) -> usize {
+        self.turn += 1;
+        std::mem::take(&mut self.sweep).delivered
+    }
+
+    fn unask(&mut self, index: usize) {
+        if self.asked == Some(index) {
+            self.asked = None;
+        }
+    }
+
+    fn next_pull(&mut self) -> u64 {
+        self.pulls += 1;
+        self.pulls
+    }
+}
+
+impl Consumer {
+    fn new(name: &str, shortest: Duration) -> Self {
+        Self {
+            name: name.to_owned(),
+            subject: format!("$JS.API.CONSUMER.MSG.NEXT.{TASKS_STREAM}.{name}"),
+            pull: Pull::None,
+            pulled_at: None,
+            empty_until: None,
+            patience: Patience::between(shortest, shortest * 10),
+        }
+    }
+
+    fn worth_asking(&self, now: Instant) -> bool {
+        match self.pull {
+            Pull::None => self.empty_until.is_none_or(|until| until <= now),
+            Pull::Unavailable { until } => until <= now,
+            // A parked pull says by itself when there is something.
+            Pull::Now { .. } | Pull::Parked { .. } => false,
+        }
+    }
+
+    fn set_unavailable(&mut self, now: Instant) {
+        self.pull = Pull::Unavailable { until: now + self.patience.next_wait() };
+    }
+}
+
+fn idle_heartbeat(expiry: Duration) -> Duration {
+    expiry / 6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: usize = 5;
+
+    fn fetcher(queues: &[&str]) -> (Fetcher, Instant) {
+        let queues: Vec<String> = queues.iter().map(|queue| (*queue).to_owned()).collect();
+        (Fetcher::new(&queues, &ProtocolTimes::default()), Instant::now())
+    }
+
+    fn name(request: &PullRequest) -> &str {
+        request.subject.rsplit('.').next().expect("a consumer")
+    }
+
+    /// Steps with empty answers until pulls are parked; the names asked in order, and the parked requests.
+    fn sweep_empty(fetcher: &mut Fetcher, now: Instant) -> (Vec<String>, Vec<PullRequest>) {
+        let mut asked = Vec::new();
+        loop {
+            let requests = fetcher.step(ROOM, now);
+            if requests.iter().any(|request| request.body.contains("expires")) || requests.is_empty() {
+                return (asked, requests);
+            }
+            asked.push(name(&requests[0]).to_owned());
+            fetcher.status(requests[0].ticket, PullStatus::Empty, now);
+        }
+    }
+
+    #[test]
+    fn an_empty_sweep_asks_by_priority_and_then_parks_everywhere() {
+        let (mut fetcher, now) = fetcher(&["a"]);
+        let (asked, parked) = sweep_empty(&mut fetcher, now);
+        assert_eq!(asked, ["a-critical", "a-high", "a-normal", "a-low"]);
+        assert_eq!(parked.len(), 4);
+        assert_eq!(parked[0].subject, "$JS.API.CONSUMER.MSG.NEXT.ORCHESTR8_TASKS.a-critical");
+        assert_eq!(parked[0].body, r#"{"batch":1,"expires":30000000000,"idle_heartbeat":5000000000}"#);
+        assert_eq!(fetcher.step(ROOM, now), vec![], "everything is parked");
+    }
+
+    #[test]
+    fn queues_take_turns_within_a_priority() {
+        let (mut fetcher, now) = fetcher(&["a", "b"]);
+        let (first, _) = sweep_empty(&mut fetcher, now);
+        fetcher.start_over();
+        let (second, _) = sweep_empty(&mut fetcher, now);
+        assert_eq!(first[..4], ["a-critical", "b-critical", "a-high", "b-high"]);
+        assert_eq!(second[..4], ["b-critical", "a-critical", "b-high", "a-high"]);
+    }
+
+    #[test]
+    fn one_sweep_in_eight_starts_with_the_least_urgent() {
+        let (mut fetcher, now) = fetcher(&["a"]);
+        let firsts: Vec<String> = (0..REVERSED_EVERY)
+            .map(|_| {
+                let request = fetcher.step(1, now).remove(0);
+                fetcher.delivered(name(&request), now);
+                name(&request).to_owned()
+            })
+            .collect();
+        assert_eq!(firsts.iter().filter(|first| *first == "a-critical").count(), 7);
+        assert_eq!(firsts[7], "a-low");
+    }
+
+    #[test]
+    fn under_load_nothing_is_parked_and_empty_consumers_are_passed_over() {
+        let (mut fetcher, now) = fetcher(&["a"]);
+        let mut asked = Vec::new();
+        for _ in 0..6 {
+            loop {
+                let requests = fetcher.step(2, now);
+                assert_eq!(requests.len(), 1, "{requests:?}");
+                assert!(requests[0].body.contains("no_wait"), "{requests:?}");
+                asked.push(name(&requests[0]).to_owned());
+                if name(&requests[0]) == "a-normal" {
+                    (0..2).for_each(|_| assert!(fetcher.delivered("a-normal", now).is_some()));
+                    break;
+                }
+                fetcher.status(requests[0].ticket, PullStatus::Empty, now);
+            }
+        }
+        assert_eq!(asked[..4], ["a-critical", "a-high", "a-normal", "a-normal"]);
+        let later = fetcher.step(2, now + EMPTY_FOR);
+        assert_eq!(name(&later[0]), "a-critical", "what was empty is looked at again");
+    }
+
+    #[test]
+    fn a_parked_pull_that_delivers_is_followed_by_a_request_for_all_slots() {
+        let (mut fetcher, now) = fetcher(&["a"]);
+        sweep_empty(&mut fetcher, now);
+        assert_eq!(fetcher.delivered("a-high", now + Duration::from_secs(2)), Some(Duration::from_secs(2)));
+        let requests = fetcher.step(ROOM - 1, now);
+        assert_eq!((requests.len(), name(&requests[0])), (1, "a-high"));
+        assert_eq!(requests[0].body, r#"{"batch":4,"no_wait":true}"#);
+        fetcher.status(requests[0].ticket, PullStatus::Empty, now);
+        let parked = fetcher.step(ROOM - 1, now);
+        assert_eq!((parked.len(), name(&parked[0])), (1, "a-high"), "the others are still parked");
+    }
+
+    #[test]
+    fn without_room_or_while_an_answer_is_awaited_nothing_is_asked() {
+        let (mut fetcher, now) = fetcher(&["a"]);
+        assert_eq!(fetcher.step(0, now), vec![]);
+        assert_eq!(fetcher.step(ROOM, now).len(), 1);
+        assert!(fetcher.awaits_answer());
+        assert_eq!(fetcher.step(ROOM, now), vec![]);
+    }
+
+    #[test]
+    fn a_missing_consumer_is_asked_again_after_a_second_or_a_coordinators_beat() {
+        let (mut fetcher, now) = fetcher(&["a"]);
+        for _ in 0..4 {
+            let request = fetcher.step(ROOM, now).remove(0);
+            fetcher.status(request.ticket, PullStatus::Unavailable, now);
+        }
+        assert_eq!(fetcher.unavailable().count(), 4);
+        assert_eq!(fetcher.step(ROOM, now + Duration::from_millis(999)), vec![]);
+        fetcher.retry_unavailable(now);
+        assert_eq!(fetcher.step(ROOM, now).len(), 1);
+    }
+
+    #[test]
+    fn lost_pulls_are_noticed() {
+        let (mut fetcher, now) = fetcher(&["a"]);
+        let (_, parked) = sweep_empty(&mut fetcher, now);
+        let alive = now + Duration::from_secs(10);
+        fetcher.status(parked[0].ticket, PullStatus::Alive, alive);
+        fetcher.notice_lost(now + Duration::from_secs(13));
+        let again: Vec<_> = fetcher.step(ROOM, alive + Duration::from_secs(3));
+        assert_eq!(name(&again[0]), "a-high", "the critical one is alive");
+        fetcher.notice_lost(alive + Duration::from_secs(6));
+        assert!(!fetcher.awaits_answer(), "a request without answer is given up");
+        assert_eq!(fetcher.unavailable().collect::<Vec<_>>(), ["a-high"]);
+    }
+
+    #[test]
+    fn a_silent_consumer_does_not_hold_up_the_others() {
+        let (mut fetcher, now) = fetcher(&["a"]);
+        assert_eq!(name(&fetcher.step(ROOM, now)[0]), "a-critical");
+        let later = now + Duration::from_millis(251);
+        fetcher.notice_lost(later);
+        assert_eq!(name(&fetcher.step(ROOM, later)[0]), "a-high");
+        assert!(fetcher.delivered("a-critical", later).is_some(), "its late answer still counts");
+    }
+
+    #[test]
+    fn old_and_foreign_statuses_change_nothing() {
+        let (mut fetcher, now) = fetcher(&["a"]);
+        let request = fetcher.step(ROOM, now).remove(0);
+        fetcher.status(Ticket { consumer: 99, pull: 1 }, PullStatus::Empty, now);
+        fetcher.status(Ticket { pull: request.ticket.pull + 1, ..request.ticket }, PullStatus::Unavailable, now);
+        assert!(fetcher.awaits_answer());
+        assert_eq!(fetcher.delivered("other-low", now), None);
+    }
+}

@@ -1,0 +1,238 @@
+//! The executor's loop: takes in what happened, lets the desk decide, does what it says.
+
+use crate::coordinators::Clock;
+use crate::desk::{Desk, Effect, Publication};
+use crate::link::{LineState, Link, LinkError, connect};
+use crate::settings::{ExecutorSettings, SettingsError};
+use crate::work::{self, Assignment, Retryable, WorkReport, WorkResult, WorkSettings};
+use async_nats::{Client, Subscriber};
+use futures::{FutureExt, StreamExt};
+use orchestr8_proto::ids::RunId;
+use orchestr8_proto::names::{CONTROL_ALL, COORDINATOR_BEATS, control_subject};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Events taken in before their effects are carried out, at most: a burst shares one message, and none waits for long.
+const BURST_MAX: usize = 256;
+/// The last heartbeat is given this long to leave.
+const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
+
+/// Why an executor ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecutorError {
+    /// It was told something that cannot work.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// There is no connection.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The client refused a subscription, or ended.
+    #[error("the NATS client ended: {0}")]
+    Client(String),
+}
+
+/// What comes from outside.
+struct Inputs {
+    inbox: Subscriber,
+    control: Subscriber,
+    control_all: Subscriber,
+    coordinators: Subscriber,
+    reports: mpsc::UnboundedReceiver<(RunId, WorkReport)>,
+}
+
+/// One thing that happened.
+enum Input {
+    Inbox(async_nats::Message),
+    Control(async_nats::Message),
+    Coordinator(async_nats::Message),
+    Report(RunId, Box<WorkReport>),
+    Line(LineState),
+    Tick,
+    Shutdown,
+    /// The client ended by itself.
+    Gone,
+}
+
+/// Carries effects out.
+struct Outputs {
+    link: Link,
+    work: Arc<WorkSettings>,
+    reports: mpsc::UnboundedSender<(RunId, WorkReport)>,
+}
+
+/// Runs an executor until `shutdown` is cancelled and its drain is over.
+///
+/// Takes tasks of its queues, runs them and reports how they ended. Survives the loss of the server, of streams and of
+/// consumers, for as long as it takes.
+///
+/// # Errors
+/// [`ExecutorError`] when it cannot start: settings that cannot work, or no connection.
+pub async fn serve(settings: ExecutorSettings, shutdown: CancellationToken) -> Result<(), ExecutorError> {
+    settings.check()?;
+    let link = match connect(&settings.nats, &settings.name, &shutdown).await {
+        Err(LinkError::Shutdown) => return Ok(()),
+        other => other?,
+    };
+    let inbox = link.client.new_inbox();
+    let mut desk = Desk::new(&settings, inbox.clone(), Instant::now());
+    let (reports_in, reports) = mpsc::unbounded_channel();
+    let mut inputs = subscribe(&link.client, &inbox, &desk, reports).await?;
+    tracing::info!(
+        name = settings.name,
+        incarnation = %desk.incarnation(),
+        queues = settings.queues.join(","),
+        slots = settings.slots,
+        "the executor takes work"
+    );
+    let mut outputs = Outputs { link, work: Arc::new(settings.work), reports: reports_in };
+    work_until_drained(&mut desk, &mut inputs, &mut outputs, &shutdown).await?;
+    desk.say_farewell(clock());
+    outputs.carry_out(desk.take_effects(clock())).await;
+    if tokio::time::timeout(FAREWELL_WITHIN, outputs.link.client.flush()).await.is_err() {
+        tracing::warn!("the last heartbeat may not have left");
+    }
+    Ok(())
+}
+
+async fn subscribe(
+    client: &Client,
+    inbox: &str,
+    desk: &Desk,
+    reports: mpsc::UnboundedReceiver<(RunId, WorkReport)>,
+) -> Result<Inputs, ExecutorError> {
+    let failed = |error: async_nats::SubscribeError| ExecutorError::Client(error.to_string());
+    Ok(Inputs {
+        inbox: client.subscribe(format!("{inbox}.>")).await.map_err(failed)?,
+        control: client.subscribe(control_subject(desk.incarnation())).await.map_err(failed)?,
+        control_all: client.subscribe(CONTROL_ALL).await.map_err(failed)?,
+        coordinators: client.subscribe(COORDINATOR_BEATS).await.map_err(failed)?,
+        reports,
+    })
+}
+
+async fn work_until_drained(
+    desk: &mut Desk,
+    inputs: &mut Inputs,
+    outputs: &mut Outputs,
+    shutdown: &CancellationToken,
+) -> Result<(), ExecutorError> {
+    let tick = tokio::time::sleep(Duration::ZERO);
+    tokio::pin!(tick);
+    let mut state = outputs.link.state.clone();
+    let mut told = false;
+    loop {
+        outputs.carry_out(desk.take_effects(clock())).await;
+        if desk.is_drained(Instant::now()) {
+            return Ok(());
+        }
+        let input = tokio::select! {
+            input = inputs.next() => input,
+            changed = state.changed() => changed.map_or(Input::Gone, |()| Input::Line(*state.borrow_and_update())),
+            () = &mut tick => Input::Tick,
+            () = shutdown.cancelled(), if !told => Input::Shutdown,
+        };
+        match &input {
+            Input::Gone => return Err(ExecutorError::Client("its connection was closed for good".into())),
+            Input::Shutdown => told = true,
+            Input::Tick => tick.as_mut().reset(tokio::time::Instant::now() + desk.patience()),
+            Input::Inbox(_) | Input::Control(_) | Input::Coordinator(_) | Input::Report(..) | Input::Line(_) => {}
+        }
+        take_in(desk, input, clock());
+        // What has arrived meanwhile shares the effects: one message of outcomes instead of many.
+        for _ in 1..BURST_MAX {
+            let Some(input) = inputs.next().now_or_never() else { break };
+            take_in(desk, input, clock());
+        }
+        // Idle may have turned into busy: then the next tick is sooner.
+        let soonest = tokio::time::Instant::now() + desk.patience();
+        if soonest < tick.deadline() {
+            tick.as_mut().reset(soonest);
+        }
+    }
+}
+
+impl Inputs {
+    /// The next thing from outside. Safe to drop between two polls: nothing is taken before it is returned.
+    async fn next(&mut self) -> Input {
+        tokio::select! {
+            message = self.inbox.next() => message.map_or(Input::Gone, Input::Inbox),
+            Some((run_id, report)) = self.reports.recv() => Input::Report(run_id, Box::new(report)),
+            message = self.control.next() => message.map_or(Input::Gone, Input::Control),
+            message = self.control_all.next() => message.map_or(Input::Gone, Input::Control),
+            message = self.coordinators.next() => message.map_or(Input::Gone, Input::Coordinator),
+        }
+    }
+}
+
+fn take_in(desk: &mut Desk, input: Input, clock: Clock) {
+    match input {
+        Input::Inbox(message) => desk.receive(message, clock),
+        Input::Control(message) => desk.control(message.payload, clock),
+        Input::Coordinator(message) => desk.hear(message.payload, clock),
+        Input::Report(run_id, report) => desk.ended(run_id, *report, clock),
+        Input::Line(LineState::Up(2..)) => desk.reconnected(clock),
+        Input::Line(LineState::Down(_)) => desk.disconnected(),
+        Input::Tick => desk.tick(clock),
+        Input::Shutdown => desk.drain(clock),
+        // The first connection is the one that everything so far was sent on; that there is none any more is found by
+        // the next wait too, which ends the loop.
+        Input::Line(LineState::Up(0 | 1)) | Input::Gone => {}
+    }
+}
+
+impl Outputs {
+    async fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Publish(publication) => self.publish(publication).await,
+                Effect::Start(assignment, kill) => self.start(*assignment, kill),
+            }
+        }
+    }
+
+    /// Hands a message to the client; gives it up when the connection is lost, because a reconnect sends everything anew.
+    async fn publish(&mut self, publication: Publication) {
+        let Publication { subject, reply, payload } = publication;
+        let client = &self.link.client;
+        let handed_over = async {
+            match reply {
+                Some(reply) => client.publish_with_reply(subject, reply, payload).await,
+                None => client.publish(subject, payload).await,
+            }
+        };
+        let lost = self.link.state.wait_for(|state| matches!(state, LineState::Down(_)));
+        tokio::select! {
+            biased;
+            result = handed_over => {
+                if let Err(error) = result {
+                    tracing::warn!(%error, "a message was not sent");
+                }
+            }
+            _ = lost => {}
+        }
+    }
+
+    fn start(&self, assignment: Assignment, kill: CancellationToken) {
+        let (settings, reports, run_id) = (self.work.clone(), self.reports.clone(), assignment.run_id);
+        tokio::spawn(async move {
+            // A run that ends without a report would hold its slot for ever.
+            let report = AssertUnwindSafe(work::run(settings, assignment, kill)).catch_unwind().await.unwrap_or_else(|_| panicked());
+            if reports.send((run_id, report)).is_err() {
+                tracing::debug!(%run_id, "a run ended after its executor");
+            }
+        });
+    }
+}
+
+fn panicked() -> WorkReport {
+    let message = "the executor failed while it ran this attempt: its log tells more".to_owned();
+    WorkResult::Failed { error_type: "panic".into(), message, exit_code: None, retryable: Retryable::Yes, retry_after: None }.into()
+}
+
+fn clock() -> Clock {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Clock { now: Instant::now(), wall_us: i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX) }
+}

@@ -1,0 +1,204 @@
+//! What an executor is told at its start, and what is wrong with it.
+
+use crate::work::WorkSettings;
+use orchestr8_proto::names::{QueueNameError, check_queue_name};
+use orchestr8_proto::times::ProtocolTimes;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Slots of one executor, at most.
+pub const SLOTS_MAX: usize = 4_096;
+/// Queues of one executor, at most: four consumers each.
+pub const QUEUES_MAX: usize = 64;
+/// Longest name of an executor, in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+/// Default of [`ExecutorSettings::unconfirmed_max`].
+pub const UNCONFIRMED_MAX: usize = 4_096;
+/// Default of [`ExecutorSettings::unconfirmed_bytes_max`].
+pub const UNCONFIRMED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Everything that an executor needs to know.
+#[derive(Debug, Clone)]
+pub struct ExecutorSettings {
+    /// The servers.
+    pub nats: NatsSettings,
+    /// A label for people; the identity is the incarnation, drawn at every start.
+    pub name: String,
+    /// The queues that it serves, all priorities of each.
+    pub queues: Vec<String>,
+    /// Runs at the same time, from 1 to [`SLOTS_MAX`].
+    pub slots: usize,
+    /// The protocol's times; the same on both sides.
+    pub times: ProtocolTimes,
+    /// How long started runs may go on after a shutdown was asked for.
+    pub drain_timeout: Duration,
+    /// What it may run and where.
+    pub work: WorkSettings,
+    /// With so many unconfirmed outcomes it stops fetching.
+    pub unconfirmed_max: usize,
+    /// With so many bytes of unconfirmed outcomes it stops fetching.
+    pub unconfirmed_bytes_max: usize,
+}
+
+/// Where NATS is and who we are there.
+#[derive(Debug, Clone)]
+pub struct NatsSettings {
+    /// Such as `nats://127.0.0.1:4222`; any of them will do.
+    pub addresses: Vec<String>,
+    /// How to log in.
+    pub credentials: Credentials,
+    /// Prefix of the subjects on which this executor receives answers and messages; none: `_INBOX`.
+    pub inbox_prefix: Option<String>,
+}
+
+/// How to log in to NATS.
+#[derive(Clone)]
+pub enum Credentials {
+    /// The server asks for nothing.
+    None,
+    /// By name.
+    UserPassword {
+        /// The user.
+        user: String,
+        /// Its password.
+        password: String,
+    },
+    /// By a shared token.
+    Token(String),
+    /// By the seed in this file (one line that starts with `SU`).
+    NkeyFile(PathBuf),
+}
+
+/// A setting that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// No server to connect to.
+    #[error("nats.addresses is empty: name at least one server, such as `nats://127.0.0.1:4222`")]
+    NoAddress,
+    /// The name is empty, long, or holds control characters.
+    #[error("name `{0}` is not usable: use 1 to {NAME_BYTES_MAX} bytes without control characters")]
+    Name(String),
+    /// No queue, or too many.
+    #[error("queues names {0} queues: name 1 to {QUEUES_MAX}, such as `default`")]
+    QueueCount(usize),
+    /// One of the queues has a bad name.
+    #[error("queues: {0}")]
+    Queue(#[from] QueueNameError),
+    /// One of the queues is named twice.
+    #[error("queues names `{0}` twice: name each once")]
+    QueueTwice(String),
+    /// No slot, or too many.
+    #[error("slots is {0}: use 1 to {SLOTS_MAX}")]
+    Slots(usize),
+    /// A bound of zero would never fetch.
+    #[error("{0} is 0: use at least 1")]
+    Zero(&'static str),
+    /// The base of all times is below a millisecond.
+    #[error("times has a base of {0:?}: use at least 10 ms (published figures: 1 s)")]
+    Base(Duration),
+}
+
+impl ExecutorSettings {
+    /// Finds the first setting that cannot work.
+    ///
+    /// # Errors
+    /// A [`SettingsError`] names field, value and remedy.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        if self.nats.addresses.is_empty() {
+            return Err(SettingsError::NoAddress);
+        }
+        if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX || self.name.chars().any(char::is_control) {
+            return Err(SettingsError::Name(self.name.escape_default().to_string()));
+        }
+        self.check_queues()?;
+        if self.slots == 0 || self.slots > SLOTS_MAX {
+            return Err(SettingsError::Slots(self.slots));
+        }
+        for (field, value) in [("unconfirmed_max", self.unconfirmed_max), ("unconfirmed_bytes_max", self.unconfirmed_bytes_max)] {
+            if value == 0 {
+                return Err(SettingsError::Zero(field));
+            }
+        }
+        if self.times.base() < Duration::from_millis(10) { Err(SettingsError::Base(self.times.base())) } else { Ok(()) }
+    }
+
+    fn check_queues(&self) -> Result<(), SettingsError> {
+        if self.queues.is_empty() || self.queues.len() > QUEUES_MAX {
+            return Err(SettingsError::QueueCount(self.queues.len()));
+        }
+        for (index, queue) in self.queues.iter().enumerate() {
+            check_queue_name(queue)?;
+            if self.queues[..index].contains(queue) {
+                return Err(SettingsError::QueueTwice(queue.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Credentials {
+    /// Never shows a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => write!(f, "no credentials"),
+            Self::UserPassword { user, .. } => write!(f, "user `{user}`"),
+            Self::Token(_) => write!(f, "a token"),
+            Self::NkeyFile(path) => write!(f, "the nkey in `{}`", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::handlers::Handlers;
+    use std::collections::BTreeMap;
+
+    pub(crate) fn settings() -> ExecutorSettings {
+        ExecutorSettings {
+            nats: NatsSettings { addresses: vec!["nats://127.0.0.1:4222".into()], credentials: Credentials::None, inbox_prefix: None },
+            name: "test".into(),
+            queues: vec!["default".into()],
+            slots: 2,
+            times: ProtocolTimes::default(),
+            drain_timeout: Duration::from_secs(30),
+            work: WorkSettings {
+                shim_program: PathBuf::from("/nonexistent"),
+                run_root: std::env::temp_dir(),
+                workdirs_allowed: Vec::new(),
+                environment: BTreeMap::new(),
+                user: None,
+                grace: Duration::from_secs(1),
+                handlers: Handlers::builtin(),
+            },
+            unconfirmed_max: UNCONFIRMED_MAX,
+            unconfirmed_bytes_max: UNCONFIRMED_BYTES_MAX,
+        }
+    }
+
+    #[test]
+    fn each_bad_setting_is_named_with_value_and_remedy() {
+        assert_eq!(settings().check(), Ok(()));
+        let queues = |names: &[&str]| ExecutorSettings { queues: names.iter().map(|name| (*name).to_owned()).collect(), ..settings() };
+        let cases = [
+            (ExecutorSettings { slots: 0, ..settings() }, "slots is 0: use 1 to 4096"),
+            (ExecutorSettings { name: "a\nb".into(), ..settings() }, "name `a\\nb` is not usable"),
+            (queues(&[]), "queues names 0 queues"),
+            (queues(&["a", "a"]), "queues names `a` twice"),
+            (queues(&["A"]), "queues: `A` is not a queue name"),
+            (ExecutorSettings { unconfirmed_max: 0, ..settings() }, "unconfirmed_max is 0"),
+            (ExecutorSettings { times: ProtocolTimes::new(Duration::ZERO), ..settings() }, "times has a base of 0ns"),
+        ];
+        for (settings, expected) in cases {
+            let error = settings.check().expect_err(expected).to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let password = Credentials::UserPassword { user: "u".into(), password: "hunter2".into() };
+        assert_eq!(format!("{password:?} {:?}", Credentials::Token("hunter2".into())), "user `u` a token");
+    }
+}

@@ -1,0 +1,133 @@
+//! The variables of a command: how the task's values reach a script without ever being pasted into it.
+//!
+//! In this order, later ones win:
+//! 1. the executor's configured base environment; nothing is inherited from the executor's process
+//! 2. `WITH_<NAME>` for each top-level value of `with`: upper case, everything but `A-Z 0-9 _` becomes `_` (of two
+//!    names that become one, the later in alphabetical order wins); strings as they are, everything else as JSON
+//! 3. `ORCHESTR8_PROMPT`, when the task has a prompt
+//! 4. the task's own `env`
+//! 5. `ORCHESTR8_INPUT` and `ORCHESTR8_OUTPUT` (paths), `ORCHESTR8_TASK_ID`, `ORCHESTR8_TASK_NAME`,
+//!    `ORCHESTR8_WORKFLOW_ID`, `ORCHESTR8_WORKFLOW_NAME`, `ORCHESTR8_ATTEMPT`, and `TRACEPARENT` when there is one
+//!
+//! A value of 2 or 3 that holds a NUL, or with its name exceeds the kernel's 128 KiB for one variable, is left out:
+//! the file `$ORCHESTR8_INPUT` has all of `with`. The same in the task's own `env` fails the task, as does a name
+//! that is no name, or one of those in 5.
+
+use super::{Assignment, WorkSettings};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The kernel's limit for `NAME=value` and its closing NUL (`MAX_ARG_STRLEN`).
+const VARIABLE_BYTES_MAX: usize = 128 * 1024;
+
+/// Why a task's values cannot become an environment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnvironmentError {
+    /// The coordinator sent what is no JSON object.
+    #[error("`with` is not one JSON object: {0}")]
+    With(String),
+    /// A shell could not refer to it.
+    #[error("`env` has the name `{0}`: use letters, digits and `_`, not starting with a digit")]
+    Name(String),
+    /// The executor's own variables cannot be replaced.
+    #[error("`env` sets `{0}`, which the executor sets itself: choose another name")]
+    Reserved(String),
+    /// The kernel's strings end at a NUL.
+    #[error("`env` value `{0}` holds a NUL character: pass it in `with` and read it from the file $ORCHESTR8_INPUT")]
+    Nul(String),
+    /// The kernel's limit.
+    #[error("`env` value `{0}` exceeds {VARIABLE_BYTES_MAX} bytes: pass it in `with` and read it from the file $ORCHESTR8_INPUT")]
+    TooLarge(String),
+}
+
+/// Where a command finds its input and leaves its output.
+#[derive(Debug, Clone, Copy)]
+pub struct Exchange<'a> {
+    /// The JSON file with all of `with`.
+    pub input: &'a Path,
+    /// The file that the command may write its output to.
+    pub output: &'a Path,
+}
+
+/// The complete environment of the command.
+///
+/// # Errors
+/// Every [`EnvironmentError`].
+pub fn environment(
+    settings: &WorkSettings,
+    assignment: &Assignment,
+    exchange: Exchange<'_>,
+) -> Result<BTreeMap<String, String>, EnvironmentError> {
+    let dispatch = &assignment.dispatch;
+    let mut environment = settings.environment.clone();
+    let values = with_object(&dispatch.with_json)?.into_iter().map(|(name, value)| (with_name(&name), text(value)));
+    let prompt = (!dispatch.prompt.is_empty()).then(|| ("ORCHESTR8_PROMPT".to_owned(), dispatch.prompt.clone()));
+    environment.extend(values.chain(prompt).filter(|(name, value)| fits(name, value)));
+    let own = own_variables(assignment, exchange);
+    for variable in &dispatch.environment {
+        let (name, value) = (&variable.name, &variable.value);
+        check(name, value)?;
+        if own.iter().any(|(reserved, _)| reserved == name) {
+            return Err(EnvironmentError::Reserved(name.clone()));
+        }
+        environment.insert(name.clone(), value.clone());
+    }
+    environment.extend(own.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    Ok(environment)
+}
+
+/// The task's values; empty bytes are an empty object.
+///
+/// # Errors
+/// [`EnvironmentError::With`].
+pub fn with_object(with_json: &[u8]) -> Result<Map<String, Value>, EnvironmentError> {
+    if with_json.is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_slice(with_json).map_err(|error| EnvironmentError::With(error.to_string()))
+}
+
+fn own_variables(assignment: &Assignment, exchange: Exchange<'_>) -> Vec<(&'static str, String)> {
+    let dispatch = &assignment.dispatch;
+    let mut own = vec![
+        ("ORCHESTR8_INPUT", exchange.input.display().to_string()),
+        ("ORCHESTR8_OUTPUT", exchange.output.display().to_string()),
+        ("ORCHESTR8_TASK_ID", assignment.task_id.to_string()),
+        ("ORCHESTR8_TASK_NAME", dispatch.task_name.clone()),
+        ("ORCHESTR8_WORKFLOW_ID", assignment.task_id.execution().to_string()),
+        ("ORCHESTR8_WORKFLOW_NAME", dispatch.workflow_name.clone()),
+        ("ORCHESTR8_ATTEMPT", dispatch.attempt.to_string()),
+    ];
+    if !dispatch.traceparent.is_empty() {
+        own.push(("TRACEPARENT", dispatch.traceparent.clone()));
+    }
+    own
+}
+
+fn with_name(name: &str) -> String {
+    let upper = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
+    "WITH_".chars().chain(upper).collect()
+}
+
+fn text(value: Value) -> String {
+    match value {
+        Value::String(text) => text,
+        other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => other.to_string(),
+    }
+}
+
+fn check(name: &str, value: &str) -> Result<(), EnvironmentError> {
+    let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if name.is_empty() || !letters || name.as_bytes()[0].is_ascii_digit() {
+        return Err(EnvironmentError::Name(name.to_owned()));
+    }
+    if value.contains('\0') {
+        return Err(EnvironmentError::Nul(name.to_owned()));
+    }
+    if fits(name, value) { Ok(()) } else { Err(EnvironmentError::TooLarge(name.to_owned())) }
+}
+
+fn fits(name: &str, value: &str) -> bool {
+    name.len() + value.len() + "=\0".len() <= VARIABLE_BYTES_MAX && !value.contains('\0')
+}

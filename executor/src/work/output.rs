@@ -1,0 +1,179 @@
+//! Which JSON value an attempt produced.
+//!
+//! The file `$ORCHESTR8_OUTPUT`, if it is not empty: one JSON value, kept as it was written. Else stdout: if, trimmed,
+//! it is one JSON object or array, that value; otherwise a JSON string of it without the newlines at its end, invalid UTF-8 and
+//! NUL characters replaced by U+FFFD. A NUL in JSON is refused: Postgres cannot store it.
+
+use super::{Retryable, WorkResult};
+use crate::work::streams::Captured;
+use bytes::Bytes;
+use nix::fcntl::OFlag;
+use orchestr8_proto::wire::OUTPUT_BYTES_MAX;
+use serde_json::Value;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+/// Why what an attempt produced is no output.
+#[derive(Debug, thiserror::Error)]
+pub enum OutputError {
+    /// The task must write one JSON value.
+    #[error("the file $ORCHESTR8_OUTPUT is not one JSON value: {0}")]
+    NotJson(serde_json::Error),
+    /// A symbolic link, a pipe, a directory, or a file of another user.
+    #[error("the file $ORCHESTR8_OUTPUT is not a regular file of the task's own: write the JSON into it directly")]
+    NotOwnFile,
+    /// The machine's fault, or the task took its own rights away.
+    #[error("the file $ORCHESTR8_OUTPUT cannot be read: {0}")]
+    Unreadable(io::Error),
+    /// JSON may hold it, Postgres not.
+    #[error("the output holds a NUL character (\\u0000) in a string: remove it")]
+    Nul,
+    /// Over the limit.
+    #[error("{source_name} is over the limit of {OUTPUT_BYTES_MAX} bytes for an output: {remedy}")]
+    TooLarge {
+        /// Where it came from.
+        source_name: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+}
+
+impl From<OutputError> for WorkResult {
+    fn from(error: OutputError) -> Self {
+        let (error_type, retryable) = match error {
+            OutputError::TooLarge { .. } => ("output_too_large", Retryable::No),
+            OutputError::Nul | OutputError::NotOwnFile => ("output", Retryable::No),
+            // A half-written file, as after a full disk, may be whole the next time.
+            OutputError::NotJson(_) | OutputError::Unreadable(_) => ("output", Retryable::Yes),
+        };
+        Self::failed(error_type, error.to_string(), retryable)
+    }
+}
+
+/// A handler's value.
+///
+/// # Errors
+/// [`OutputError::TooLarge`], [`OutputError::Nul`].
+pub fn from_value(value: &Value) -> Result<Bytes, OutputError> {
+    let remedy = "return less, and put the rest where later tasks can fetch it";
+    encode(value, OutputError::TooLarge { source_name: "what the handler returned", remedy })
+}
+
+/// The value in the output file; none, if there is no such file or it is empty. Blocks on the disk.
+///
+/// The task owns the directory: whatever it planted there is opened without following a link and without waiting
+/// for a writer, and read only if it is a regular file of `owner` (when the executor is root, a hard link could
+/// otherwise lead to anybody's file).
+///
+/// # Errors
+/// Every [`OutputError`].
+pub fn from_file(path: &Path, owner: Option<u32>) -> Result<Option<Bytes>, OutputError> {
+    let file = match open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32) => return Err(OutputError::NotOwnFile),
+        opened => opened.map_err(OutputError::Unreadable)?,
+    };
+    let metadata = file.metadata().map_err(OutputError::Unreadable)?;
+    if !metadata.is_file() || owner.is_some_and(|owner| owner != metadata.uid()) {
+        return Err(OutputError::NotOwnFile);
+    }
+    let mut text = Vec::new();
+    file.take(OUTPUT_BYTES_MAX as u64 + 1).read_to_end(&mut text).map_err(OutputError::Unreadable)?;
+    if text.len() > OUTPUT_BYTES_MAX {
+        let remedy = "write less, and put the rest where later tasks can fetch it";
+        return Err(OutputError::TooLarge { source_name: "the file $ORCHESTR8_OUTPUT", remedy });
+    }
+    let text = text.trim_ascii();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let value: Value = serde_json::from_slice(text).map_err(OutputError::NotJson)?;
+    if holds_nul(&value) { Err(OutputError::Nul) } else { Ok(Some(Bytes::copy_from_slice(text))) }
+}
+
+/// The value of what was written to stdout.
+///
+/// # Errors
+/// [`OutputError::TooLarge`], [`OutputError::Nul`].
+pub fn from_stdout(stdout: &Captured) -> Result<Bytes, OutputError> {
+    let too_large = || OutputError::TooLarge {
+        source_name: "stdout, which is the output of a task that writes no $ORCHESTR8_OUTPUT,",
+        remedy: "send what is no output to stderr (`>&2`), or write the output as JSON to the file $ORCHESTR8_OUTPUT (`echo null` will do)",
+    };
+    let whole = stdout.whole().filter(|text| text.len() <= OUTPUT_BYTES_MAX).ok_or_else(too_large)?;
+    if let Some(value) = composite(whole) {
+        return if holds_nul(&value) { Err(OutputError::Nul) } else { Ok(Bytes::copy_from_slice(whole.trim_ascii())) };
+    }
+    let text = String::from_utf8_lossy(whole).replace('\0', "\u{fffd}");
+    encode(&Value::String(text.trim_end_matches(['\n', '\r']).to_owned()), too_large())
+}
+
+/// Opens without following a link at the end of the path and without waiting for the writer of a pipe.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path)
+}
+
+/// One JSON object or array and nothing else.
+fn composite(text: &[u8]) -> Option<Value> {
+    let text = text.trim_ascii();
+    matches!(text.first(), Some(b'{' | b'[')).then(|| serde_json::from_slice(text).ok()).flatten()
+}
+
+fn encode(value: &Value, too_large: OutputError) -> Result<Bytes, OutputError> {
+    if holds_nul(value) {
+        return Err(OutputError::Nul);
+    }
+    let json = value.to_string();
+    if json.len() > OUTPUT_BYTES_MAX { Err(too_large) } else { Ok(json.into()) }
+}
+
+/// Recursion is bounded: `serde_json` refuses what is nested deeper than 128.
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(holds_nul),
+        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn stdout_value(text: &[u8]) -> Result<Bytes, OutputError> {
+        let mut captured = Captured::new(OUTPUT_BYTES_MAX);
+        captured.fill(Some(text)).await;
+        from_stdout(&captured)
+    }
+
+    #[tokio::test]
+    async fn stdout_is_a_string_unless_it_is_one_object_or_array() {
+        for (stdout, json) in [
+            ("hello\nworld\n", r#""hello\nworld""#),
+            ("", r#""""#),
+            ("42\n", r#""42""#),
+            (" {\"a\": 1}\n", r#"{"a": 1}"#),
+            ("[1, 2]", "[1, 2]"),
+            ("[1] [2]", r#""[1] [2]""#),
+            ("{oops", r#""{oops""#),
+            ("a\0b", "\"a\u{fffd}b\""),
+        ] {
+            assert_eq!(stdout_value(stdout.as_bytes()).await.expect(stdout), json);
+        }
+        assert_eq!(stdout_value(b"\xffx").await.expect("lossy"), "\"\u{fffd}x\"");
+    }
+
+    #[tokio::test]
+    async fn a_nul_in_json_and_an_output_over_the_limit_are_refused() {
+        assert!(matches!(stdout_value(br#"{"a": ["\u0000"]}"#).await, Err(OutputError::Nul)));
+        assert!(stdout_value(br#"["\\u0000"]"#).await.is_ok());
+        let limit = OUTPUT_BYTES_MAX - 2;
+        assert!(stdout_value(&vec![b'x'; limit]).await.is_ok());
+        assert!(matches!(stdout_value(&vec![b'x'; limit + 1]).await, Err(OutputError::TooLarge { .. })));
+        assert!(matches!(stdout_value(&vec![b'x'; 4 * limit]).await, Err(OutputError::TooLarge { .. })));
+        assert!(matches!(from_value(&Value::String("\0".into())), Err(OutputError::Nul)));
+    }
+}

@@ -9,6 +9,7 @@ use crate::engine::handle::EngineHandle;
 use crate::engine::lane::{INPUTS_MAX, Lane, LaneParts};
 use crate::metrics::Metrics;
 use crate::settings::{CoordinatorError, CoordinatorSettings};
+use orchestr8_core::plan::DEFAULT_QUEUE;
 use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_store::migrate::Database;
 use std::sync::Arc;
@@ -33,11 +34,8 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
     let (handle, commands) = EngineHandle::new(COMMANDS_MAX);
     let metrics = Metrics::default();
     let reads = Database::new(&settings.database_url)?.read_pool(READ_CONNECTIONS_MAX);
-    let api_settings = ApiSettings {
-        tokens: vec![access::Token::new(&settings.token)?],
-        times: settings.times,
-        shutdown: shutdown.clone(),
-    };
+    let api_settings =
+        ApiSettings { tokens: vec![access::Token::new(&settings.token)?], times: settings.times, shutdown: shutdown.clone() };
     let context = ApiContext::new(handle.clone(), reads, api_settings, metrics.clone());
     let lane_stop = CancellationToken::new();
     let lane = start_lane(settings, (handle, commands), metrics, lane_stop.clone()).await?;
@@ -69,6 +67,7 @@ async fn start_lane(
     let shape = StreamShape { installation: installation.id, subject_messages_max: settings.subject_messages_max, now };
     // Another installation's streams are an error of the set-up: say so at once, and do not run beside it.
     bus.ensure_streams(shape).await?;
+    bus.ensure_consumers(DEFAULT_QUEUE).await?;
     listen::listen(&bus, inputs.0.clone()).await?;
     let (publisher, work) = mpsc::unbounded_channel();
     let epoch = Arc::new(AtomicU64::new(0));

@@ -169,6 +169,9 @@ impl TaskId {
     }
 
     /// The task's place in its plan, from 0.
+    ///
+    /// # Panics
+    /// Never: the bits are too few for it.
     #[must_use]
     pub fn index(self) -> u32 {
         u32::try_from((self.0.as_u128() & ORDINAL_MASK) - 1).expect("20 bits")

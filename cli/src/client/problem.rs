@@ -81,7 +81,8 @@ impl fmt::Display for Problem {
             ("", detail) => f.write_str(&harmless(detail))?,
             (title, detail) => write!(f, "{}: {}", harmless_line(title), harmless(detail))?,
         }
-        if let Some(field) = self.field.as_ref().filter(|field| !self.detail.contains(field.as_str())) {
+        // A plain field is named in the detail; a nested one says which of several.
+        if let Some(field) = self.field.as_ref().filter(|field| field.contains(['[', '.']) && !self.detail.contains(field.as_str())) {
             write!(f, " [{}]", harmless_line(field))?;
         }
         if !self.code.is_empty() {

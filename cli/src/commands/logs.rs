@@ -11,7 +11,7 @@ use orchestr8_proto::ids::TaskId;
 use serde_json::Value;
 
 /// Lines of stderr (else stdout) shown for a failed task.
-const FAILURE_LINES_MAX: usize = 20;
+const FAILURE_LINES_MAX: usize = 60;
 /// Tasks of one workflow whose logs are shown at once.
 const TASKS_MAX: usize = 200;
 

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 const PATH: &str = "/api/v1/workflows";
 /// Failed tasks whose last output is shown at the end.
-const FAILURES_SHOWN_MAX: usize = 5;
+const FAILURES_SHOWN_MAX: usize = 8;
 
 /// Run a workflow from a file, or a registered one by its name.
 ///
@@ -34,7 +34,7 @@ pub struct RunArgs {
     /// A file with the definition (YAML or JSON), `-` for stdin, or the name of a registered one: NAME or NAME@VERSION.
     #[arg(value_name = "FILE|NAME[@VERSION]")]
     definition: String,
-    /// An input, NAME=VALUE; the value is JSON where it reads as JSON, else text. Repeatable; comes before --input-file.
+    /// An input, NAME=VALUE; the value is JSON where it reads as JSON, else text. Repeatable; wins over --input-file.
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_json_pair)]
     input: Vec<(String, Value)>,
     /// A file with the input as one JSON object, `-` for stdin.

@@ -1,6 +1,6 @@
 //! A coordinator and executors as children of `dev`, on the private servers.
 
-use super::accounts::owner_of;
+use super::accounts::{Account, can_enter, owner_of};
 use super::child::{ChildError, ChildPlan, Kept, Order, own_program, tail_of};
 use super::files::{FileError, create_folder, write_private};
 use super::place::Place;
@@ -34,7 +34,8 @@ const READY_INTERVAL: Duration = Duration::from_millis(20);
 /// A coordinator that died this often before it was ever ready will not become so.
 const DEATHS_MAX: u32 = 3;
 /// What the children see of our environment. Tasks run as the same user could read more, so there is no more.
-const PASSED_VARIABLES: [&str; 15] = [
+const PASSED_VARIABLES: [&str; 16] = [
+    "ORCHESTR8_LOG",
     "PATH",
     "HOME",
     "USER",
@@ -51,6 +52,9 @@ const PASSED_VARIABLES: [&str; 15] = [
     "CARGO_HOME",
     "RUSTUP_HOME",
 ];
+
+/// Those that say where a Rust toolchain is.
+const TOOLCHAIN_VARIABLES: [&str; 2] = ["CARGO_HOME", "RUSTUP_HOME"];
 
 /// Why the installation does not run.
 #[derive(Debug, thiserror::Error)]
@@ -127,12 +131,12 @@ impl Installation {
         };
         let url = format!("http://127.0.0.1:{port}");
         let coordinator = Kept::start(around.coordinator(port)).await?;
-        let mut executors = Vec::new();
+        let mut installation = Self { coordinator, executors: Vec::new(), url, token };
+        installation.wait_ready(&log_of(place, "coordinator"), 0).await?;
         for number in 1..=options.executors {
-            executors.push(Kept::start(around.executor(number, options.slots)).await?);
+            installation.executors.push(Kept::start(around.executor(number, options.slots)).await?);
         }
-        let installation = Self { coordinator, executors, url, token };
-        installation.wait_ready(&log_of(place, "coordinator")).await?;
+        installation.wait_ready(&log_of(place, "coordinator"), options.executors).await?;
         write_private(&place.root.join(URL_FILE), &format!("{}\n", installation.url))?;
         Ok(installation)
     }
@@ -193,20 +197,31 @@ impl Installation {
         self.coordinator.order(Order::Stop).await.ok();
     }
 
-    async fn wait_ready(&self, log: &Path) -> Result<(), InstallationError> {
+    /// Ready is a coordinator that owns its shards and hears so many executors.
+    async fn wait_ready(&self, log: &Path, executors: u16) -> Result<(), InstallationError> {
         let client = reqwest::Client::new();
         let deadline = Instant::now() + READY_MAX;
         let mut reason = "it does not answer".to_owned();
         while Instant::now() < deadline && self.coordinator.health().deaths < DEATHS_MAX {
             match client.get(format!("{}/readyz", self.url)).send().await {
-                Ok(answer) if answer.status().is_success() => return Ok(()),
-                Ok(answer) => reason = answer.text().await.unwrap_or_default(),
+                Ok(answer) => {
+                    let ready = answer.status().is_success();
+                    let document = answer.text().await.unwrap_or_default();
+                    if ready && executors_heard(&document) >= u64::from(executors) {
+                        return Ok(());
+                    }
+                    reason = document;
+                }
                 Err(_) => {} // Not listening yet.
             }
             tokio::time::sleep(READY_INTERVAL).await;
         }
         Err(InstallationError::NotReady { reason, log: log.to_path_buf(), tail: tail_of(log) })
     }
+}
+
+fn executors_heard(readiness: &str) -> u64 {
+    serde_json::from_str::<serde_json::Value>(readiness).ok().and_then(|document| document["executors"].as_u64()).unwrap_or(0)
 }
 
 impl<'a> Surroundings<'a> {
@@ -233,9 +248,11 @@ impl<'a> Surroundings<'a> {
         argv.extend(["--slots".to_owned(), slots.to_string()]);
         argv.extend(["--allow-workdir".to_owned(), text_of(&self.directory)]);
         argv.extend(["--run-root".to_owned(), text_of(&self.place.root.join("runs"))]);
-        if let Some(owner) = owner_of(&self.directory) {
+        let owner = owner_of(&self.directory);
+        if let Some(owner) = owner {
             argv.extend(["--user".to_owned(), format!("{}:{}", owner.uid, owner.gid)]);
         }
+        argv.extend(usable_toolchain(owner).into_iter().flat_map(|name| ["--pass-env".to_owned(), name.to_owned()]));
         self.child(format!("executor-{number}"), argv, &[("ORCHESTR8_NATS_URL", &self.nats_url)], EXECUTOR_GRACE_MS)
     }
 
@@ -248,6 +265,12 @@ impl<'a> Surroundings<'a> {
         let shim = ShimSpec { argv, env, cwd, uid: None, gid: None, timeout_ms: None, grace_ms, stop_signal: StopSignal::Term };
         ChildPlan { log: log_of(self.place, &name), name, shim }
     }
+}
+
+/// The variables of a Rust toolchain that commands may use too: builds need it, and a folder that they cannot enter would only harm.
+fn usable_toolchain(owner: Option<Account>) -> Vec<&'static str> {
+    let enters = |folder: &Path| owner.is_none_or(|owner| owner.uid == 0 || can_enter(owner, folder));
+    TOOLCHAIN_VARIABLES.into_iter().filter(|name| std::env::var_os(name).is_some_and(|folder| enters(Path::new(&folder)))).collect()
 }
 
 fn passed_environment() -> BTreeMap<String, String> {

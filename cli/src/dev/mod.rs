@@ -151,7 +151,22 @@ async fn serve(args: &DevArgs, base: &Base, place: &Place, stop: &Stop) -> Resul
         serve_installation(args, &servers, place, stop).await?
     };
     servers.stop(place).await?;
+    if args.run.is_some() {
+        eprintln!("{}", whats_next(place));
+    }
     Ok(code)
+}
+
+/// What a newcomer can try after a first workflow. The commands told before work again once everything is up.
+fn whats_next(place: &Place) -> String {
+    let program = std::env::args().next().unwrap_or_else(|| "orchestr8".to_owned());
+    format!(
+        "\nEverything has stopped; the data stays in {}.\n\
+         `{program} dev` (or `make dev`) starts it again and stays up. Then, in another terminal, also the commands above, and:\n  \
+         {program} task --run 'echo hello' --wait\n  \
+         {program} run examples/hello.yaml --watch --input name=you",
+        place.root.display()
+    )
 }
 
 /// From the start of the coordinator to its end; the servers run.

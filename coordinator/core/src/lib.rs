@@ -10,10 +10,10 @@
 //! - [`marks`]: how far the queued rows have been published
 
 pub mod definition;
-pub mod plan;
-pub mod expression;
 pub mod execution;
-pub mod machine;
-pub mod retry;
+pub mod expression;
 pub mod leases;
+pub mod machine;
 pub mod marks;
+pub mod plan;
+pub mod retry;

@@ -1,6 +1,6 @@
 //! Watermarks of publication for one shard, queue and priority: the row is the outbox.
 //!
-//! Every dispatch draws a sequence. `published_through` says that everything up to it has its PubAck;
+//! Every dispatch draws a sequence. `published_through` says that everything up to it has its `PubAck`;
 //! `tried_through` is saved ahead and bounds what may have been tried. After a crash, what lies between them is
 //! published `again`, what lies above is new. What was not tried is *held*: it simply lies above the mark.
 
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How far ahead of the attempts `tried_through` is saved, in dispatches: one small write per so many.
 pub const TRIED_AHEAD: i64 = 10_000;
-/// Pairs of sequences that are kept of the PubAcks.
+/// Pairs of sequences that are kept of the `PubAcks`.
 pub const CHECKPOINTS_MAX: usize = 256;
 
 /// The marks of one shard, queue and priority.
@@ -16,7 +16,7 @@ pub const CHECKPOINTS_MAX: usize = 256;
 pub struct Marks {
     /// Last sequence drawn.
     pub drawn: i64,
-    /// Everything up to here has its PubAck.
+    /// Everything up to here has its `PubAck`.
     pub published_through: i64,
     /// Nothing above was ever tried; as saved.
     pub tried_through: i64,
@@ -114,9 +114,9 @@ impl Marks {
         self.checkpoints.insert(sequence, stream_sequence);
         if self.checkpoints.len() > CHECKPOINTS_MAX {
             let every_other: Vec<i64> = self.checkpoints.keys().copied().skip(1).step_by(2).collect();
-            every_other.iter().for_each(|sequence| {
-                self.checkpoints.remove(sequence);
-            });
+            for sequence in every_other {
+                self.checkpoints.remove(&sequence);
+            }
         }
     }
 
@@ -172,7 +172,9 @@ mod tests {
     fn the_published_mark_follows_the_acks_in_order() {
         let mut marks = Marks::default();
         let [a, b, c] = [marks.draw(), marks.draw(), marks.draw()];
-        [a, b, c].into_iter().for_each(|sequence| marks.handed(sequence));
+        for sequence in [a, b, c] {
+            marks.handed(sequence);
+        }
         marks.acked(c, 30);
         assert_eq!(marks.published_through, 0);
         marks.acked(a, 10);
@@ -185,10 +187,10 @@ mod tests {
     #[test]
     fn what_a_full_subject_refused_is_held_with_all_above() {
         let mut marks = Marks::default();
-        (0..5).for_each(|_| {
+        for _ in 0..5 {
             let sequence = marks.draw();
             marks.handed(sequence);
-        });
+        }
         marks.acked(1, 1);
         for sequence in 2..=5 {
             marks.refused_as_full(sequence);

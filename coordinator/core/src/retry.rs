@@ -6,7 +6,7 @@ use crate::plan::RetryPolicy;
 use std::time::Duration;
 
 /// Longest wait after a release as unsupported, in multiples of the base of one second.
-const RELEASE_WAIT_MAX: Duration = Duration::from_secs(60);
+const RELEASE_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// What an executor reported about a failed attempt, as far as the retry depends on it.
 #[derive(Debug, Clone, Copy)]

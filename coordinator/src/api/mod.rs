@@ -30,8 +30,6 @@ pub mod workflow;
 pub mod workflows;
 
 #[cfg(test)]
-mod live;
-#[cfg(test)]
 mod tests;
 
 use crate::engine::handle::EngineHandle;

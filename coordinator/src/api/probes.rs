@@ -38,7 +38,7 @@ pub(super) async fn readyz(State(context): State<ApiContext>, parameters: Parame
         Ok(answered) => answered.err().map(|error| error.to_string()),
         Err(_) => Some(format!("no answer within {} s", READY_TIMEOUT.as_secs())),
     };
-    let (is_ready, document) = readiness(&context.engine.health(), reads);
+    let (is_ready, document) = readiness(&context.engine.health(), reads, context.engine.executors().len());
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((status, Json(document)))
 }
@@ -71,14 +71,14 @@ fn executors_by_queue(executors: &[ExecutorView]) -> Vec<(String, i64)> {
     by_queue.into_iter().map(|(queue, executors)| (queue.to_owned(), executors)).collect()
 }
 
-fn readiness(health: &EngineHealth, reads: Option<String>) -> (bool, Value) {
+fn readiness(health: &EngineHealth, reads: Option<String>, executors: usize) -> (bool, Value) {
     let database = health.database.clone().or(reads);
     let shards = (health.shards_owned == 0).then(|| "this coordinator owns no shard".to_owned());
     let parts = [("database", database), ("nats", health.nats.clone()), ("shards", shards)];
     let is_ready = parts.iter().all(|(_, missing)| missing.is_none());
     let part = |missing: Option<String>| json!({ "ready": missing.is_none(), "reason": missing });
     let document: serde_json::Map<_, _> = parts.into_iter().map(|(name, missing)| (name.to_owned(), part(missing))).collect();
-    (is_ready, json!({ "ready": is_ready, "parts": document, "shards_owned": health.shards_owned }))
+    (is_ready, json!({ "ready": is_ready, "parts": document, "shards_owned": health.shards_owned, "executors": executors }))
 }
 
 #[cfg(test)]
@@ -88,11 +88,11 @@ mod tests {
     #[test]
     fn readiness_names_the_missing_part() {
         let health = EngineHealth { shards_owned: 3, nats: None, database: None };
-        assert!(readiness(&health, None).0);
+        assert!(readiness(&health, None, 2).0);
         let (is_ready, document) = readiness(&EngineHealth { nats: Some("connection refused".into()), ..health.clone() }, None);
         assert_eq!((is_ready, &document["parts"]["nats"]["reason"]), (false, &json!("connection refused")));
         assert_eq!(document["parts"]["database"]["ready"], json!(true));
-        assert_eq!(readiness(&health, Some("no answer".into())).1["parts"]["database"]["reason"], json!("no answer"));
+        assert_eq!(readiness(&health, Some("no answer".into(, 2))).1["parts"]["database"]["reason"], json!("no answer"));
         assert!(!readiness(&EngineHealth { shards_owned: 0, ..health }, None).0);
     }
 }

@@ -169,7 +169,7 @@ fn retry(fields: &mut Fields, kind: &TaskKind, starts: Starts) -> Result<Option<
         None => default,
         Some(Value::String(word)) if word == "exponential" => default,
         Some(Value::Object(object)) => {
-            policy(Value::Object(object), default, max_retries).map_err(|problem| problem.within("retry_backoff"))?
+            policy(Value::Object(object), &default, max_retries).map_err(|problem| problem.within("retry_backoff"))?
         }
         Some(other) => {
             let remedy = "must be \"exponential\", or an object such as {\"initial_interval\": \"1s\", \"backoff_coefficient\": 2}";
@@ -180,7 +180,7 @@ fn retry(fields: &mut Fields, kind: &TaskKind, starts: Starts) -> Result<Option<
     Ok(Some(RetryPolicy { max_attempts, ..policy }))
 }
 
-fn policy(object: Value, default: RetryPolicy, max_retries: Option<u32>) -> Result<RetryPolicy, Problem> {
+fn policy(object: Value, default: &RetryPolicy, max_retries: Option<u32>) -> Result<RetryPolicy, Problem> {
     let mut fields = Fields::new(object, "retry_backoff")?;
     let max_attempts = fields.number("max_attempts", ATTEMPTS_MAX)?;
     if let (Some(max_attempts), Some(_)) = (max_attempts, max_retries) {

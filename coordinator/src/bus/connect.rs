@@ -55,7 +55,9 @@ pub enum BusError {
         found: String,
     },
     /// A stream belongs to another database.
-    #[error("stream {stream} belongs to installation {found}, this database is installation {ours}: use another NATS account, or remove the stream")]
+    #[error(
+        "stream {stream} belongs to installation {found}, this database is installation {ours}: use another NATS account, or remove the stream"
+    )]
     OtherInstallation {
         /// Which stream.
         stream: String,

@@ -25,11 +25,7 @@ pub async fn listen(bus: &Bus, inputs: mpsc::Sender<Input>) -> Result<(), BusErr
     Ok(())
 }
 
-async fn forward(
-    mut messages: Subscriber,
-    inputs: mpsc::Sender<Input>,
-    decode: impl Fn(Bytes) -> Result<Input, wire::WireError> + Send,
-) {
+async fn forward(mut messages: Subscriber, inputs: mpsc::Sender<Input>, decode: impl Fn(Bytes) -> Result<Input, wire::WireError> + Send) {
     while let Some(message) = messages.next().await {
         match decode(message.payload) {
             Ok(input) => {

@@ -5,7 +5,7 @@
 
 use super::{Bus, BusError};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
-use async_nats::jetstream::context::{GetStreamErrorKind, CreateStreamErrorKind};
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
 use orchestr8_proto::names;
 use orchestr8_proto::timestamp::Timestamp;

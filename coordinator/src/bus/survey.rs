@@ -29,8 +29,7 @@ impl Bus {
     /// [`BusError::JetStream`] when it does not answer.
     pub async fn server_time(&self) -> Result<Timestamp, BusError> {
         let failed = |reason: String| BusError::jetstream("stream INFO", reason);
-        let subject = format!("STREAM.INFO.{}", names::TASKS_STREAM);
-        let info: Value = self.jetstream.request(subject, &()).await.map_err(|error| failed(error.to_string()))?;
+        let info = self.info(format!("$JS.API.STREAM.INFO.{}", names::TASKS_STREAM)).await.map_err(failed)?;
         let text = info.get("ts").and_then(Value::as_str).ok_or_else(|| failed("it has no `ts`".into()))?;
         OffsetDateTime::parse(text, &Rfc3339).map(Timestamp::from).map_err(|error| failed(error.to_string()))
     }
@@ -47,12 +46,19 @@ impl Bus {
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => None,
             Err(error) => return Err(failed(error.to_string())),
         };
-        let subject = format!("CONSUMER.INFO.{}.{reader}", names::OUTCOMES_STREAM);
-        let info: Value = self.jetstream.request(subject, &()).await.map_err(|error| failed(error.to_string()))?;
-        if info.get("error").is_some() {
-            return Err(failed(format!("the reader's consumer {reader} is gone")));
-        }
+        let subject = format!("$JS.API.CONSUMER.INFO.{}.{reader}", names::OUTCOMES_STREAM);
+        self.info(subject).await.map_err(|reason| failed(format!("the reader's consumer {reader}: {reason}")))?;
         Ok(head)
+    }
+
+    /// An INFO as the server gives it: the client leaves out what it does not know. The server wants no payload.
+    async fn info(&self, subject: String) -> Result<Value, String> {
+        let answer = self.client.request(subject, bytes::Bytes::new()).await.map_err(|error| error.to_string())?;
+        let info: Value = serde_json::from_slice(&answer.payload).map_err(|error| error.to_string())?;
+        match info.pointer("/error/description") {
+            Some(reason) => Err(reason.as_str().unwrap_or("refused").to_owned()),
+            None => Ok(info),
+        }
     }
 
     /// The state of the four consumers of each queue; those that are missing are made.

@@ -14,8 +14,9 @@ use orchestr8_core::machine::{Answer, Effect, Event, Report, Reported};
 use orchestr8_core::plan::TaskIndex;
 use orchestr8_proto::ids::{ExecutionId, Incarnation, RunId};
 use orchestr8_store::StoreError;
-use orchestr8_store::queue::Lot;
 use orchestr8_store::quarantine;
+use orchestr8_store::queue::Lot;
+use orchestr8_store::shards::Position;
 use serde_json::json;
 use std::time::Duration;
 
@@ -30,11 +31,11 @@ impl Lane {
         let mut outbox = Outbox::default();
         let mut wanted = Vec::new();
         for (id, effect) in std::mem::take(&mut stepped.effects) {
-            self.carry_out(id, effect, &stepped, (&mut outbox, &mut wanted));
+            self.carry_out(id, &effect, &stepped, (&mut outbox, &mut wanted));
         }
         self.answer_callers(works, &stepped);
-        for (shard, position) in std::mem::take(&mut stepped.positions) {
-            self.shards.insert(shard, Some(position));
+        if let Some(position) = std::mem::take(&mut stepped.positions).pop() {
+            self.advance(&position);
         }
         self.parts.handle.wake(stepped.executions.keys().copied());
         // New work leaves first: a confirmation can wait, a task cannot.
@@ -45,9 +46,19 @@ impl Lane {
         published
     }
 
-    fn carry_out(&mut self, id: ExecutionId, effect: Effect, stepped: &Stepped, (outbox, wanted): (&mut Outbox, &mut Vec<Wanted>)) {
+    /// One reader reads all shards of the lane in order: what is decided of one is decided, or absent, of all.
+    pub(super) fn advance(&mut self, position: &Position) {
+        for known in self.shards.values_mut() {
+            let behind = known.as_ref().is_none_or(|known| known.incarnation != position.incarnation || known.sequence < position.sequence);
+            if behind {
+                *known = Some(position.clone());
+            }
+        }
+    }
+
+    fn carry_out(&mut self, id: ExecutionId, effect: &Effect, stepped: &Stepped, (outbox, wanted): (&mut Outbox, &mut Vec<Wanted>)) {
         let execution = stepped.executions.get(&id);
-        match effect {
+        match *effect {
             Effect::Publish(index) => wanted.extend(execution.and_then(|execution| fresh(execution, index))),
             Effect::LeftQueue(index, sequence) => {
                 if let Some(execution) = execution {
@@ -111,7 +122,7 @@ impl Lane {
                     self.count_event(&event, stepped);
                     Self::answer_cancel(*event, &stepped.executions);
                 }
-                Work::Position(..) => {}
+                Work::Position(_) => {}
             }
         }
     }
@@ -126,8 +137,13 @@ impl Lane {
                     tracing::warn!(task_id = %work.addressed.execution.task(*index), run_id = %run, "a run was lost");
                 }
             }
-            Event::Claim(..) | Event::Check(..) | Event::Due(_) | Event::Cancel | Event::CancelTask(_) => {}
-            Event::Undeliverable(..) | Event::OutputEvaluated(_) => {}
+            Event::Claim(..)
+            | Event::Check(..)
+            | Event::Due(_)
+            | Event::Cancel
+            | Event::CancelTask(_)
+            | Event::Undeliverable(..)
+            | Event::OutputEvaluated(_) => {}
         }
     }
 
@@ -154,8 +170,8 @@ impl Lane {
                 group.answer(Err(super::handle::SubmitError::Refused(error)));
                 Ok(())
             }
-            Work::Position(shard, position) => {
-                self.shards.insert(shard, Some(position));
+            Work::Position(position) => {
+                self.advance(&position);
                 Ok(())
             }
             Work::Event(event) => self.quarantine_event(*event, error).await,
@@ -174,7 +190,8 @@ impl Lane {
         if let Event::Outcome(index, report) = work.addressed.event
             && !matches!(&report.result, Reported::Failed { failure, .. } if failure.error_type == "internal")
         {
-            let failure = Failure { error_type: "internal".into(), message: "its outcome could not be stored; see quarantined_events".into() };
+            let failure =
+                Failure { error_type: "internal".into(), message: "its outcome could not be stored; see quarantined_events".into() };
             let result = Reported::Failed { failure, retryable: false, retry_after: Duration::ZERO };
             let report = Report { result, usage: orchestr8_core::execution::Usage::default(), ..report };
             self.pending.push_front(Work::event(id, Event::Outcome(index, report)));
@@ -218,8 +235,13 @@ fn event_name(event: &Event) -> &'static str {
 
 fn task_of(event: &Event) -> Option<TaskIndex> {
     match event {
-        Event::Outcome(index, _) | Event::Claim(index, _) | Event::Check(index, _) | Event::Lost(index, _) => Some(*index),
-        Event::Due(index) | Event::CancelTask(index) | Event::Undeliverable(index, ..) => Some(*index),
+        Event::Outcome(index, _)
+        | Event::Claim(index, _)
+        | Event::Check(index, _)
+        | Event::Lost(index, _)
+        | Event::Due(index)
+        | Event::CancelTask(index)
+        | Event::Undeliverable(index, ..) => Some(*index),
         Event::Cancel | Event::OutputEvaluated(_) => None,
     }
 }

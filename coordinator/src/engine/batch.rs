@@ -38,7 +38,7 @@ pub(super) struct Stepped {
     /// Marks that were saved ahead with this batch.
     pub tried: HashMap<Arc<Lot>, i64>,
     /// Outcomes decided up to here.
-    pub positions: Vec<(u16, Position)>,
+    pub positions: Vec<Position>,
 }
 
 impl Lane {
@@ -97,7 +97,8 @@ impl Lane {
         }
         self.parts.metrics.batch_committed(works.len(), started.elapsed());
         let works = std::mem::take(works);
-        self.act(works, stepped).await
+        // The batch is durable: whatever fails from here on is a doubt about what was sent, not about the batch.
+        self.act(works, stepped).await.map_err(|error| StoreError::Unavailable(error.to_string()))
     }
 
     /// Draws ids for new groups and reserves their keys; groups that need nothing more are answered and leave the batch.
@@ -116,7 +117,8 @@ impl Lane {
                     later.push(works.remove(index));
                     continue;
                 }
-                if group.ids.is_empty() {
+                let owned = group.ids.first().is_some_and(|first| self.shards.contains_key(&first.shard()));
+                if !owned && group.state == GroupState::Fresh {
                     group.ids = self.draw_ids(group.submissions.len(), shard);
                 }
                 if let (Some(key), GroupState::Fresh) = (&group.key, group.state) {
@@ -130,11 +132,20 @@ impl Lane {
         crate::kill_points::pass("after_reserve_before_commit");
         let doubtful = self.made_already(works).await?;
         works.retain_mut(|work| match work {
-            Work::New(group) => admitted(group, &reservations, &doubtful),
-            Work::Event(_) | Work::Position(..) => true,
+            Work::New(group) => admitted(group, &reservations, &doubtful) && self.owns_or_refuses(group),
+            Work::Event(_) | Work::Position(_) => true,
         });
         later.into_iter().rev().for_each(|work| self.pending.push_front(work));
         Ok(())
+    }
+
+    /// A group whose ids are fixed can only be made by the owner of their shard.
+    fn owns_or_refuses(&self, group: &mut Group) -> bool {
+        let owned = group.ids.first().is_none_or(|first| self.shards.contains_key(&first.shard()));
+        if !owned {
+            group.answer(Err(SubmitError::Unavailable("its shard has moved to another coordinator".into())));
+        }
+        owned
     }
 
     fn submission_shard(&mut self) -> u16 {
@@ -147,7 +158,7 @@ impl Lane {
     async fn made_already(&mut self, works: &[Work]) -> Result<HashSet<ExecutionId>, StoreError> {
         let first_of = |work: &Work| match work {
             Work::New(group) if group.state == GroupState::Doubtful => group.ids.first().copied(),
-            Work::New(_) | Work::Event(_) | Work::Position(..) => None,
+            Work::New(_) | Work::Event(_) | Work::Position(_) => None,
         };
         let doubtful: Vec<ExecutionId> = works.iter().filter_map(first_of).collect();
         if doubtful.is_empty() {
@@ -157,7 +168,8 @@ impl Lane {
     }
 
     async fn load(&mut self, works: &[Work], stepped: &mut Stepped) -> Result<(), StoreError> {
-        let wanted: BTreeSet<ExecutionId> = works.iter().filter_map(execution_of).filter(|id| self.shards.contains_key(&id.shard())).collect();
+        let wanted: BTreeSet<ExecutionId> =
+            works.iter().filter_map(execution_of).filter(|id| self.shards.contains_key(&id.shard())).collect();
         stepped.executions = self.executions(wanted).await?;
         Ok(())
     }
@@ -203,7 +215,7 @@ impl Lane {
             match work {
                 Work::Event(event) => self.step_event(event, stepped)?,
                 Work::New(group) => self.step_group(group, stepped)?,
-                Work::Position(shard, position) => stepped.positions.push((*shard, position.clone())),
+                Work::Position(position) => stepped.positions.push(position.clone()),
             }
         }
         Ok(())
@@ -256,10 +268,8 @@ impl Lane {
     /// A panic in the state machine is a fault of its event, not of the shard.
     fn stepping<T>(&self, step: impl FnOnce(&orchestr8_proto::times::ProtocolTimes) -> T) -> Result<T, StoreError> {
         let times = self.parts.times;
-        catch_unwind(AssertUnwindSafe(|| step(&times))).map_err(|_| StoreError::Refused {
-            code: "panic".into(),
-            message: "the state machine panicked".into(),
-        })
+        catch_unwind(AssertUnwindSafe(|| step(&times)))
+            .map_err(|_| StoreError::Refused { code: "panic".into(), message: "the state machine panicked".into() })
     }
 
     /// Evaluates the outputs of workflows whose last task ended in this batch, and steps them once more.
@@ -296,7 +306,8 @@ impl Lane {
             }
         }
         stepped.tried = tried;
-        let shards: BTreeSet<u16> = works.iter().filter_map(execution_of).map(ExecutionId::shard).filter(|shard| self.shards.contains_key(shard)).collect();
+        let shards: BTreeSet<u16> =
+            works.iter().filter_map(execution_of).map(ExecutionId::shard).filter(|shard| self.shards.contains_key(shard)).collect();
         shards.into_iter().for_each(|shard| batch.fence(shard, self.lease));
         for (id, execution) in &mut stepped.executions {
             match stepped.new.remove(id) {
@@ -350,9 +361,12 @@ fn cancelled_task(execution: &Execution, task: TaskId) -> Result<CancelAnswer, C
     let status = execution.task(task.index()).status.0;
     match status {
         TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Skipped => Err(CommandError::AlreadyFinal(status.as_str())),
-        TaskStatus::Cancelled | TaskStatus::Pending | TaskStatus::Queued | TaskStatus::Running | TaskStatus::Retrying | TaskStatus::Waiting => {
-            Ok(CancelAnswer::Task(status))
-        }
+        TaskStatus::Cancelled
+        | TaskStatus::Pending
+        | TaskStatus::Queued
+        | TaskStatus::Running
+        | TaskStatus::Retrying
+        | TaskStatus::Waiting => Ok(CancelAnswer::Task(status)),
     }
 }
 
@@ -390,7 +404,7 @@ fn execution_of(work: &Work) -> Option<ExecutionId> {
     match work {
         Work::Event(event) => Some(event.addressed.execution),
         Work::New(group) => group.ids.first().copied(),
-        Work::Position(..) => None,
+        Work::Position(_) => None,
     }
 }
 
@@ -408,6 +422,8 @@ fn answer_unknown(event: Event) -> Option<Effect> {
             let answer = if request.running_for.is_some() { machine::Answer::Kill } else { machine::Answer::Refused };
             Some(Effect::Answer(request.run_id, request.incarnation, answer))
         }
-        Event::Lost(..) | Event::Due(_) | Event::Cancel | Event::CancelTask(_) | Event::Undeliverable(..) | Event::OutputEvaluated(_) => None,
+        Event::Lost(..) | Event::Due(_) | Event::Cancel | Event::CancelTask(_) | Event::Undeliverable(..) | Event::OutputEvaluated(_) => {
+            None
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::batch::Stepped;
 use super::lane::Lane;
-use super::lots::{Counted, mark_row};
+use super::lots::{Counted, LotState, mark_row};
 use super::work::Work;
 use crate::bus::publisher::{Again, Publish};
 use orchestr8_core::execution::{Execution, Failure};
@@ -11,7 +11,9 @@ use orchestr8_core::machine::Event;
 use orchestr8_core::plan::{TaskIndex, TaskKind, TaskPlan, Template};
 use orchestr8_proto::ids::{DispatchId, ExecutionId, TaskId};
 use orchestr8_proto::tokens::Purpose;
-use orchestr8_proto::wire::{self, DISPATCH_BYTES_MAX, Dispatch, DispatchBatch, EnvironmentVariable, HandlerKind, RunKind, SCHEMA_VERSION, dispatch};
+use orchestr8_proto::wire::{
+    self, DISPATCH_BYTES_MAX, Dispatch, DispatchBatch, EnvironmentVariable, HandlerKind, RunKind, SCHEMA_VERSION, dispatch,
+};
 use orchestr8_proto::words::TaskStatus;
 use orchestr8_store::commit::{self, Batch};
 use orchestr8_store::queue::{self, Lot, Queued};
@@ -140,7 +142,9 @@ impl Lane {
         let batch = DispatchBatch { schema_version: SCHEMA_VERSION, dispatches: vec![dispatch] };
         let too_large = |bytes: usize| Failure {
             error_type: "too_large".into(),
-            message: format!("the evaluated script, `with`, `env` and prompt have {bytes} bytes, the limit is {DISPATCH_BYTES_MAX}: pass a reference instead"),
+            message: format!(
+                "the evaluated script, `with`, `env` and prompt have {bytes} bytes, the limit is {DISPATCH_BYTES_MAX}: pass a reference instead"
+            ),
         };
         let bytes = prost::Message::encoded_len(&batch);
         if bytes > DISPATCH_BYTES_MAX {
@@ -189,8 +193,13 @@ impl Lane {
     }
 
     fn lot_to_feed(&self) -> Option<Arc<Lot>> {
-        let again = self.again_from <= Instant::now();
-        let ready = |state: &&super::lots::LotState| (again && state.marks.again.is_some() || state.marks.holds()) && self.lots.room(&state.lot) > 0;
+        let now = Instant::now();
+        let again = self.again_from <= now;
+        let ready = |state: &&LotState| {
+            (again && state.marks.again.is_some() || state.marks.holds())
+                && state.full_until.is_none_or(|until| until <= now)
+                && self.lots.room(&state.lot) > 0
+        };
         self.lots.iter().filter(ready).map(|state| &state.lot).min_by_key(|lot| (lot.priority, lot.shard)).cloned()
     }
 
@@ -307,7 +316,8 @@ fn templates(planned: &TaskPlan) -> impl Iterator<Item = &Template> {
 }
 
 fn reads_of(execution: &Execution, index: TaskIndex) -> Vec<TaskIndex> {
-    let mut reads: Vec<TaskIndex> = templates(execution.plan.task(index)).flat_map(|template| expression::reads(template, &execution.plan)).collect();
+    let mut reads: Vec<TaskIndex> =
+        templates(execution.plan.task(index)).flat_map(|template| expression::reads(template, &execution.plan)).collect();
     reads.sort_unstable();
     reads.dedup();
     reads

@@ -169,8 +169,7 @@ impl EngineHandle {
     pub fn new(capacity: usize) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(capacity);
         let starting = EngineHealth { shards_owned: 0, nats: Some("starting".into()), database: Some("starting".into()) };
-        let handle =
-            Self { commands, listeners: Arc::default(), executors: Arc::default(), health: Arc::new(Mutex::new(starting)) };
+        let handle = Self { commands, listeners: Arc::default(), executors: Arc::default(), health: Arc::new(Mutex::new(starting)) };
         (handle, receiver)
     }
 

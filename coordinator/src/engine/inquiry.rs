@@ -3,9 +3,9 @@
 
 use super::work::Work;
 use orchestr8_proto::ids::TaskId;
+use orchestr8_store::queue::Lot;
 use std::collections::HashMap;
 use std::sync::Arc;
-use orchestr8_store::queue::Lot;
 
 /// What waits for a verdict.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Inquiries {
     }
 
     /// Shards to ask about now, with the number of the question.
-    pub fn to_ask(&mut self) -> Vec<(u16, u64)> {
+    pub fn questions(&mut self) -> Vec<(u16, u64)> {
         let mut questions = Vec::new();
         for (shard, inquiry) in &mut self.open {
             if inquiry.state == State::Idle && !inquiry.next.is_empty() {
@@ -67,8 +67,7 @@ impl Inquiries {
         let Some(inquiry) = self.open.get_mut(&shard).filter(|inquiry| inquiry.state == State::Asking(question)) else { return };
         match head {
             Ok(head) => inquiry.state = State::Waiting(head.unwrap_or(0)),
-            Err(error) => {
-                tracing::debug!(%error, shard, "asking again for the last outcome");
+            Err(_) => {
                 inquiry.state = State::Idle;
                 let asked = std::mem::take(&mut inquiry.asked);
                 inquiry.next.splice(0..0, asked);
@@ -127,7 +126,7 @@ mod tests {
     fn a_verdict_waits_until_the_last_outcome_is_decided() {
         let mut inquiries = Inquiries::default();
         inquiries.add(3, doubt());
-        let [(3, question)] = inquiries.to_ask()[..] else { panic!("one question") };
+        let [(3, question)] = inquiries.questions()[..] else { panic!("one question") };
         assert!(inquiries.decidable(|_| u64::MAX).is_empty(), "not answered yet");
         inquiries.answered(3, question, Ok(Some(10)));
         assert!(inquiries.decidable(|_| 9).is_empty());
@@ -139,26 +138,26 @@ mod tests {
     fn later_evidence_asks_its_own_question() {
         let mut inquiries = Inquiries::default();
         inquiries.add(3, doubt());
-        let first = inquiries.to_ask();
+        let first = inquiries.questions();
         inquiries.add(3, doubt());
-        assert!(inquiries.to_ask().is_empty(), "one question at a time");
+        assert!(inquiries.questions().is_empty(), "one question at a time");
         inquiries.answered(3, first[0].1, Ok(None));
         assert_eq!(inquiries.decidable(|_| 0).len(), 1);
-        assert_eq!(inquiries.to_ask().len(), 1);
+        assert_eq!(inquiries.questions().len(), 1);
     }
 
     #[test]
     fn a_failed_question_and_a_new_reader_ask_again() {
         let mut inquiries = Inquiries::default();
         inquiries.add(3, doubt());
-        let first = inquiries.to_ask();
+        let first = inquiries.questions();
         inquiries.answered(3, first[0].1, Err("no answer".into()));
-        let second = inquiries.to_ask();
+        let second = inquiries.questions();
         inquiries.answered(3, first[0].1, Ok(None));
         assert!(inquiries.decidable(|_| 0).is_empty(), "the old question's answer means nothing");
         inquiries.answered(3, second[0].1, Ok(Some(5)));
         inquiries.reader_changed();
         assert!(inquiries.decidable(|_| 5).is_empty());
-        assert_eq!(inquiries.to_ask().len(), 1);
+        assert_eq!(inquiries.questions().len(), 1);
     }
 }

@@ -8,11 +8,15 @@ use super::untrusted::{self, BeatOf, Doubtful};
 use super::work::{CancelReply, EventWork, Group, GroupState, Work};
 use orchestr8_core::execution::Failure;
 use orchestr8_core::machine::Event;
-use orchestr8_proto::ids::{RunId, ExecutionId};
-use orchestr8_proto::wire::{self, ClaimBatch, HeldRun, Heartbeat, OutcomeBatch};
+use orchestr8_proto::ids::{ExecutionId, RunId};
+use orchestr8_proto::names::check_queue_name;
+use orchestr8_proto::wire::{self, ClaimBatch, Heartbeat, HeldRun, OutcomeBatch};
 use orchestr8_store::shards::Position;
 use std::collections::HashMap;
 use tokio::time::Instant;
+
+/// Queues of one executor whose consumers are looked after.
+const QUEUES_PER_BEAT_MAX: usize = 256;
 
 impl Lane {
     pub(super) fn take_in(&mut self, input: Input) {
@@ -49,7 +53,7 @@ impl Lane {
             Err(error) => tracing::warn!(%error, shard, "a message of outcomes was refused"),
         }
         let position = Position { incarnation: incarnations.outcomes, sequence: message.stream_sequence, time: message.stored_at };
-        self.pending.push_back(Work::Position(shard, position));
+        self.pending.push_back(Work::Position(position));
     }
 
     fn take_claims(&mut self, batch: &ClaimBatch) {
@@ -76,6 +80,7 @@ impl Lane {
 
     /// A heartbeat is a set (rule R4): what it lists and nobody holds is a claim, what it misses is suspect.
     fn take_beat(&mut self, beat: Heartbeat) {
+        self.look_after_queues(&beat.queues);
         let Some(complete) = self.roster.part(beat) else { return };
         let reading = self.leases.beat(&complete.beat(|shard| self.shards.contains_key(&shard)));
         for suspect in reading.suspects {
@@ -94,6 +99,22 @@ impl Lane {
                 Some(Err(refusal)) => tracing::warn!(%refusal, executor = %complete.executor, "a run in a heartbeat was refused"),
                 None => {}
             }
+        }
+    }
+
+    /// Executors fetch from consumers that must be there before the first task is.
+    fn look_after_queues(&mut self, queues: &[String]) {
+        for queue in queues.iter().take(QUEUES_PER_BEAT_MAX) {
+            if self.queues_known.contains(queue) || check_queue_name(queue).is_err() {
+                continue;
+            }
+            self.queues_known.insert(queue.clone());
+            let (bus, queue) = (self.parts.bus.clone(), queue.clone());
+            tokio::spawn(async move {
+                if let Err(error) = bus.ensure_consumers(&queue).await {
+                    tracing::warn!(%error, queue, "the consumers of a queue could not be made");
+                }
+            });
         }
     }
 
@@ -116,6 +137,7 @@ impl Lane {
             }
             PublishEnd::Full => {
                 state.marks.refused_as_full(published.sequence);
+                state.full_until = Some(Instant::now() + self.parts.times.claim_after() / 4);
                 self.lots.gave_room(&published.lot);
             }
             PublishEnd::TooLarge => {
@@ -138,8 +160,12 @@ impl Lane {
     }
 
     fn take_head(&mut self, head: Head) {
-        if head.head.is_err() {
-            self.alarms.reader.get_or_insert(Instant::now() + self.parts.times.claim_after());
+        if let Err(error) = &head.head {
+            // The reader may be what is wrong: it starts anew, and the question is asked again.
+            tracing::warn!(%error, shard = head.shard, "the last outcome of a shard cannot be told; no verdict until it can");
+            let later = Instant::now() + self.parts.times.claim_after();
+            self.alarms.reader.get_or_insert(later);
+            self.alarms.ask.get_or_insert(later);
         }
         self.inquiries.answered(head.shard, head.inquiry, head.head);
     }
@@ -196,7 +222,7 @@ impl Lane {
                         reply.sender.send(Err(CommandError::Unavailable(why()))).ok();
                     }
                 }
-                Work::Position(..) => {}
+                Work::Position(_) => {}
             }
         }
     }

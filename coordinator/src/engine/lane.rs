@@ -3,21 +3,21 @@
 use super::cache::{ExecutionCache, PlanCache};
 use super::clock::DatabaseClock;
 use super::handle::{Command, EngineHandle};
-use super::inquiry::Inquiries;
 use super::input::Input;
+use super::inquiry::Inquiries;
 use super::lots::Lots;
 use super::roster::Roster;
 use super::work::Work;
+use crate::bus::Bus;
 use crate::bus::publisher::Publish;
 use crate::bus::reader::Reader;
 use crate::bus::streams::{Incarnations, StreamShape};
-use crate::bus::Bus;
 use crate::metrics::Metrics;
 use orchestr8_core::leases::{LeaseTable, LeaseTicks};
 use orchestr8_core::machine::{Circumstances, Draws};
 use orchestr8_proto::ids::{DispatchId, LeaseId};
-use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::tokens::TokenKeys;
 use orchestr8_store::StoreError;
 use orchestr8_store::migrate::{Database, Installation};
@@ -25,7 +25,7 @@ use orchestr8_store::queue::Lot;
 use orchestr8_store::shards::Position;
 use rand::RngExt;
 use sqlx::PgConnection;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -98,6 +98,9 @@ pub struct Lane {
     pub(super) alarms: Alarms,
     pub(super) vanished: Vec<(Arc<Lot>, i64)>,
     pub(super) purged_below: u64,
+    pub(super) in_doubt: bool,
+    pub(super) leases_drawn: Vec<LeaseId>,
+    pub(super) queues_known: HashSet<String>,
 }
 
 /// When the lane's own clock wants something.
@@ -107,6 +110,7 @@ pub(super) struct Alarms {
     pub survey: Instant,
     pub reader: Option<Instant>,
     pub retake: Option<Instant>,
+    pub ask: Option<Instant>,
 }
 
 /// Randomness for the state machine.
@@ -153,9 +157,12 @@ impl Lane {
             next_due: None,
             next_submission_shard: 0,
             again_from: soon,
-            alarms: Alarms { renewal: soon, beat: soon, survey: soon + times.reconcile(), reader: None, retake: Some(soon) },
+            alarms: Alarms { renewal: soon, beat: soon, survey: soon + times.reconcile(), reader: None, retake: Some(soon), ask: None },
             vanished: Vec::new(),
             purged_below: 0,
+            in_doubt: false,
+            leases_drawn: Vec::new(),
+            queues_known: HashSet::new(),
             parts,
         }
     }
@@ -175,10 +182,9 @@ impl Lane {
     /// One pass over everything that is due or gathered.
     async fn pass(&mut self) -> Result<(), StoreError> {
         self.alarms().await?;
-        while !self.pending.is_empty() && !self.shards.is_empty() {
+        if !self.pending.is_empty() && !self.shards.is_empty() {
             let batch = self.take_batch();
             self.process(batch).await?;
-            self.decide_inquiries();
         }
         self.refuse_without_shards();
         self.look_for_vanished().await?;
@@ -192,41 +198,41 @@ impl Lane {
         let reason = doubt.to_string();
         self.parts.handle.update_health(|health| health.database = Some(reason));
         self.alarms.retake = Some(Instant::now());
+        self.in_doubt = true;
         self.let_go();
     }
 
     /// Waits for an input, a command or the lane's own clock; takes what is there, up to a batch. Never lingers.
     async fn gather(&mut self, shutdown: &CancellationToken) {
         let wake = self.next_alarm();
-        let more = !self.pending.is_empty() && !self.shards.is_empty() || self.wants_feeding();
-        let mut inputs = Vec::new();
-        let mut commands = Vec::new();
-        if more {
-            while inputs.len() < BATCH_EVENTS_MAX
-                && let Ok(input) = self.parts.inputs.1.try_recv()
-            {
-                inputs.push(input);
-            }
-        } else {
+        if self.pending.is_empty() && !self.wants_feeding() {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep_until(wake) => {}
-                _ = self.parts.inputs.1.recv_many(&mut inputs, BATCH_EVENTS_MAX) => {}
-                _ = self.parts.commands.recv_many(&mut commands, BATCH_EVENTS_MAX) => {}
+                Some(input) = self.parts.inputs.1.recv() => self.take_in(input),
+                Some(command) = self.parts.commands.recv() => self.take_command(command),
             }
         }
-        while commands.len() < BATCH_EVENTS_MAX
-            && let Ok(command) = self.parts.commands.try_recv()
-        {
-            commands.push(command);
-        }
-        while inputs.len() < BATCH_EVENTS_MAX
+        self.take_what_is_there();
+    }
+
+    /// What has arrived, as far as a batch reaches; the rest waits in its channel, and that in the broker.
+    fn take_what_is_there(&mut self) {
+        let mut bytes = 0;
+        while self.pending.len() < BATCH_EVENTS_MAX
+            && bytes < BATCH_BYTES_MAX
             && let Ok(input) = self.parts.inputs.1.try_recv()
         {
-            inputs.push(input);
+            if let Input::Outcomes(message) = &input {
+                bytes += message.payload.len();
+            }
+            self.take_in(input);
         }
-        inputs.into_iter().for_each(|input| self.take_in(input));
-        commands.into_iter().for_each(|command| self.take_command(command));
+        while self.pending.len() < BATCH_EVENTS_MAX
+            && let Ok(command) = self.parts.commands.try_recv()
+        {
+            self.take_command(command);
+        }
     }
 
     /// Takes the front of what is pending: at most [`BATCH_EVENTS_MAX`] items; submissions count by their tasks.
@@ -235,7 +241,7 @@ impl Lane {
         let mut events = 0;
         while let Some(work) = self.pending.front() {
             events += match work {
-                Work::Event(_) | Work::Position(..) => 1,
+                Work::Event(_) | Work::Position(_) => 1,
                 Work::New(group) => group.submissions.iter().map(|submission| submission.plan.tasks.len()).sum(),
             };
             if events > BATCH_EVENTS_MAX && !batch.is_empty() {
@@ -248,12 +254,24 @@ impl Lane {
 
     fn next_alarm(&self) -> Instant {
         let due = self.next_due.filter(|_| !self.shards.is_empty()).map(|due| self.instant_of(due));
-        let again = self.lots.has_again().then_some(self.again_from);
-        [Some(self.alarms.renewal), Some(self.alarms.beat), Some(self.alarms.survey), self.alarms.reader, self.alarms.retake, due, again]
-            .into_iter()
-            .flatten()
-            .min()
-            .expect("some are always set")
+        let now = Instant::now();
+        let again = Some(self.again_from).filter(|at| *at > now && self.lots.has_again());
+        let full = self.lots.next_try().filter(|at| *at > now);
+        [
+            Some(self.alarms.renewal),
+            Some(self.alarms.beat),
+            Some(self.alarms.survey),
+            self.alarms.reader,
+            self.alarms.retake,
+            self.alarms.ask,
+            due,
+            again,
+            full,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .expect("some are always set")
     }
 
     fn instant_of(&self, time: Timestamp) -> Instant {

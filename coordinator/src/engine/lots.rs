@@ -8,6 +8,7 @@ use orchestr8_store::rows::MarkRow;
 use sqlx::types::Json;
 use std::collections::HashMap;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Publications that may wait for their PubAck at once.
 pub const PUBLISHING_MAX: usize = 8_192;
@@ -23,11 +24,13 @@ pub struct LotState {
     pub stream: Option<String>,
     /// Something changed since the last save.
     pub dirty: bool,
+    /// The broker said that it is full: not before this.
+    pub full_until: Option<Instant>,
 }
 
 /// All lots of a lane.
 pub struct Lots {
-    lots: HashMap<Arc<Lot>, LotState>,
+    by_lot: HashMap<Arc<Lot>, LotState>,
     /// Dispatches of a queue and priority that are in the stream, as far as this lane knows.
     stored: HashMap<(String, Priority), u64>,
     room_max: u64,
@@ -38,12 +41,12 @@ impl Lots {
     /// No lots; each queue and priority has room for `room_max` dispatches.
     #[must_use]
     pub fn new(room_max: u64) -> Self {
-        Self { lots: HashMap::new(), stored: HashMap::new(), room_max, publishing: 0 }
+        Self { by_lot: HashMap::new(), stored: HashMap::new(), room_max, publishing: 0 }
     }
 
     /// Forgets everything, for a recovery.
     pub fn clear(&mut self) {
-        self.lots.clear();
+        self.by_lot.clear();
         self.stored.clear();
         self.publishing = 0;
     }
@@ -52,33 +55,34 @@ impl Lots {
     pub fn restore(&mut self, lot: Lot, marks: Marks, stream: Option<String>, stored: u64) {
         let lot = Arc::new(lot);
         *self.stored.entry((lot.queue.clone(), lot.priority)).or_default() += stored;
-        self.lots.insert(lot.clone(), LotState { lot, marks, stream, dirty: false });
+        self.by_lot.insert(lot.clone(), LotState { lot, marks, stream, dirty: false, full_until: None });
     }
 
     /// The lot; it begins when its first task is queued.
     pub fn lot(&mut self, shard: u16, queue: &str, priority: Priority, stream: Option<&str>) -> &mut LotState {
         let lot = Arc::new(Lot { shard, queue: queue.to_owned(), priority });
-        self.lots.entry(lot.clone()).or_insert_with(|| LotState {
+        self.by_lot.entry(lot.clone()).or_insert_with(|| LotState {
             lot,
             marks: Marks::default(),
             stream: stream.map(str::to_owned),
             dirty: false,
+            full_until: None,
         })
     }
 
     /// The lot, if it is known.
     pub fn get(&mut self, lot: &Lot) -> Option<&mut LotState> {
-        self.lots.get_mut(lot)
+        self.by_lot.get_mut(lot)
     }
 
     /// All lots.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut LotState> {
-        self.lots.values_mut()
+        self.by_lot.values_mut()
     }
 
     /// All lots.
     pub fn iter(&self) -> impl Iterator<Item = &LotState> {
-        self.lots.values()
+        self.by_lot.values()
     }
 
     /// How many more dispatches of the lot's queue and priority may be handed to the publisher.
@@ -95,7 +99,7 @@ impl Lots {
         if counted == Counted::Now {
             *self.stored.entry((lot.queue.clone(), lot.priority)).or_default() += 1;
         }
-        if let Some(state) = self.lots.get_mut(lot) {
+        if let Some(state) = self.by_lot.get_mut(lot) {
             state.marks.handed(sequence);
             state.dirty = true;
         }
@@ -108,7 +112,7 @@ impl Lots {
 
     /// A dispatch left the queue: if it was in the stream, there is room for another.
     pub fn left_queue(&mut self, lot: &Lot, sequence: i64) {
-        let handed = self.lots.get(lot).is_some_and(|state| sequence <= state.marks.handed_through);
+        let handed = self.by_lot.get(lot).is_some_and(|state| sequence <= state.marks.handed_through);
         if handed {
             self.gave_room(lot);
         }
@@ -123,10 +127,16 @@ impl Lots {
 
     /// Rows whose message is gone are published again, if they are still queued.
     pub fn vanished(&mut self, lot: &Lot, rows: &[(TaskId, i64)]) {
-        let Some(state) = self.lots.get_mut(lot) else { return };
+        let Some(state) = self.by_lot.get_mut(lot) else { return };
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return };
         tracing::warn!(queue = %lot.queue, priority = %lot.priority, rows = rows.len(), "queued tasks whose message is gone are published again");
         state.marks.publish_again((first.1 - 1, last.1));
+    }
+
+    /// When a lot that was full may be tried again.
+    #[must_use]
+    pub fn next_try(&self) -> Option<Instant> {
+        self.by_lot.values().filter(|state| state.marks.holds()).filter_map(|state| state.full_until).min()
     }
 
     /// Publications without answer.
@@ -147,15 +157,19 @@ impl Lots {
     /// Whether something is to be published again.
     #[must_use]
     pub fn has_again(&self) -> bool {
-        self.lots.values().any(|state| state.marks.again.is_some())
+        self.by_lot.values().any(|state| state.marks.again.is_some())
     }
 
     /// The marks to save with the renewal.
     pub fn dirty_marks(&mut self) -> Vec<MarkRow> {
-        self.lots.values_mut().filter(|state| state.dirty).map(|state| {
-            state.dirty = false;
-            mark_row(state)
-        }).collect()
+        self.by_lot
+            .values_mut()
+            .filter(|state| state.dirty)
+            .map(|state| {
+                state.dirty = false;
+                mark_row(state)
+            })
+            .collect()
     }
 }
 

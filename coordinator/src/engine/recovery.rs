@@ -12,10 +12,10 @@ use orchestr8_core::machine::Event;
 use orchestr8_core::marks::Marks;
 use orchestr8_proto::ids::LeaseId;
 use orchestr8_proto::wire::{CoordinatorBeat, SCHEMA_VERSION};
+use orchestr8_store::StoreError;
 use orchestr8_store::queue::{self, Lot};
 use orchestr8_store::rows::{PositionRow, column};
 use orchestr8_store::shards::{self, SavedMarks, Taker};
-use orchestr8_store::StoreError;
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -44,6 +44,9 @@ impl Lane {
         if self.alarms.survey <= now {
             self.alarms.survey = now + self.parts.times.reconcile();
             self.survey();
+            if self.shards.contains_key(&0) {
+                self.purge().await?;
+            }
         }
         if self.alarms.reader.is_some_and(|at| at <= now) {
             self.start_reader();
@@ -56,15 +59,14 @@ impl Lane {
     /// Lets go of everything that is remembered. Pending outcomes are read again; callers' work stays.
     pub(super) fn let_go(&mut self) {
         self.parts.epoch.fetch_add(1, Ordering::AcqRel);
-        self.reader = None;
-        self.reader_name = None;
+        self.stop_reader();
         self.executions.clear();
         self.lots.clear();
         self.inquiries.clear();
         let callers = |work: &Work| match work {
             Work::New(_) => true,
             Work::Event(event) => event.reply.is_some(),
-            Work::Position(..) => false,
+            Work::Position(_) => false,
         };
         self.pending.retain(callers);
     }
@@ -95,19 +97,23 @@ impl Lane {
     }
 
     async fn recover(&mut self) -> Result<usize, StoreError> {
-        let held_before = self.shards.len();
-        let lease = LeaseId::random();
         let all: Vec<u16> = (0..self.parts.installation.shard_count).collect();
-        let wanted: Vec<u16> = if self.reader.is_some() { all.iter().copied().filter(|shard| !self.shards.contains_key(shard)).collect() } else { all.clone() };
-        let taker = Taker { owner: &self.parts.name, lease, lease_time: self.parts.times.shard_lease() };
-        if self.reader.is_some() && shards::vacant(&mut self.parts.connection, &wanted).await? == 0 {
-            return Ok(held_before);
+        let others: Vec<u16> = all.iter().copied().filter(|shard| !self.shards.contains_key(shard)).collect();
+        if !self.in_doubt && shards::vacant(&mut self.parts.connection, &others).await? == 0 {
+            return Ok(self.shards.len());
         }
-        let taken = shards::take(&mut self.parts.connection, &all, &[self.lease], taker).await?;
+        self.in_doubt = true;
+        // A take whose answer was lost may have counted: its lease is one of ours.
+        self.leases_drawn.push(self.lease);
+        self.lease = LeaseId::random();
+        self.leases_drawn.push(self.lease);
+        let taker = Taker { owner: &self.parts.name, lease: self.lease, lease_time: self.parts.times.shard_lease() };
+        let taken = shards::take(&mut self.parts.connection, &all, &self.leases_drawn, taker).await?;
         self.let_go();
-        self.lease = lease;
         self.shards = taken.into_iter().map(|taken| (taken.shard, taken.position)).collect();
         self.restore().await?;
+        self.leases_drawn.clear();
+        self.in_doubt = false;
         let owned = self.shards.len();
         self.alarms.renewal = Instant::now() + self.parts.times.shard_renewal();
         self.alarms.reader = Some(Instant::now());
@@ -170,9 +176,6 @@ impl Lane {
             (Some(known), Some(found)) => Some(known.min(found)),
             (known, found) => known.or(found),
         };
-        if self.shards.contains_key(&0) {
-            self.purge().await?;
-        }
         Ok(())
     }
 
@@ -240,7 +243,11 @@ impl Lane {
         let owned: Vec<u16> = self.shards.keys().copied().collect();
         let due = queue::due(&mut self.parts.connection, &owned, now, DUE_MAX).await?;
         // While rows are still due the next pass looks again; after that, the first timer to come.
-        self.next_due = if i64::try_from(due.len()) == Ok(DUE_MAX) { Some(now) } else { queue::next_due(&mut self.parts.connection, &owned, now).await? };
+        self.next_due = if i64::try_from(due.len()) == Ok(DUE_MAX) {
+            Some(now)
+        } else {
+            queue::next_due(&mut self.parts.connection, &owned, now).await?
+        };
         self.pending.extend(due.into_iter().map(|task| Work::event(task.execution(), Event::Due(task.index()))));
         Ok(())
     }
@@ -248,7 +255,11 @@ impl Lane {
     /// Asks for the last outcome of every shard with new evidence (rule R6).
     fn ask(&mut self) {
         let Some(reader) = self.reader_name.clone() else { return };
-        for (shard, inquiry) in self.inquiries.to_ask() {
+        if self.alarms.ask.is_some_and(|at| at > Instant::now()) {
+            return;
+        }
+        self.alarms.ask = None;
+        for (shard, inquiry) in self.inquiries.questions() {
             let (bus, inputs, reader) = (self.parts.bus.clone(), self.parts.inputs.0.clone(), reader.clone());
             tokio::spawn(async move {
                 let head = bus.outcome_head(shard, &reader).await.map_err(|error| error.to_string());
@@ -264,8 +275,7 @@ impl Lane {
             return;
         }
         let Some(incarnations) = self.incarnations.clone() else { return self.look_after_streams() };
-        self.reader_generation += 1;
-        self.reader_name = None;
+        self.stop_reader();
         let known = |position: &Option<shards::Position>| position.clone().filter(|position| position.incarnation == incarnations.outcomes);
         let positions: Option<Vec<_>> = self.shards.values().map(known).collect();
         let start = ReaderStart {
@@ -275,6 +285,13 @@ impl Lane {
             from: positions.and_then(|positions| positions.iter().map(|position| position.time).min()),
         };
         self.reader = Some(Reader::start(self.parts.bus.clone(), start, self.parts.inputs.0.clone()));
+    }
+
+    /// What an ended reader has sent and the lane has not taken yet counts no more: the next one reads it again.
+    fn stop_reader(&mut self) {
+        self.reader = None;
+        self.reader_name = None;
+        self.reader_generation += 1;
     }
 
     /// Makes or checks the streams, and learns JetStream's clock, beside the lane.
@@ -297,6 +314,7 @@ impl Lane {
             Err(error) => {
                 tracing::warn!(%error, "the streams are not ready");
                 self.parts.handle.update_health(|health| health.nats = Some(error));
+                self.stop_reader();
                 self.alarms.reader = Some(Instant::now() + self.parts.times.claim_after());
                 self.incarnations = None;
             }
@@ -331,6 +349,8 @@ impl Lane {
     fn survey(&mut self) {
         self.look_after_streams();
         let queues = self.lots.queues_stored();
+        // Consumers may have been deleted: those of the executors' queues are looked at anew.
+        self.queues_known.clear();
         if self.shards.is_empty() || queues.is_empty() {
             return;
         }

@@ -3,7 +3,7 @@
 use super::handle::ExecutorView;
 use orchestr8_core::leases::{Beat, Listed};
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId, TaskId};
-use orchestr8_proto::wire::{HeldRun, Heartbeat};
+use orchestr8_proto::wire::{Heartbeat, HeldRun};
 use std::collections::{BTreeMap, HashMap};
 
 /// Parts of one heartbeat, at most: 256 × 4,096 runs.
@@ -55,11 +55,7 @@ impl Roster {
         if !self.known.contains_key(&incarnation) && self.known.len() >= EXECUTORS_MAX {
             return None;
         }
-        let known = self.known.entry(incarnation).or_insert_with(|| Known {
-            view: view(&beat),
-            silent_ticks: 0,
-            collecting: None,
-        });
+        let known = self.known.entry(incarnation).or_insert_with(|| Known { view: view(&beat), silent_ticks: 0, collecting: None });
         known.silent_ticks = 0;
         known.view = view(&beat);
         let collecting = known.collecting.take().filter(|collecting| collecting.sequence == beat.sequence);

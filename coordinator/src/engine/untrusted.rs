@@ -1,7 +1,7 @@
 //! Messages of executors into events. Executors run other people's code: every id, token, size and text is checked here.
 
-use super::work::{ClaimNote, EventWork, Work};
 use super::input::Addressed;
+use super::work::{ClaimNote, EventWork, Work};
 use orchestr8_core::execution::{Failure, Usage};
 use orchestr8_core::machine::{ClaimRequest, Event, Progressed, Report, Reported};
 use orchestr8_proto::ids::{DispatchId, IdError, Incarnation, RunId, TaskId};
@@ -15,6 +15,8 @@ use std::time::Duration;
 const EXECUTOR_NAME_BYTES_MAX: usize = 255;
 /// Longest error message that is kept, in bytes.
 const MESSAGE_BYTES_MAX: usize = 8 * 1024;
+/// The latest next attempt that an executor may ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
 /// Longest error type that is kept, in bytes.
 const ERROR_TYPE_BYTES_MAX: usize = 128;
 
@@ -74,9 +76,9 @@ fn report(outcome: Outcome, shard: u16, keys: &TokenKeys) -> Result<(TaskId, Rep
         },
         outcome::Result::Failed(failed) => {
             usage.exit_code = failed.exit_code;
-            failure(failed)
+            failure(&failed)
         }
-        outcome::Result::Released(released) => release(released)?,
+        outcome::Result::Released(released) => release(&released)?,
     };
     let report = Report {
         dispatch_id,
@@ -114,16 +116,20 @@ fn holds_nul(value: &Value) -> bool {
     }
 }
 
-fn failure(failed: wire::Failed) -> Reported {
+fn failure(failed: &wire::Failed) -> Reported {
     let error_type = text(&failed.error_type, ERROR_TYPE_BYTES_MAX);
     let failure = Failure {
         error_type: if error_type.is_empty() { "unknown".into() } else { error_type },
         message: text(&failed.message, MESSAGE_BYTES_MAX),
     };
-    Reported::Failed { failure, retryable: failed.retryable, retry_after: Duration::from_millis(failed.retry_after_ms) }
+    Reported::Failed {
+        failure,
+        retryable: failed.retryable,
+        retry_after: Duration::from_millis(failed.retry_after_ms).min(RETRY_AFTER_MAX),
+    }
 }
 
-fn release(released: wire::Released) -> Result<Reported, Refusal> {
+fn release(released: &wire::Released) -> Result<Reported, Refusal> {
     Ok(match wire::known::<ReleaseReason>("reason", released.reason)? {
         ReleaseReason::Drained if released.never_started => Reported::Drained(Progressed::NeverStarted),
         ReleaseReason::Drained => Reported::Drained(Progressed::Started),
@@ -175,8 +181,11 @@ pub struct BeatOf<'a> {
 /// [`Refusal`]: it is as if it had not been listed.
 pub fn listed(run: &HeldRun, beat: BeatOf<'_>, keys: &TokenKeys, tick: Duration) -> Result<Work, Refusal> {
     let running_for = run.started.then(|| Duration::from_micros(run.running_for_us));
-    let (task, request) = Asker { ids: (&run.task_id, &run.dispatch_id, &run.run_id), token: &run.outcome_token, running_for }
-        .request(beat.incarnation, beat.executor, keys)?;
+    let (task, request) = Asker { ids: (&run.task_id, &run.dispatch_id, &run.run_id), token: &run.outcome_token, running_for }.request(
+        beat.incarnation,
+        beat.executor,
+        keys,
+    )?;
     let note = ClaimNote { beat_sequence: beat.sequence, ticks: ticks(run.lease_ms, tick) };
     Ok(claim_work(task, Event::Claim(task.index(), request), note))
 }
@@ -279,7 +288,7 @@ mod tests {
     #[test]
     fn an_output_that_cannot_be_stored_is_a_failure_of_its_task() {
         let deep = "[".repeat(100_000);
-        for bad in [&b"{"[..], b"\"\\u0000\"", b"{\"\\u0000\":1}", b"1e999999", deep.as_bytes(), &[b'1'; wire::OUTPUT_BYTES_MAX + 1]] {
+        for bad in [&b"{"[..], b"\"\\u0000\"", b"{\"\\u0000\":1}", b"1e999999", deep.as_bytes(), &vec![b'1'; wire::OUTPUT_BYTES_MAX + 1]] {
             let report = result_of(outcome(bad)).expect("decided");
             assert!(matches!(report.result, Reported::Failed { retryable: false, .. }), "{:?}", &bad[..bad.len().min(20)]);
         }

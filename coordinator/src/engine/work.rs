@@ -15,7 +15,7 @@ pub enum Work {
     /// Executions to be made, all or nothing.
     New(Box<Group>),
     /// Everything up to here of a shard's outcomes is decided with this batch.
-    Position(u16, Position),
+    Position(Position),
 }
 
 /// An event, and who wants to know.

@@ -67,6 +67,9 @@ impl Batch {
     }
 
     /// A new execution with all its rows.
+    ///
+    /// # Panics
+    /// When a plan has more tasks than ids: definitions bound them.
     pub fn insert(&mut self, execution: &mut Execution, new: NewExecution) {
         let changes = execution.committed();
         if let Some(plan) = new.plan {
@@ -107,9 +110,7 @@ impl Batch {
         let id = execution.id;
         self.attempts.extend(changes.attempts.into_iter().map(|attempt| attempt_row(id.task(attempt.task).0, attempt)));
         let results = changes.results.into_iter();
-        self.results.extend(
-            results.map(|(index, output)| ResultRow { task_execution_id: id.task(index).0, result_content: Json(output) }),
-        );
+        self.results.extend(results.map(|(index, output)| ResultRow { task_execution_id: id.task(index).0, result_content: Json(output) }));
         if !changes.history.is_empty() {
             let count = i64::try_from(changes.history.len()).unwrap_or(i64::MAX);
             let events = serde_json::to_value(&changes.history).expect("history is plain JSON");

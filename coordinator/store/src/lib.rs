@@ -55,9 +55,7 @@ pub enum StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
-            sqlx::Error::Database(database) => {
-                of_server(database.downcast_ref::<PgDatabaseError>().code(), database.message())
-            }
+            sqlx::Error::Database(database) => of_server(database.downcast_ref::<PgDatabaseError>().code(), database.message()),
             sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => {
                 Self::Unreadable(error.to_string())
             }
@@ -70,10 +68,11 @@ fn of_server(code: &str, message: &str) -> StoreError {
     match code {
         FENCE => StoreError::Fenced,
         VERSION => StoreError::Version,
-        // Shutdown, termination, lock and statement timeouts, deadlocks, a full disk, a read-only replica: not the rows' fault.
-        _ if ["57", "53", "55", "08", "40", "25", "58"].contains(&&code[..2.min(code.len())]) => {
-            StoreError::Unavailable(format!("{message} ({code})"))
+        // Data, cardinality, integrity, limits, internal errors: the rows' fault, so another try would end the same way.
+        _ if ["21", "22", "23", "54", "XX"].contains(&&code[..2.min(code.len())]) => {
+            StoreError::Refused { code: code.to_owned(), message: message.to_owned() }
         }
-        _ => StoreError::Refused { code: code.to_owned(), message: message.to_owned() },
+        // Shutdowns, timeouts, a full disk, a replica, missing rights: not the rows' fault.
+        _ => StoreError::Unavailable(format!("{message} ({code})")),
     }
 }

@@ -88,6 +88,9 @@ impl Loaded {
 ///
 /// # Errors
 /// [`StoreError`]; nothing was changed.
+///
+/// # Panics
+/// Never: a row follows its execution.
 pub async fn executions(connection: &mut PgConnection, ids: &[ExecutionId]) -> Result<Vec<Loaded>, StoreError> {
     let all: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let first: Vec<Uuid> = ids.iter().map(|id| id.task(0).0).collect();

@@ -21,7 +21,8 @@ pub const RELEASE: &str = "select release_shards($1)";
 pub const MARKS: &str = "select shard, queue, priority, published_through, tried_through, stream_incarnation, checkpoints
 from dispatch_marks where shard = any ($1)";
 /// Below which the outcome stream may be purged: none while a shard has no safe position in this stream.
-pub const SAFE_POSITION: &str = "select case when bool_and(stream_incarnation is not distinct from $1 and outcome_sequence_safe is not null)
+pub const SAFE_POSITION: &str =
+    "select case when bool_and(stream_incarnation is not distinct from $1 and outcome_sequence_safe is not null)
 then min(outcome_sequence_safe) end from shards";
 /// How many of some shards could be taken.
 pub const VACANT: &str = "select count(*) from shards
@@ -92,12 +93,7 @@ pub struct Taker<'a> {
 ///
 /// # Errors
 /// [`StoreError`]; whether they were taken is unknown, so take again.
-pub async fn take(
-    connection: &mut PgConnection,
-    shards: &[u16],
-    mine: &[LeaseId],
-    taker: Taker<'_>,
-) -> Result<Vec<Taken>, StoreError> {
+pub async fn take(connection: &mut PgConnection, shards: &[u16], mine: &[LeaseId], taker: Taker<'_>) -> Result<Vec<Taken>, StoreError> {
     let wanted: Vec<i32> = shards.iter().map(|shard| i32::from(*shard)).collect();
     let mine: Vec<Uuid> = mine.iter().map(|lease| lease.0).collect();
     let query = sqlx::query(TAKE).bind(wanted).bind(mine).bind(taker.lease.0).bind(taker.owner).bind(millis(taker.lease_time));

@@ -147,7 +147,8 @@ impl Desk {
         match word {
             Verdict::Granted => self.granted(run_id, clock),
             Verdict::Current => self.current(run_id, clock),
-            Verdict::Refused | Verdict::Kill => self.turned_down(run_id, clock),
+            Verdict::Refused => self.turned_down(run_id, clock),
+            Verdict::Kill => self.killed(run_id, clock),
             Verdict::Unspecified => {}
         }
     }
@@ -191,6 +192,22 @@ impl Desk {
         } else {
             self.forget(run_id, Settled::Term, clock.now);
             self.seat_waiting(clock);
+        }
+    }
+
+    /// The owner wants this run to end. Its outcome is reported all the same: a cancel waits for it, and a refused one is confirmed.
+    fn killed(&mut self, run_id: RunId, clock: Clock) {
+        let Some(run) = self.runs.get_mut(run_id) else { return };
+        match &run.stage {
+            Stage::Started(started) => {
+                if !started.kill.is_cancelled() {
+                    tracing::warn!(%run_id, task_id = %run.task_id, "the owner does not want this run: it is ended");
+                }
+                started.kill.cancel();
+                self.settle(run_id, Settled::Term, clock.now);
+            }
+            Stage::Ended(_) => {}
+            Stage::Waiting(_) | Stage::Asking(_) => self.turned_down(run_id, clock),
         }
     }
 

@@ -7,6 +7,7 @@ use super::waiting::wait_for;
 use anyhow::{Context, Result};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub struct InstallationOptions {
     pub queues: Vec<String>,
     /// Whose Postgres.
     pub postgres: PostgresScope,
+    /// More words for the `orchestr8 dev` of a Postgres of its own.
+    pub postgres_words: Vec<OsString>,
     /// The base of every protocol time; the published figures hold for one second.
     pub time_base: Duration,
     /// More words for every coordinator.
@@ -62,6 +65,7 @@ impl Default for InstallationOptions {
             slots: 4,
             queues: vec!["default".to_owned()],
             postgres: PostgresScope::Shared,
+            postgres_words: Vec::new(),
             time_base: Duration::from_millis(100),
             coordinator_words: Vec::new(),
             executor_words: Vec::new(),
@@ -95,6 +99,15 @@ pub struct Installation {
     ending: Ending,
 }
 
+/// Process ids of servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerPids {
+    /// nats-server.
+    pub nats: Option<i32>,
+    /// Postgres' first process, where it is the test's own.
+    pub own_postgres: Option<i32>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
     Unfinished,
@@ -107,9 +120,9 @@ impl Installation {
     /// # Errors
     /// When something does not start or get ready; the logs are shown.
     pub async fn start(options: InstallationOptions) -> Result<Self> {
-        let nats = start_servers(Which::Nats).await?;
+        let nats = start_servers(Which::Nats, Vec::new()).await?;
         let own_postgres = match options.postgres {
-            PostgresScope::Own => Some(start_servers(Which::Postgres).await?),
+            PostgresScope::Own => Some(start_servers(Which::Postgres, options.postgres_words.clone()).await?),
             PostgresScope::Shared => None,
         };
         let postgres = match &own_postgres {
@@ -216,6 +229,12 @@ impl Installation {
         own.order(order).await.map(drop)
     }
 
+    /// The first processes of this test's nats-server and of its own Postgres, as they were started.
+    #[must_use]
+    pub fn server_pids(&self) -> ServerPids {
+        ServerPids { nats: self.nats.first.nats_pid, own_postgres: self.own_postgres.as_ref().and_then(|own| own.first.postgres_pid) }
+    }
+
     /// The test passed: kills every process and ends the servers, without showing the logs.
     pub async fn finish(mut self) {
         self.ending = Ending::Finished;
@@ -268,8 +287,8 @@ impl Drop for Installation {
     }
 }
 
-async fn start_servers(which: Which) -> Result<Servers> {
-    tokio::task::spawn_blocking(move || Servers::start(&ServersOptions { which, ..ServersOptions::default() })).await?
+async fn start_servers(which: Which, more: Vec<OsString>) -> Result<Servers> {
+    tokio::task::spawn_blocking(move || Servers::start(&ServersOptions { which, more, ..ServersOptions::default() })).await?
 }
 
 /// A database with a random name; its address.

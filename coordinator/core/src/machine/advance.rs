@@ -38,10 +38,14 @@ impl Turn<'_> {
         if let Some(at) = delayed {
             self.execution.status = WorkflowStatus::Pending;
             self.record_workflow("workflow.pending");
-            roots.into_iter().for_each(|index| self.wait_until(index, at));
+            for index in roots {
+                self.wait_until(index, at);
+            }
         } else {
             self.begin();
-            roots.into_iter().for_each(|index| self.ready(index));
+            for index in roots {
+                self.ready(index);
+            }
         }
     }
 

@@ -98,7 +98,7 @@ fn what_waits_for_a_retry_or_a_timer_ends_at_once() {
     scene.check(Cancel, "a cancelled, ended cancelled");
     scene.wait(1);
     scene.check(scene.due("a"), "");
-    let nap = with(plan("a"), "a", |a| a.kind = TaskKind::Sleep { duration: Duration::from_secs(60) });
+    let nap = with(plan("a"), "a", |a| a.kind = TaskKind::Sleep { duration: Duration::from_mins(1) });
     let mut scene = Scene::start(nap, "timer 60s");
     scene.check(Cancel, "a cancelled, ended cancelled");
     let mut scene = Scene::start_at(plan("a; b < a"), Some(Timestamp(60_000_000)), "timer 60s");

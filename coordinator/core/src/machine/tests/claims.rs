@@ -69,7 +69,7 @@ fn an_outcome_counts_once() {
     let outcome = scene.completes("a", 1);
     scene.check(outcome.clone(), "confirm r1, left a, a completed, publish b");
     scene.check(outcome, "confirm r1");
-    scene.check(scene.reports("a", 2, failed("exit", true, 0)), "confirm r2");
+    scene.check(scene.reports("a", 2, failed("exit", 0)), "confirm r2");
     scene.shows("a completed, b queued; running");
 }
 

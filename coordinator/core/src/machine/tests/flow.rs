@@ -1,7 +1,7 @@
 //! Needs, phases, skips, timers, outputs and verdicts.
 
 use super::plans::{plan, with};
-use super::scene::{Scene, failed};
+use super::scene::{Scene, failed_for_good};
 use crate::machine::{Event, Reported};
 use crate::plan::{TaskKind, Template};
 use orchestr8_proto::timestamp::Timestamp;
@@ -85,7 +85,7 @@ fn a_task_blocked_twice_is_skipped_once() {
 
 #[test]
 fn a_sleep_is_a_timer_and_holds_no_slot() {
-    let nap = |task: &mut crate::plan::TaskPlan| task.kind = TaskKind::Sleep { duration: Duration::from_secs(60) };
+    let nap = |task: &mut crate::plan::TaskPlan| task.kind = TaskKind::Sleep { duration: Duration::from_mins(1) };
     let mut scene = Scene::start(with(plan("a; b < a; c < b"), "b", nap), "publish a");
     scene.check(scene.completes("a", 1), "confirm r1, left a, a completed, timer 60s");
     scene.shows("a completed, b waiting, c pending; running");
@@ -175,7 +175,7 @@ fn what_runs_was_delivered() {
 #[test]
 fn a_task_that_the_plan_does_not_have_changes_nothing() {
     let mut scene = Scene::start(plan("a"), "publish a");
-    let Event::Outcome(_, report) = scene.reports("a", 1, failed("exit", false, 0)) else { unreachable!("reports an outcome") };
+    let Event::Outcome(_, report) = scene.reports("a", 1, failed_for_good("exit")) else { unreachable!("reports an outcome") };
     scene.check(Event::Outcome(7, report), "confirm r1");
     scene.check(Event::Lost(7, super::scene::run_id(1)), "");
     scene.check(Event::Due(7), "");

@@ -110,7 +110,7 @@ fn sketches() -> impl Strategy<Value = Sketch> {
             1 => vec![u32::from(byte / 3) % below],
             _ => vec![u32::from(byte / 3) % below, u32::from(byte / 24) % below],
         };
-        let chance = |byte: u8, one_in: u8| byte % one_in == 0;
+        let chance = |byte: u8, one_in: u8| byte.is_multiple_of(one_in);
         Sketch {
             phase: chance(bytes[0], 2).then(|| u32::from(bytes[0] / 2) % 3),
             needs: few(bytes[1], 8),

@@ -113,8 +113,12 @@ fn starts_after_upstreams(told: &Told) -> Verdict {
     for step in &told.steps {
         for index in indexes(&told.plan) {
             let begun = match step.after.task(index).status.0 {
-                TaskStatus::Queued | TaskStatus::Running | TaskStatus::Retrying | TaskStatus::Waiting => true,
-                TaskStatus::Completed | TaskStatus::Failed => true,
+                TaskStatus::Queued
+                | TaskStatus::Running
+                | TaskStatus::Retrying
+                | TaskStatus::Waiting
+                | TaskStatus::Completed
+                | TaskStatus::Failed => true,
                 TaskStatus::Pending | TaskStatus::Skipped | TaskStatus::Cancelled => step.effects.contains(&Effect::Publish(index)),
             };
             let free = upstreams(&told.plan, index).into_iter().all(|upstream| passed(&told.plan, &step.after, upstream));
@@ -136,7 +140,13 @@ fn skips_what_is_blocked(told: &Told) -> Verdict {
             match step.after.task(index).status.0 {
                 TaskStatus::Pending => prop_assert!(!blocked && !free, "task {index} waits for nothing: {step:#?}"),
                 TaskStatus::Skipped => prop_assert!(blocked, "task {index} was skipped for nothing: {step:#?}"),
-                _ => {}
+                TaskStatus::Queued
+                | TaskStatus::Running
+                | TaskStatus::Retrying
+                | TaskStatus::Waiting
+                | TaskStatus::Completed
+                | TaskStatus::Failed
+                | TaskStatus::Cancelled => {}
             }
         }
     }
@@ -155,11 +165,8 @@ impl Identities {
         self.current.get(&task) == Some(&dispatch) && self.holder.get(&task).is_none_or(|holder| *holder == run)
     }
 
-    /// An outcome, a loss or an end takes the dispatch away; a publication brings a new one.
-    fn follow(&mut self, step: &Step, counted: bool) {
-        if let (true, Some(Event::Outcome(task, _) | Event::Lost(task, _))) = (counted, &step.event) {
-            self.forget(*task);
-        }
+    /// An end takes the dispatch away, and a publication brings a new one.
+    fn follow(&mut self, step: &Step) {
         for effect in &step.effects {
             match effect {
                 Effect::TaskEnded(task, _) => self.forget(*task),
@@ -197,7 +204,10 @@ fn outcomes_count_once(told: &Told) -> Verdict {
         if let Some(Event::Outcome(_, report)) = &step.event {
             prop_assert!(step.effects.contains(&Effect::Confirm(report.run_id, report.incarnation)), "decided but not confirmed");
         }
-        identities.follow(step, counts);
+        if let (true, Some(Event::Outcome(task, _) | Event::Lost(task, _))) = (counts, &step.event) {
+            identities.forget(*task);
+        }
+        identities.follow(step);
     }
     Ok(())
 }
@@ -294,9 +304,11 @@ fn replays(told: &Told) -> Verdict {
             None => machine::start(&mut execution, told.run_at, given),
             Some(event) => machine::step(&mut execution, event.clone(), given),
         };
-        for task in &mut execution.tasks {
-            let sequence_of = |id| step.after.tasks.iter().filter_map(|task| task.dispatch).find(|dispatch| dispatch.id == id);
-            task.dispatch = task.dispatch.map(|dispatch| sequence_of(dispatch.id).unwrap_or(dispatch));
+        // Sequences are the lane's to give.
+        for (task, given) in execution.tasks.iter_mut().zip(&step.after.tasks) {
+            if let (Some(dispatch), Some(given)) = (&mut task.dispatch, given.dispatch) {
+                dispatch.sequence = given.sequence;
+            }
         }
         prop_assert_eq!(&effects, &step.effects);
         prop_assert_eq!(&execution.committed(), &step.changes);

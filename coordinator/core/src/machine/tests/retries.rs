@@ -1,7 +1,7 @@
 //! Failed attempts and what follows them.
 
 use super::plans::{plan, retry, with};
-use super::scene::{Scene, failed};
+use super::scene::{Scene, failed, failed_for_good};
 use crate::execution::AttemptOutcome;
 use crate::machine::Reported;
 use crate::plan::{Plan, RetryPolicy};
@@ -50,16 +50,16 @@ fn the_last_attempt_is_the_last() {
 #[test]
 fn useless_retries_are_not_tried() {
     let mut scene = Scene::start(retried(retry(3, 1)), "publish a");
-    scene.check(scene.reports("a", 1, failed("exit", false, 0)), "confirm r1, left a, a failed, ended failed");
+    scene.check(scene.reports("a", 1, failed_for_good("exit")), "confirm r1, left a, a failed, ended failed");
     let refusing = RetryPolicy { non_retryable: vec!["usage".into()], ..retry(3, 1) };
     let mut scene = Scene::start(retried(refusing), "publish a");
-    scene.check(scene.reports("a", 1, failed("usage", true, 0)), "confirm r1, left a, a failed, ended failed");
+    scene.check(scene.reports("a", 1, failed("usage", 0)), "confirm r1, left a, a failed, ended failed");
 }
 
 #[test]
 fn who_asks_for_a_later_retry_gets_it() {
     let mut scene = Scene::start(retried(retry(3, 1)), "publish a");
-    scene.check(scene.reports("a", 1, failed("exit", true, 90)), "confirm r1, left a, timer 90s");
+    scene.check(scene.reports("a", 1, failed("exit", 90)), "confirm r1, left a, timer 90s");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use uuid::Uuid;
 /// How long a cancel waits for a running task.
 pub(super) const PATIENCE: Duration = Duration::from_secs(25);
 /// A run this old that is lost starts the count anew.
-pub(super) const LOSS_RESET: Duration = Duration::from_secs(600);
+pub(super) const LOSS_RESET: Duration = Duration::from_mins(10);
 
 /// Numbers instead of randomness.
 #[derive(Debug, Clone, Default)]
@@ -165,7 +165,7 @@ impl Scene {
 
     /// It failed with error type `exit`, and trying again may help.
     pub(super) fn fails(&self, name: &str, run: u64) -> Event {
-        self.reports(name, run, failed("exit", true, 0))
+        self.reports(name, run, failed("exit", 0))
     }
 
     /// Its executor stops.
@@ -208,10 +208,18 @@ pub(super) fn report(dispatch_id: DispatchId, run: u64, result: Reported) -> Rep
     }
 }
 
-/// A failure of this type.
-pub(super) fn failed(error_type: &str, retryable: bool, retry_after_seconds: u64) -> Reported {
-    let failure = Failure { error_type: error_type.into(), message: format!("it ended with {error_type}") };
-    Reported::Failed { failure, retryable, retry_after: Duration::from_secs(retry_after_seconds) }
+/// A failure of this type that another attempt may heal, after `retry_after_seconds` at the earliest.
+pub(super) fn failed(error_type: &str, retry_after_seconds: u64) -> Reported {
+    Reported::Failed { failure: ended_with(error_type), retryable: true, retry_after: Duration::from_secs(retry_after_seconds) }
+}
+
+/// A failure of this type that no other attempt heals.
+pub(super) fn failed_for_good(error_type: &str) -> Reported {
+    Reported::Failed { failure: ended_with(error_type), retryable: false, retry_after: Duration::ZERO }
+}
+
+fn ended_with(error_type: &str) -> Failure {
+    Failure { error_type: error_type.into(), message: format!("it ended with {error_type}") }
 }
 
 /// Run number `run`.

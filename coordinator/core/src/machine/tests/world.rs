@@ -1,7 +1,7 @@
 //! A coordinator, a broker and executors on a simulated clock. Acts go in, the history of one execution comes out.
 
 use super::faults::{Act, Ending};
-use super::scene::{Counter, circumstances, execution_of, executor, failed, has_ended, incarnation, report, run_id};
+use super::scene::{Counter, circumstances, execution_of, executor, failed, failed_for_good, has_ended, incarnation, report, run_id};
 use crate::execution::{Changes, Execution, Failure};
 use crate::machine::{self, Answer, ClaimRequest, Effect, Event, Progressed, Report, Reported};
 use crate::plan::{Plan, TaskIndex};
@@ -39,7 +39,9 @@ pub(super) struct Told {
 pub(super) fn tell(plan: &Plan, run_at: Option<Timestamp>, acts: &[Act]) -> Told {
     let mut world = World::new(plan);
     world.start(run_at);
-    acts.iter().for_each(|act| world.act(*act));
+    for act in acts {
+        world.act(*act);
+    }
     for _ in 0..ROUNDS_MAX {
         if world.execution.status.is_final() {
             break;
@@ -128,7 +130,9 @@ impl World {
         let changes = self.execution.committed();
         let after = self.execution.clone();
         self.steps.push(Step { event, now: self.now, effects: effects.clone(), changes, after });
-        effects.into_iter().for_each(|effect| self.carry_out(&effect));
+        for effect in effects {
+            self.carry_out(&effect);
+        }
     }
 
     fn carry_out(&mut self, effect: &Effect) {
@@ -187,14 +191,14 @@ impl World {
     fn deliver(&mut self, pick: u8) {
         let Some(message) = picked(&self.messages, pick).copied() else { return };
         let repeated = self.runs.iter().any(|run| run.dispatch == message.dispatch);
-        self.receive(message, repeated || message.ask_first);
+        self.receive(Message { ask_first: repeated || message.ask_first, ..message });
     }
 
-    fn receive(&mut self, message: Message, must_ask: bool) {
+    fn receive(&mut self, message: Message) {
         let number = self.runs.len() as u64 + 1;
-        let Message { task, dispatch, .. } = message;
+        let Message { task, dispatch, ask_first } = message;
         self.runs.push(Run { number, task, dispatch, state: RunState::Asking, unconfirmed: None });
-        if !must_ask {
+        if !ask_first {
             self.begin(number);
         }
     }
@@ -246,7 +250,7 @@ impl World {
         match (answer, run.state) {
             (Answer::Granted, RunState::Asking) => self.begin(run.number),
             (Answer::Refused | Answer::Kill, RunState::Asking) => self.run(run.number).state = RunState::Ended,
-            (Answer::Kill, RunState::Running) => self.finish(run.number, failed("killed", true, 0)),
+            (Answer::Kill, RunState::Running) => self.finish(run.number, failed("killed", 0)),
             (Answer::Granted | Answer::Refused, RunState::Running) | (Answer::Current, _) | (_, RunState::Ended) => {}
         }
     }
@@ -280,12 +284,16 @@ impl World {
     /// One round in which everything works: letters and answers arrive, runs complete, the lost are found, timers fire.
     fn settle(&mut self) {
         self.beat();
-        std::mem::take(&mut self.answers).into_iter().for_each(|(run, answer)| self.answer(run, answer));
+        for (run, answer) in std::mem::take(&mut self.answers) {
+            self.answer(run, answer);
+        }
         for run in self.living().into_iter().filter(|run| run.state == RunState::Running) {
             self.finish(run.number, Reported::Completed(serde_json::json!(run.number)));
         }
         self.resend();
-        std::mem::take(&mut self.letters).into_iter().for_each(|letter| self.step(letter));
+        for letter in std::mem::take(&mut self.letters) {
+            self.step(letter);
+        }
         let ended = |run: &RunId| self.runs.iter().any(|known| run_id(known.number) == *run && known.state == RunState::Ended);
         for (task, run) in self.holders().into_iter().filter(|(_, run)| ended(run)).collect::<Vec<_>>() {
             self.step(Event::Lost(task, run));
@@ -299,7 +307,7 @@ impl World {
         for (task, dispatch) in (0..).zip(self.execution.tasks.clone()).filter_map(|(index, task)| Some((index, task.dispatch?))) {
             let at_work = self.living().iter().any(|run| run.dispatch == dispatch.id);
             if self.execution.task(task).status.0 == TaskStatus::Queued && !at_work {
-                self.receive(Message { task, dispatch: dispatch.id, ask_first: true }, true);
+                self.receive(Message { task, dispatch: dispatch.id, ask_first: true });
             }
         }
     }
@@ -318,8 +326,8 @@ impl World {
 fn result_of(state: RunState, ending: Ending) -> Option<Reported> {
     match (state, ending) {
         (RunState::Running, Ending::Completed) => Some(Reported::Completed(serde_json::json!("output"))),
-        (RunState::Running, Ending::Failed) => Some(failed("exit", true, 0)),
-        (RunState::Running, Ending::FailedForGood) => Some(failed("exit", false, 0)),
+        (RunState::Running, Ending::Failed) => Some(failed("exit", 0)),
+        (RunState::Running, Ending::FailedForGood) => Some(failed_for_good("exit")),
         (RunState::Running, Ending::Drained | Ending::Unsupported) => Some(Reported::Drained(Progressed::Started)),
         (RunState::Asking, Ending::Drained) => Some(Reported::Drained(Progressed::NeverStarted)),
         (RunState::Asking, Ending::Unsupported) => Some(Reported::Unsupported("unknown handler".into())),

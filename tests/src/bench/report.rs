@@ -1,0 +1,188 @@
+//! The table, the JSON and the requirements.
+
+use super::figures::{Runs, Spread};
+use super::meters::CountedBy;
+use super::scale::Scale;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// What is measured on both sides.
+pub const NAMES: [&str; 11] = [
+    "w1_single_tasks_per_s",
+    "w1_batch_tasks_per_s",
+    "one_task_p50_ms",
+    "one_task_p99_ms",
+    "w2_steps_per_s",
+    "w2_step_p50_ms",
+    "w3_total_ms",
+    "idle_statements_per_s",
+    "sleeping_statements_per_s",
+    "statements_per_task",
+    "wal_bytes_per_task",
+];
+/// Whose processor time is measured, of ours.
+pub const PROCESSES: [&str; 5] = ["coordinator", "executor", "postgres", "nats_server", "client"];
+/// What the ratios to the floor must reach; machines differ too much for absolute figures.
+const REQUIREMENTS: [(&str, Bound); 2] = [("w1_single_tasks_per_s", Bound::AtLeast(0.12)), ("one_task_p50_ms", Bound::AtMost(2.5))];
+
+const TEXT: &str = "writing to text does not fail";
+
+/// Of a ratio.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// What was measured.
+#[derive(Debug)]
+pub struct Report {
+    ours: BTreeMap<String, Spread>,
+    floor: BTreeMap<String, Spread>,
+    runs: usize,
+    tasks: usize,
+    counted_by: CountedBy,
+}
+
+impl Report {
+    /// Of all runs.
+    #[must_use]
+    pub fn new(runs: &Runs, scale: &Scale, counted_by: CountedBy) -> Self {
+        Self { ours: runs.ours(), floor: runs.floor(), runs: scale.runs, tasks: scale.tasks, counted_by }
+    }
+
+    /// Whether every requirement is met; one that was not measured is not.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        REQUIREMENTS.iter().all(|(name, bound)| self.ratio(name).is_some_and(|ratio| bound.holds(ratio)))
+    }
+
+    /// `{"NAME": {"median", "min", "max"}, …, "floor": {the same names}, "ratio": {"NAME": median to median}, "requirements": […]}`.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let mut json = nested(&self.ours);
+        json.insert("floor".to_owned(), Value::Object(nested(&self.floor)));
+        let ratios = self.ours.keys().filter_map(|name| Some((name.clone(), json!(rounded(self.ratio(name)?))))).collect();
+        json.insert("ratio".to_owned(), Value::Object(ratios));
+        json.insert("requirements".to_owned(), REQUIREMENTS.iter().map(|(name, bound)| self.requirement(name, *bound)).collect());
+        let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+        json.insert(
+            "conditions".to_owned(),
+            json!({"runs": self.runs, "w1_tasks": self.tasks, "cores": cores, "statements_counted_by": self.counted_by.word()}),
+        );
+        Value::Object(json)
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut table = format!("{:<34}{:>12}{:>26}{:>12}{:>9}\n", "median of each", "ours", "(min .. max)", "floor", "ratio");
+        for (name, ours) in &self.ours {
+            let spread = format!("({} .. {})", short(ours.min), short(ours.max));
+            let floor = self.floor.get(name).map_or("-".to_owned(), |floor| short(floor.median));
+            let ratio = self.ratio(name).map_or("-".to_owned(), |ratio| format!("{ratio:.3}"));
+            let median = short(ours.median);
+            writeln!(table, "{name:<34}{median:>12}{spread:>26}{floor:>12}{ratio:>9}").expect(TEXT);
+        }
+        for (name, floor) in self.floor.iter().filter(|(name, _)| !self.ours.contains_key(*name)) {
+            writeln!(table, "{name:<34}{:>12}{:>26}{:>12}{:>9}", "-", "", short(floor.median), "-").expect(TEXT);
+        }
+        for (name, bound) in REQUIREMENTS {
+            let verdict = match self.ratio(name) {
+                Some(ratio) if bound.holds(ratio) => "passed",
+                Some(_) | None => "MISSED",
+            };
+            writeln!(table, "{verdict}: {name} {} the floor's", bound.words()).expect(TEXT);
+        }
+        write!(table, "{} runs; statements counted by {}", self.runs, self.counted_by.word()).expect(TEXT);
+        table
+    }
+
+    /// Ours to the floor's, medians; none where the floor's is zero.
+    fn ratio(&self, name: &str) -> Option<f64> {
+        let (ours, floor) = (self.ours.get(name)?.median, self.floor.get(name)?.median);
+        (floor > 0.0).then(|| ours / floor)
+    }
+
+    fn requirement(&self, name: &str, bound: Bound) -> Value {
+        let ratio = self.ratio(name);
+        json!({"name": name, "must_be": bound.words(), "ratio": ratio.map(rounded), "passed": ratio.is_some_and(|ratio| bound.holds(ratio))})
+    }
+}
+
+impl Bound {
+    fn holds(self, ratio: f64) -> bool {
+        match self {
+            Self::AtLeast(bound) => ratio >= bound,
+            Self::AtMost(bound) => ratio <= bound,
+        }
+    }
+
+    fn words(self) -> String {
+        match self {
+            Self::AtLeast(bound) => format!("at least {bound} of"),
+            Self::AtMost(bound) => format!("at most {bound} times"),
+        }
+    }
+}
+
+/// `a.b` becomes `{"a": {"b": …}}`.
+fn nested(figures: &BTreeMap<String, Spread>) -> Map<String, Value> {
+    let mut object = Map::new();
+    for (name, spread) in figures {
+        match name.split_once('.') {
+            None => drop(object.insert(name.clone(), spread.json())),
+            Some((outer, inner)) => {
+                let within = object.entry(outer).or_insert_with(|| json!({}));
+                within[inner] = spread.json();
+            }
+        }
+    }
+    object
+}
+
+fn rounded(ratio: f64) -> f64 {
+    (ratio * 10_000.0).round() / 10_000.0
+}
+
+fn short(value: f64) -> String {
+    if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::figures::Figures;
+    use super::*;
+
+    fn report(single: f64, p50: f64) -> Report {
+        let side = |single: f64, p50: f64| {
+            Figures::from([
+                ("w1_single_tasks_per_s".to_owned(), single),
+                ("one_task_p50_ms".to_owned(), p50),
+                ("cpu_us_per_task.postgres".to_owned(), 7.0),
+            ])
+        };
+        let mut runs = Runs::default();
+        runs.push(side(single, p50), side(10_000.0, 2.0));
+        Report::new(&runs, &Scale::quick(), CountedBy::Transactions)
+    }
+
+    #[test]
+    fn a_requirement_is_a_ratio_to_the_floor() {
+        assert!(report(1_200.0, 5.0).passed(), "just so");
+        assert!(!report(1_199.0, 5.0).passed() && !report(1_200.0, 5.1).passed());
+        assert!(report(1_199.0, 5.0).table().contains("MISSED: w1_single_tasks_per_s at least 0.12 of the floor's"));
+        let nothing = Report::new(&Runs::default(), &Scale::quick(), CountedBy::Statements);
+        assert!(!nothing.passed(), "what was not measured is not met");
+    }
+
+    #[test]
+    fn the_json_nests_what_is_by_process() {
+        let json = report(1_200.0, 5.0).json();
+        assert_eq!(json["cpu_us_per_task"]["postgres"], json!({"median": 7.0, "min": 7.0, "max": 7.0}));
+        assert_eq!(json["floor"]["one_task_p50_ms"]["median"], 2.0);
+        assert_eq!(json["ratio"]["w1_single_tasks_per_s"], 0.12);
+        assert_eq!(json["requirements"][1]["passed"], true);
+    }
+}

@@ -1,0 +1,7 @@
+//! What must survive: killed and paused processes, servers that die, stores that are wiped.
+
+mod coordinators;
+mod executors;
+mod kill_points;
+mod load;
+mod servers;

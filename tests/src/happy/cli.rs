@@ -1,0 +1,114 @@
+//! The command line: what is data goes to stdout, talk to stderr, and the exit code tells the outcome.
+
+use super::workflows::MAIN;
+use crate::harness::binary;
+use crate::scene::{Scene, executors};
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::path::PathBuf;
+use tokio::process::Command;
+
+/// What a command left.
+#[derive(Debug)]
+struct Said {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Said {
+    fn line(&self) -> &str {
+        self.stdout.trim_end()
+    }
+}
+
+async fn orchestr8(scene: &Scene, words: &[&str]) -> Result<Said> {
+    let mut command = Command::new(binary::orchestr8()?);
+    command.args(words).env("ORCHESTR8_URL", &scene.api().url).env("ORCHESTR8_TOKEN", &scene.api().token);
+    let output = command.current_dir(&scene.installation.workdir).output().await?;
+    let said = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Said { code: output.status.code(), stdout: said(output.stdout), stderr: said(output.stderr) })
+}
+
+fn file(scene: &Scene, name: &str, text: &str) -> Result<PathBuf> {
+    let path = scene.installation.workdir.join(name);
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+#[tokio::test]
+async fn task_waits_shows_results_and_fails_loudly() -> Result<()> {
+    let scene = Scene::start(executors(1)).await?;
+    let said = orchestr8(&scene, &["task", "--run", "echo hello", "--wait"]).await?;
+    assert_eq!((said.code, said.line()), (Some(0), "hello"), "{said:?}");
+    let said = orchestr8(&scene, &["task", "--run", "echo oh no >&2; exit 3", "--max-retries", "0", "--wait"]).await?;
+    assert!(said.code == Some(1) && said.stdout.is_empty() && said.stderr.contains("failed"), "{said:?}");
+    let said = orchestr8(&scene, &["task", "--handler", "noop", "--with", "output={\"a\": 1}", "--wait", "-o", "json"]).await?;
+    let json: Value = serde_json::from_str(&said.stdout)?;
+    assert_eq!(json["result"]["a"], 1);
+    let said = orchestr8(&scene, &["task", "--handler", "sleep", "--with", "duration=\"1h\"", "--wait", "--wait-timeout", "300ms"]).await?;
+    assert_eq!(said.code, Some(124), "{said:?}");
+    let said = orchestr8(&scene, &["task"]).await?;
+    assert!(said.code == Some(2) && said.stdout.is_empty(), "{said:?}");
+    scene.finish().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn run_watch_wait_list_logs_cancel() -> Result<()> {
+    let scene = Scene::start(executors(1)).await?;
+    let main = file(&scene, "main.yaml", MAIN)?.display().to_string();
+    let said = orchestr8(&scene, &["run", &main, "--input", "who=cli", "--input", "count=1", "--watch"]).await?;
+    assert!(said.code == Some(0) && said.stdout.contains("hello cli / completed / main"), "{said:?}");
+    assert!(said.stderr.contains("report"), "the progress: {said:?}");
+    let at_once = orchestr8(&scene, &["run", &main, "--input", "who=x"]).await?;
+    let id = at_once.line().to_owned();
+    assert_eq!((at_once.code, id.len()), (Some(0), 36), "{at_once:?}");
+    let quick = orchestr8(&scene, &["task", "--run", "echo quick; echo aside >&2"]).await?.line().to_owned();
+    let slow = orchestr8(&scene, &["task", "--handler", "sleep", "--with", "duration=3600", "--tag", "slow"]).await?.line().to_owned();
+    let any = orchestr8(&scene, &["wait", &quick, &slow, "--any"]).await?;
+    assert!(any.code == Some(0) && any.stdout.contains(&quick) && !any.stdout.contains(&slow), "{any:?}");
+    let all = orchestr8(&scene, &["wait", &quick, &id, "--all"]).await?;
+    assert_eq!((all.code, all.stdout.lines().count()), (Some(0), 2), "{all:?}");
+    let late = orchestr8(&scene, &["wait", &quick, &slow, "--all", "--timeout", "300ms"]).await?;
+    assert_eq!(late.code, Some(124), "{late:?}");
+    let logs = orchestr8(&scene, &["logs", &quick]).await?;
+    assert!(logs.stdout.contains("quick") && logs.stdout.contains("aside"), "{logs:?}");
+    let list = orchestr8(&scene, &["list", "--tag", "slow"]).await?;
+    assert!(list.stdout.contains(&slow[..8]) && !list.stdout.contains(&quick), "{list:?}");
+    assert!(orchestr8(&scene, &["status", &id]).await?.stdout.contains("completed"));
+    assert_eq!(orchestr8(&scene, &["cancel", &slow]).await?.code, Some(0));
+    assert_eq!(orchestr8(&scene, &["wait", &slow]).await?.code, Some(1), "cancelled is not completed");
+    assert_eq!(orchestr8(&scene, &["cancel", &slow]).await?.code, Some(1), "it has ended already");
+    let result = orchestr8(&scene, &["result", &quick]).await?;
+    assert_eq!((result.code, result.line()), (Some(0), "quick"), "{result:?}");
+    scene.finish().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn validate_and_graph_need_no_coordinator() -> Result<()> {
+    let scene = Scene::start(executors(0)).await?;
+    let bad = "name: release\ntasks:\n  - {name: build, run: make, retries: 3}\n  - {name: test, run: x, needs: [biuld], priority: hihg}\n  \
+               - {name: publish, handler: noop, needs: [test], timeout: 2 hours, with: {url: '${{ tasks.bulid.output }}'}}\n";
+    let bad = file(&scene, "bad.yaml", bad)?.display().to_string();
+    let said = orchestr8(&scene, &["validate", &bad]).await?;
+    assert_eq!((said.code, said.stdout.lines().count()), (Some(1), 5), "{said:?}");
+    for (line, part) in said.stdout.lines().zip(["`retry`", "`build`", "`high`", "2 hours", "`build`"]) {
+        let place = line.strip_prefix(&format!("{bad}:")).with_context(|| format!("no place in {line:?}"))?;
+        let mut numbers = place.split([':', ' ']);
+        assert!(numbers.next().is_some_and(|line| line.parse::<u32>().is_ok()), "{line}");
+        assert!(numbers.next().is_some_and(|column| column.parse::<u32>().is_ok()) && line.contains(part), "{line}");
+    }
+    let good = file(&scene, "good.yaml", MAIN)?.display().to_string();
+    assert_eq!(orchestr8(&scene, &["validate", &good]).await?.code, Some(0));
+    let graph = orchestr8(&scene, &["graph", &good]).await?;
+    assert!(graph.code == Some(0) && graph.stdout.starts_with("flowchart") && graph.stdout.contains("hello"), "{graph:?}");
+    let refused = orchestr8(&scene, &["run", &bad]).await?;
+    assert!(refused.code == Some(1) && refused.stdout.is_empty(), "{refused:?}");
+    let mut away = Command::new(binary::orchestr8()?);
+    away.args(["list", "--url", "http://127.0.0.1:1"]).env("ORCHESTR8_TOKEN", "x".repeat(20));
+    assert_eq!(away.output().await?.status.code(), Some(69));
+    scene.finish().await;
+    Ok(())
+}

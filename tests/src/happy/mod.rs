@@ -1,0 +1,9 @@
+//! What works when nothing goes wrong, through API and command line.
+
+mod cancels;
+mod cli;
+mod events;
+mod keys;
+mod reading;
+mod tasks;
+pub mod workflows;

@@ -1,0 +1,107 @@
+//! What the API tells: status, result, lists and their filters, probes, and that nobody gets in without the token.
+
+use crate::harness::wait_for;
+use crate::scene::{SOON, Scene, executors, noop, text};
+use anyhow::{Context, Result};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+async fn ids(scene: &Scene, query: &str) -> Result<HashSet<String>> {
+    let page = scene.api().get(&format!("/api/v1/tasks?{query}")).await?;
+    page["tasks"].as_array().context("tasks")?.iter().map(|task| text(task, "task_id")).collect()
+}
+
+async fn tagged(scene: &Scene, user: &str, tags: &[&str], more: Value) -> Result<String> {
+    let mut task = more;
+    task["user_id"] = json!(user);
+    task["tags"] = json!(tags);
+    scene.submit(&task).await
+}
+
+#[tokio::test]
+async fn lists_have_filters_and_pages() -> Result<()> {
+    let scene = Scene::start(executors(1)).await?;
+    let anna = tagged(&scene, "anna", &["a", "b"], noop(&json!(1))).await?;
+    let bert = tagged(&scene, "bert", &["b"], noop(&json!(2))).await?;
+    let fails = tagged(&scene, "bert", &[], json!({"handler": "fail", "max_retries": 0})).await?;
+    let queued = tagged(&scene, "anna", &["a"], json!({"handler": "noop", "queue": "nobody"})).await?;
+    for task in [&anna, &bert, &fails] {
+        scene.result(task).await?;
+    }
+    let set = |ids: &[&String]| ids.iter().map(|id| (*id).clone()).collect::<HashSet<_>>();
+    for (query, expected) in [
+        ("", set(&[&anna, &bert, &fails, &queued])),
+        ("user_id=anna", set(&[&anna, &queued])),
+        ("tags=a", set(&[&anna, &queued])),
+        ("tags=a,b", set(&[&anna])),
+        ("status=failed,queued", set(&[&fails, &queued])),
+        ("agent=fail", set(&[&fails])),
+        ("since=2099-01-01T00:00:00Z", set(&[])),
+        ("since=2020-01-01T00:00:00Z&user_id=bert&status=completed", set(&[&bert])),
+    ] {
+        assert_eq!(ids(&scene, query).await?, expected, "{query}");
+    }
+    let mut seen = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = scene.api().get(&format!("/api/v1/tasks?limit=3{cursor}")).await?;
+        seen.extend(page["tasks"].as_array().context("tasks")?.iter().map(|task| text(task, "task_id")).collect::<Result<Vec<_>>>()?);
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(seen, [queued, fails, bert, anna.clone()], "newest first, each once");
+    let workflows = scene.api().get("/api/v1/workflows?user_id=anna&status=completed").await?;
+    assert_eq!(workflows["workflows"].as_array().map(Vec::len), Some(1), "{workflows}");
+    assert_eq!(scene.api().get(&format!("/api/v1/tasks/{}", &anna)).await?["workflow_name"], "task");
+    scene.finish().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn status_and_result_tell_what_is_known_and_wait_ends_with_the_task() -> Result<()> {
+    let scene = Scene::start(executors(1)).await?;
+    let task = scene.submit(&scene.ledger.gated("go")).await?;
+    scene.until(&task, "running").await?;
+    let status = scene.api().get(&format!("/api/v1/tasks/{task}/status")).await?;
+    for key in ["task_id", "status", "progress", "created_at", "started_at", "estimated_completion"] {
+        assert!(status.get(key).is_some(), "{key}: {status}");
+    }
+    assert_eq!(status["progress"], json!({"percent": null, "current_step": null, "estimated_time_remaining": null}));
+    let asked = Instant::now();
+    let unfinished = scene.api().get(&format!("/api/v1/tasks/{task}/result?wait=300ms")).await?;
+    assert!(asked.elapsed() >= Duration::from_millis(300) && unfinished["status"] == "running", "{unfinished}");
+    let waiting = scene.api().get(&format!("/api/v1/tasks/{task}/result?wait=30s")).await;
+    let (_, result) = tokio::join!(async { scene.ledger.open("go") }, async { waiting });
+    let result = result?;
+    assert_eq!((&result["status"], &result["files_created"]), (&json!("completed"), &json!([])), "{result}");
+    assert!(result["completed_at"].is_string());
+    let missing = scene.api().request(Method::GET, "/api/v1/tasks/0190b2c4-0000-7000-8000-000000000000/result");
+    assert_eq!(scene.api().answer(missing).await?.0, StatusCode::NOT_FOUND);
+    scene.finish().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn probes_tell_which_part_is_missing_and_nobody_gets_in_without_the_token() -> Result<()> {
+    let scene = Scene::start(executors(0)).await?;
+    let bare = reqwest::Client::new();
+    for path in ["/api/v1/tasks", "/api/v1/workflows", "/api/v1/definitions"] {
+        let answer = bare.get(format!("{}{path}", scene.api().url)).send().await?;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");
+        let answer = bare.get(format!("{}{path}", scene.api().url)).bearer_auth("wrong-wrong-wrong-wrong").send().await?;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");
+    }
+    assert!(scene.api().is_ready().await);
+    let metrics = scene.api().request(Method::GET, "/metrics").send().await?.text().await?;
+    assert!(metrics.contains("orchestr8_"), "{metrics}");
+    scene.installation.nats("stop nats").await?;
+    let look = async || {
+        let (status, parts) = scene.api().answer(scene.api().request(Method::GET, "/readyz")).await?;
+        Ok((status == StatusCode::SERVICE_UNAVAILABLE && parts.to_string().contains("nats")).then_some(()))
+    };
+    wait_for("NATS to be told as missing", SOON, look).await?;
+    scene.finish().await;
+    Ok(())
+}

@@ -5,7 +5,12 @@
 //! - `harness_itself`: its own tests
 //! - `dev_servers`: `orchestr8 dev --servers-only`: nothing orphaned, data that survives, resets, locks
 //! - `scene`, `ledger`: the words of the tests below: an installation, and a record of what really ran
+//! - `tour`, `reports`: what the documents show, run as written; `document`: their fenced blocks
 //! - `happy`: what works when nothing goes wrong, through API and command line
+//! - `faults`: processes and servers that die, stores that are wiped
+//! - `hostile`: forged and malformed messages, wrong requests, servers that do not fit
+//! - `store`: every statement against the migrated schema, comments, plans of the hot queries
+//! - `form`: the arrows between the crates, the lengths of functions and files
 
 pub mod bench;
 pub mod harness;
@@ -24,3 +29,24 @@ mod scene;
 
 #[cfg(test)]
 mod happy;
+
+#[cfg(test)]
+mod faults;
+
+#[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
+mod store;
+
+#[cfg(test)]
+mod form;
+
+#[cfg(test)]
+mod document;
+
+#[cfg(test)]
+mod tour;
+
+#[cfg(test)]
+mod reports;

@@ -95,18 +95,6 @@ impl Scene {
         text(&self.api().post("/api/v1/workflows", body).await?, "workflow_id")
     }
 
-    /// Submits with a key until the answer comes, whatever dies meanwhile; the whole answer.
-    pub async fn submit_surely(&self, path: &str, body: &Value) -> Result<Value> {
-        let key = Uuid::new_v4().to_string();
-        let send = async || {
-            let request = self.api().request(Method::POST, path).header("idempotency-key", &key).json(body);
-            let (status, answer) = self.api().answer(request).await?;
-            ensure!(status == StatusCode::ACCEPTED, "{status}: {answer}");
-            Ok(Some(answer))
-        };
-        wait_for("a submission to be accepted", SOON, send).await
-    }
-
     /// Waits for the end of a task through the API; its result document.
     pub async fn result(&self, task: &str) -> Result<Value> {
         let path = format!("/api/v1/tasks/{task}/result?wait=10s");
@@ -197,6 +185,18 @@ impl Scene {
     pub async fn finish(self) {
         self.installation.finish().await;
     }
+}
+
+/// Submits with a key until the answer comes, whatever dies meanwhile; the whole answer.
+pub async fn submit_surely(api: &Api, path: &str, body: &Value) -> Result<Value> {
+    let key = Uuid::new_v4().to_string();
+    let send = async || {
+        let request = api.request(Method::POST, path).header("idempotency-key", &key).json(body);
+        let (status, answer) = api.answer(request).await?;
+        ensure!(status == StatusCode::ACCEPTED, "{status}: {answer}");
+        Ok(Some(answer))
+    };
+    wait_for("a submission to be accepted", SOON, send).await
 }
 
 /// A text in an answer.

@@ -89,10 +89,10 @@ mod tests {
     fn readiness_names_the_missing_part() {
         let health = EngineHealth { shards_owned: 3, nats: None, database: None };
         assert!(readiness(&health, None, 2).0);
-        let (is_ready, document) = readiness(&EngineHealth { nats: Some("connection refused".into()), ..health.clone() }, None);
+        let (is_ready, document) = readiness(&EngineHealth { nats: Some("connection refused".into()), ..health.clone() }, None, 2);
         assert_eq!((is_ready, &document["parts"]["nats"]["reason"]), (false, &json!("connection refused")));
         assert_eq!(document["parts"]["database"]["ready"], json!(true));
-        assert_eq!(readiness(&health, Some("no answer".into(, 2))).1["parts"]["database"]["reason"], json!("no answer"));
-        assert!(!readiness(&EngineHealth { shards_owned: 0, ..health }, None).0);
+        assert_eq!(readiness(&health, Some("no answer".into()), 2).1["parts"]["database"]["reason"], json!("no answer"));
+        assert!(!readiness(&EngineHealth { shards_owned: 0, ..health }, None, 2).0);
     }
 }

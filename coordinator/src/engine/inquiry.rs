@@ -42,6 +42,14 @@ enum State {
     Waiting(u64),
 }
 
+impl Inquiry {
+    fn put_back(&mut self) {
+        self.state = State::Idle;
+        let asked = std::mem::take(&mut self.asked);
+        self.next.splice(0..0, asked);
+    }
+}
+
 impl Inquiries {
     /// Evidence for a verdict in this shard.
     pub fn add(&mut self, shard: u16, doubt: Doubt) {
@@ -62,25 +70,20 @@ impl Inquiries {
         questions
     }
 
-    /// The answer: the last outcome, or that there was none to be had.
-    pub fn answered(&mut self, shard: u16, question: u64, head: Result<Option<u64>, String>) {
+    /// The answer: the sequence of the last outcome, 0 for none at all; without an answer the question is asked again.
+    pub fn answered(&mut self, shard: u16, question: u64, head: Option<u64>) {
         let Some(inquiry) = self.open.get_mut(&shard).filter(|inquiry| inquiry.state == State::Asking(question)) else { return };
-        match head {
-            Ok(head) => inquiry.state = State::Waiting(head.unwrap_or(0)),
-            Err(_) => {
-                inquiry.state = State::Idle;
-                let asked = std::mem::take(&mut inquiry.asked);
-                inquiry.next.splice(0..0, asked);
-            }
+        if let Some(head) = head {
+            inquiry.state = State::Waiting(head);
+        } else {
+            inquiry.put_back();
         }
     }
 
     /// The reader starts anew: what was read with the old one proves nothing.
     pub fn reader_changed(&mut self) {
         for inquiry in self.open.values_mut().filter(|inquiry| inquiry.state != State::Idle) {
-            inquiry.state = State::Idle;
-            let asked = std::mem::take(&mut inquiry.asked);
-            inquiry.next.splice(0..0, asked);
+            inquiry.put_back();
         }
     }
 
@@ -128,7 +131,7 @@ mod tests {
         inquiries.add(3, doubt());
         let [(3, question)] = inquiries.questions()[..] else { panic!("one question") };
         assert!(inquiries.decidable(|_| u64::MAX).is_empty(), "not answered yet");
-        inquiries.answered(3, question, Ok(Some(10)));
+        inquiries.answered(3, question, Some(10));
         assert!(inquiries.decidable(|_| 9).is_empty());
         assert_eq!(inquiries.decidable(|_| 10).len(), 1);
         assert!(inquiries.is_empty());
@@ -141,7 +144,7 @@ mod tests {
         let first = inquiries.questions();
         inquiries.add(3, doubt());
         assert!(inquiries.questions().is_empty(), "one question at a time");
-        inquiries.answered(3, first[0].1, Ok(None));
+        inquiries.answered(3, first[0].1, Some(0));
         assert_eq!(inquiries.decidable(|_| 0).len(), 1);
         assert_eq!(inquiries.questions().len(), 1);
     }
@@ -151,11 +154,11 @@ mod tests {
         let mut inquiries = Inquiries::default();
         inquiries.add(3, doubt());
         let first = inquiries.questions();
-        inquiries.answered(3, first[0].1, Err("no answer".into()));
+        inquiries.answered(3, first[0].1, None);
         let second = inquiries.questions();
-        inquiries.answered(3, first[0].1, Ok(None));
+        inquiries.answered(3, first[0].1, Some(0));
         assert!(inquiries.decidable(|_| 0).is_empty(), "the old question's answer means nothing");
-        inquiries.answered(3, second[0].1, Ok(Some(5)));
+        inquiries.answered(3, second[0].1, Some(5));
         inquiries.reader_changed();
         assert!(inquiries.decidable(|_| 5).is_empty());
         assert_eq!(inquiries.questions().len(), 1);

@@ -167,7 +167,8 @@ impl Lane {
             self.alarms.reader.get_or_insert(later);
             self.alarms.ask.get_or_insert(later);
         }
-        self.inquiries.answered(head.shard, head.inquiry, head.head);
+        let sequence = head.head.ok().map(|head| head.unwrap_or(0));
+        self.inquiries.answered(head.shard, head.inquiry, sequence);
     }
 
     fn connection_changed(&mut self, connection: Connection) {

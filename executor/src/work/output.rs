@@ -2,7 +2,7 @@
 //!
 //! The file `$ORCHESTR8_OUTPUT`, if it is not empty: one JSON value, kept as it was written. Else stdout: if, trimmed,
 //! it is one JSON object or array, that value; otherwise a JSON string of it without the newlines at its end, invalid UTF-8 and
-//! NUL characters replaced by U+FFFD. A NUL in JSON is refused: Postgres cannot store it.
+//! NUL characters replaced by U+FFFD; of a stdout over the limit only its end. A NUL in JSON is refused: Postgres cannot store it.
 
 use super::{Retryable, WorkResult};
 use crate::work::streams::Captured;
@@ -14,6 +14,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+/// What is kept as output of a stdout that does not fit: with every byte escaped it still does.
+const STDOUT_END_BYTES: usize = 32 * 1024;
 
 /// Why what an attempt produced is no output.
 #[derive(Debug, thiserror::Error)]
@@ -93,21 +96,29 @@ pub fn from_file(path: &Path, owner: Option<u32>) -> Result<Option<Bytes>, Outpu
     if holds_nul(&value) { Err(OutputError::Nul) } else { Ok(Some(Bytes::copy_from_slice(text))) }
 }
 
-/// The value of what was written to stdout.
+/// The value of what was written to stdout. Of more than fits, the end: a long build does not fail for being talkative.
 ///
 /// # Errors
-/// [`OutputError::TooLarge`], [`OutputError::Nul`].
+/// [`OutputError::Nul`].
 pub fn from_stdout(stdout: &Captured) -> Result<Bytes, OutputError> {
-    let too_large = || OutputError::TooLarge {
-        source_name: "stdout, which is the output of a task that writes no $ORCHESTR8_OUTPUT,",
-        remedy: "send what is no output to stderr (`>&2`), or write the output as JSON to the file $ORCHESTR8_OUTPUT (`echo null` will do)",
-    };
-    let whole = stdout.whole().filter(|text| text.len() <= OUTPUT_BYTES_MAX).ok_or_else(too_large)?;
+    let Some(whole) = stdout.whole().filter(|text| text.len() <= OUTPUT_BYTES_MAX) else { return Ok(end_of(stdout)) };
     if let Some(value) = composite(whole) {
         return if holds_nul(&value) { Err(OutputError::Nul) } else { Ok(Bytes::copy_from_slice(whole.trim_ascii())) };
     }
-    let text = String::from_utf8_lossy(whole).replace('\0', "\u{fffd}");
-    encode(&Value::String(text.trim_end_matches(['\n', '\r']).to_owned()), too_large())
+    let json = Value::String(readable(whole)).to_string();
+    // Escapes may make it longer than it was.
+    Ok(if json.len() > OUTPUT_BYTES_MAX { end_of(stdout) } else { json.into() })
+}
+
+/// The end of stdout as a JSON string that says what it leaves out.
+fn end_of(stdout: &Captured) -> Bytes {
+    let tail = stdout.tail(STDOUT_END_BYTES);
+    let left_out = stdout.bytes_total().saturating_sub(tail.len() as u64);
+    Value::String(format!("[{left_out} bytes left out]\n{}", readable(&tail))).to_string().into()
+}
+
+fn readable(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).replace('\0', "\u{fffd}").trim_end_matches(['\n', '\r']).to_owned()
 }
 
 /// Opens without following a link at the end of the path and without waiting for the writer of a pipe.
@@ -171,9 +182,12 @@ mod tests {
         assert!(matches!(stdout_value(br#"{"a": ["\u0000"]}"#).await, Err(OutputError::Nul)));
         assert!(stdout_value(br#"["\\u0000"]"#).await.is_ok());
         let limit = OUTPUT_BYTES_MAX - 2;
-        assert!(stdout_value(&vec![b'x'; limit]).await.is_ok());
-        assert!(matches!(stdout_value(&vec![b'x'; limit + 1]).await, Err(OutputError::TooLarge { .. })));
-        assert!(matches!(stdout_value(&vec![b'x'; 4 * limit]).await, Err(OutputError::TooLarge { .. })));
+        assert_eq!(stdout_value(&vec![b'x'; limit]).await.expect("fits").len(), OUTPUT_BYTES_MAX);
+        for (byte, count) in [(b'x', limit + 1), (b'x', 4 * limit), (1, limit)] {
+            let end = stdout_value(&vec![byte; count]).await.expect("its end fits");
+            let left_out = count - STDOUT_END_BYTES;
+            assert!(end.len() <= OUTPUT_BYTES_MAX && end.starts_with(format!("\"[{left_out} bytes left out]").as_bytes()));
+        }
         assert!(matches!(from_value(&Value::String("\0".into())), Err(OutputError::Nul)));
     }
 }

@@ -39,6 +39,12 @@ impl Captured {
         (self.bytes_total == self.kept.len() as u64).then_some(&self.kept)
     }
 
+    /// How much there was in all.
+    #[must_use]
+    pub const fn bytes_total(&self) -> u64 {
+        self.bytes_total
+    }
+
     /// The last `bytes_max`.
     #[must_use]
     pub fn tail(&self, bytes_max: usize) -> Bytes {

@@ -237,12 +237,12 @@ async fn an_output_that_is_no_json_or_too_large_is_refused() {
     let (error_type, message, _, retryable) = failure_of(&report);
     assert_eq!((error_type, retryable), ("output", Retryable::Yes));
     assert!(message.contains("EOF while parsing"), "{message}");
-    for script in [r#"head -c 262200 /dev/zero | tr '\0' 1 > "$ORCHESTR8_OUTPUT""#, r"head -c 262200 /dev/zero | tr '\0' 1"] {
-        let report = place.script(script).await;
-        let (error_type, message, _, retryable) = failure_of(&report);
-        assert_eq!((error_type, retryable), ("output_too_large", Retryable::No));
-        assert!(message.contains(&OUTPUT_BYTES_MAX.to_string()) && message.contains("$ORCHESTR8_OUTPUT"), "{message}");
-    }
+    let report = place.script(r#"head -c 262200 /dev/zero | tr '\0' 1 > "$ORCHESTR8_OUTPUT""#).await;
+    let (error_type, message, _, retryable) = failure_of(&report);
+    assert_eq!((error_type, retryable), ("output_too_large", Retryable::No));
+    assert!(message.contains(&OUTPUT_BYTES_MAX.to_string()) && message.contains("$ORCHESTR8_OUTPUT"), "{message}");
+    let report = place.script(r"head -c 262200 /dev/zero | tr '\0' 1").await;
+    assert!(output_of(&report).starts_with(r#""[229432 bytes left out]"#), "a talkative task does not fail");
     let report = place.script(r#"printf '["\\u0000"]' > "$ORCHESTR8_OUTPUT""#).await;
     assert!(failure_of(&report).1.contains("NUL"));
 }

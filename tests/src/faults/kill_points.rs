@@ -2,7 +2,8 @@
 //!
 //! The binary must be built with the feature `kill-points`, as `make test` does.
 
-use crate::scene::{SOON, Scene, executors};
+use crate::harness::{Api, Installation, Process};
+use crate::scene::{SOON, Scene, executors, submit_surely};
 use anyhow::{Context, Result, ensure};
 use orchestr8_executor::kill_points as executor_points;
 use serde_json::{Value, json};
@@ -31,41 +32,74 @@ fn workflow(scene: &Scene) -> Value {
     json!({"definition": {"name": "points", "tasks": tasks}})
 }
 
-async fn submit_all(scene: &Scene) -> Result<()> {
-    let singles: Vec<Value> = (0..SINGLES / 2).map(|_| scene.ledger.task()).collect();
-    let (batch, flow) = (json!(singles), workflow(scene));
-    let (first, second, third) = tokio::join!(
-        scene.submit_surely("/api/v1/tasks", &batch),
-        scene.submit_surely("/api/v1/workflows", &flow),
-        scene.submit_surely("/api/v1/tasks", &batch),
-    );
-    first.and(second).and(third).map(drop)
+/// Everything is sent with keys until it is accepted, whatever dies meanwhile.
+async fn submit_all(api: Api, batch: Value, flow: Value) -> Result<()> {
+    let first = submit_surely(&api, "/api/v1/tasks", &batch);
+    let second = submit_surely(&api, "/api/v1/workflows", &flow);
+    let third = submit_surely(&api, "/api/v1/tasks", &batch);
+    tokio::try_join!(first, second, third).map(drop)
 }
 
-/// Starts the process of `side` with this point, works, sees it die there, starts it again without, and checks the end.
+/// Sets the point for the side's process, works, sees it die there, starts it again without, and checks the end.
 async fn survives(side: Side, point: &str) -> Result<()> {
     let mut scene = Scene::start(executors(1)).await?;
-    set_point(&mut scene, side, point).await?;
-    let opened = async {
-        // The long run ends only after it has been claimed, or its process has died.
-        let claimed = async || Ok((scene.number("select count(*) from task_executions where run_id is not null").await? > 0).then_some(()));
-        crate::harness::wait_for("a claim", SOON, claimed).await.ok();
-    };
-    drop(opened);
-    let ledger = scene.ledger.clone();
-    let api_scene = &scene;
-    let submitted = submit_all(api_scene);
-    tokio::pin!(submitted);
-    drop(ledger);
-    submitted.await?;
+    start_with(&mut scene, side, point).await?;
+    let singles: Vec<Value> = (0..SINGLES / 2).map(|_| scene.ledger.task()).collect();
+    let submissions = submit_all(scene.api().clone(), json!(singles), workflow(&scene));
+    let (submitted, survived) = tokio::join!(submissions, dies_and_returns(&mut scene, side, point));
+    survived.and(submitted)?;
+    scene.ledger.open("long")?;
+    assert_eq!(scene.all_completed().await?.len(), SINGLES + 5);
     scene.finish().await;
     Ok(())
 }
 
-async fn set_point(scene: &mut Scene, side: Side, point: &str) -> Result<()> {
-    ensure!(!point.is_empty());
-    let _ = side;
-    scene.installation.coordinators.first().context("one")?;
-    let _ = (VARIABLE, executor_points::AFTER_FETCH_BEFORE_START);
-    Ok(())
+async fn dies_and_returns(scene: &mut Scene, side: Side, point: &str) -> Result<()> {
+    let process = process_of(&mut scene.installation, side);
+    let report = tokio::time::timeout(SOON, process.ended()).await.with_context(|| format!("{point} was never passed"))??;
+    ensure!(report.signal.is_some(), "it did not die at {point}: {report:?}");
+    start_with(scene, side, "").await
+}
+
+async fn start_with(scene: &mut Scene, side: Side, point: &str) -> Result<()> {
+    let process = process_of(&mut scene.installation, side);
+    process.kill().await.ok(); // At the second call it is dead already.
+    process.set_environment(VARIABLE, point);
+    process.restart().await?;
+    match side {
+        Side::Coordinator => scene.installation.wait_ready(0).await,
+        Side::Executor => Ok(()),
+    }
+}
+
+fn process_of(installation: &mut Installation, side: Side) -> &mut Process {
+    match side {
+        Side::Coordinator => &mut installation.coordinators[0],
+        Side::Executor => &mut installation.executors[0],
+    }
+}
+
+macro_rules! points {
+    ($($test:ident: $side:ident $point:expr),+ $(,)?) => {
+        $(#[tokio::test]
+        async fn $test() -> Result<()> {
+            survives(Side::$side, $point).await
+        })+
+    };
+}
+
+points! {
+    coordinator_before_commit: Coordinator "before_commit",
+    coordinator_before_a_later_commit: Coordinator "before_commit:4",
+    coordinator_between_reserve_and_commit: Coordinator "after_reserve_before_commit",
+    coordinator_between_commit_and_publish: Coordinator "after_commit_before_publish",
+    coordinator_between_a_later_commit_and_publish: Coordinator "after_commit_before_publish:4",
+    coordinator_between_commit_and_confirm: Coordinator "after_commit_before_confirm",
+    coordinator_between_two_publishes: Coordinator "between_two_publishes",
+    coordinator_before_its_position_is_saved: Coordinator "after_commit_before_position_saved:4",
+    executor_before_a_start: Executor executor_points::AFTER_FETCH_BEFORE_START,
+    executor_before_a_claim: Executor executor_points::AFTER_START_BEFORE_CLAIM,
+    executor_between_grant_and_ack: Executor executor_points::AFTER_GRANT_BEFORE_DOUBLE_ACK,
+    executor_between_run_and_outcome: Executor executor_points::AFTER_RUN_BEFORE_OUTCOME,
+    executor_between_outcome_and_ack: Executor executor_points::AFTER_OUTCOME_BEFORE_ACK,
 }

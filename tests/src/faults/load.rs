@@ -2,7 +2,7 @@
 
 use crate::harness::servers::connect_nats;
 use crate::harness::wait_for;
-use crate::scene::{SOON, Scene, coordinator_words, executors, noop};
+use crate::scene::{SOON, Scene, coordinator_words, executors, noop, submit_surely};
 use anyhow::{Result, ensure};
 use orchestr8_proto::names;
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ async fn sessions_that_are_ended_again_and_again_lose_nothing() -> Result<()> {
     let scene = Scene::start(executors(2)).await?;
     for round in 0..8 {
         let batch: Vec<Value> = (0..40).map(|number| if number < 4 { scene.ledger.task() } else { noop(&json!([round, number])) }).collect();
-        scene.submit_surely("/api/v1/tasks", &json!(batch)).await?;
+        submit_surely(scene.api(), "/api/v1/tasks", &json!(batch)).await?;
         scene.number(TERMINATE).await?;
     }
     assert_eq!(scene.all_completed().await?.len(), 320, "a batch counts once, however often it was sent");

@@ -2,7 +2,7 @@
 
 use crate::harness::servers::connect_nats;
 use crate::harness::wait_for;
-use crate::scene::{SOON, Scene, executors, own_postgres};
+use crate::scene::{SOON, Scene, executors, own_postgres, submit_surely};
 use anyhow::{Result, ensure};
 use orchestr8_proto::names;
 use serde_json::{Value, json};
@@ -111,7 +111,7 @@ async fn a_wiped_store_loses_nothing() -> Result<()> {
     scene.installation.nats("wipe nats").await?;
     scene.ledger.open("go")?;
     wait_for("the claimed runs to end", SOON, async || Ok((scene.ledger.ends()?.len() >= 4).then_some(()))).await?;
-    let submitted = scene.submit_surely("/api/v1/tasks", &json!(finished)).await?;
+    let submitted = submit_surely(scene.api(), "/api/v1/tasks", &json!(finished)).await?;
     assert_eq!(submitted.as_array().map(Vec::len), Some(4), "submissions need no NATS");
     scene.installation.nats("start nats").await?;
     assert_eq!(scene.all_completed().await?.len(), 20);

@@ -291,8 +291,11 @@ async fn start_servers(which: Which, more: Vec<OsString>) -> Result<Servers> {
     tokio::task::spawn_blocking(move || Servers::start(&ServersOptions { which, more, ..ServersOptions::default() })).await?
 }
 
-/// A database with a random name; its address.
-async fn create_database(postgres_url: &str) -> Result<String> {
+/// A database with a random name on the server of `postgres_url`; its address.
+///
+/// # Errors
+/// When the server refuses.
+pub async fn create_database(postgres_url: &str) -> Result<String> {
     let name = format!("test_{}", uuid::Uuid::new_v4().simple());
     let mut connection = PgConnection::connect(postgres_url).await?;
     sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut connection).await?;

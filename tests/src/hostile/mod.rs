@@ -1,0 +1,5 @@
+//! What others may send or configure: nothing of it breaks anything, and what is wrong is told clearly.
+
+mod api;
+mod messages;
+mod servers;

@@ -270,8 +270,7 @@ impl Lane {
     }
 
     async fn publish_rows(&mut self, rows: &[Queued], again: impl Fn(i64) -> Again) -> Result<(), StoreError> {
-        let ids = rows.iter().map(|row| row.task.execution()).collect();
-        let executions = self.executions(ids).await?;
+        let executions = self.readable_executions(rows.iter().map(|row| row.task.execution()).collect()).await?;
         let mut wanted = Vec::with_capacity(rows.len());
         for row in rows {
             let current = executions.get(&row.task.execution()).is_some_and(|execution| {
@@ -288,6 +287,23 @@ impl Lane {
         let published = self.publish(wanted, &executions, &HashMap::new()).await;
         executions.into_values().for_each(|execution| self.executions.put(execution));
         published
+    }
+
+    /// As [`Lane::executions`], without those that cannot be read: one bad row must not stop what is fed beside it.
+    async fn readable_executions(&mut self, ids: BTreeSet<ExecutionId>) -> Result<HashMap<ExecutionId, Execution>, StoreError> {
+        match self.executions(ids.clone()).await {
+            Err(StoreError::Unreadable(_)) => {}
+            loaded => return loaded,
+        }
+        let mut executions = HashMap::new();
+        for id in ids {
+            match self.executions(BTreeSet::from([id])).await {
+                Ok(loaded) => executions.extend(loaded),
+                Err(StoreError::Unreadable(error)) => tracing::error!(workflow_id = %id, %error, "a queued task cannot be read"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(executions)
     }
 
     async fn check_fence(&mut self, shard: Option<u16>) -> Result<(), StoreError> {

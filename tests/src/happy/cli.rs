@@ -61,7 +61,7 @@ async fn run_watch_wait_list_logs_cancel() -> Result<()> {
     let said = orchestr8(&scene, &["run", &main, "--input", "who=cli", "--input", "count=1", "--watch"]).await?;
     assert!(said.code == Some(0) && said.stdout.contains("hello cli / completed / main"), "{said:?}");
     assert!(said.stderr.contains("report"), "the progress: {said:?}");
-    let at_once = orchestr8(&scene, &["run", &main, "--input", "who=x"]).await?;
+    let at_once = orchestr8(&scene, &["run", &main, "--input", "who=x", "--input", "count=2"]).await?;
     let id = at_once.line().to_owned();
     assert_eq!((at_once.code, id.len()), (Some(0), 36), "{at_once:?}");
     let quick = orchestr8(&scene, &["task", "--run", "echo quick; echo aside >&2"]).await?.line().to_owned();

@@ -72,8 +72,10 @@ async fn status_and_result_tell_what_is_known_and_wait_ends_with_the_task() -> R
     let asked = Instant::now();
     let unfinished = scene.api().get(&format!("/api/v1/tasks/{task}/result?wait=300ms")).await?;
     assert!(asked.elapsed() >= Duration::from_millis(300) && unfinished["status"] == "running", "{unfinished}");
-    let waiting = scene.api().get(&format!("/api/v1/tasks/{task}/result?wait=30s")).await;
-    let (_, result) = tokio::join!(async { scene.ledger.open("go") }, async { waiting });
+    let path = format!("/api/v1/tasks/{task}/result?wait=30s");
+    let waiting = scene.api().get(&path);
+    let (opened, result) = tokio::join!(async { scene.ledger.open("go") }, waiting);
+    opened?;
     let result = result?;
     assert_eq!((&result["status"], &result["files_created"]), (&json!("completed"), &json!([])), "{result}");
     assert!(result["completed_at"].is_string());

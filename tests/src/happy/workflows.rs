@@ -125,7 +125,7 @@ async fn what_the_definition_refuses_stores_nothing() -> Result<()> {
     assert!(problem.to_string().contains("who"), "{problem}");
     let problem =
         refused(json!({"definition": "name: w\ntasks:\n- {name: a, run: x, retires: 3}\n- {name: b, run: x, needs: [c]}\n"})).await?;
-    let findings = problem["errors"].as_array().or(problem["findings"].as_array()).with_context(|| format!("findings in {problem}"))?;
+    let findings = problem["problems"].as_array().with_context(|| format!("problems in {problem}"))?;
     assert_eq!(findings.iter().map(|finding| &finding["line"]).collect::<Vec<_>>(), [3, 4], "{problem}");
     let problem = refused(json!({"definition": "unheard-of"})).await?;
     assert!(problem.to_string().contains("unheard-of"), "{problem}");

@@ -2,6 +2,7 @@
 
 use crate::scene::{Scene, executors};
 use anyhow::{Context, Result};
+use orchestr8_core::definition::TASKS_MAX;
 use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
@@ -61,9 +62,9 @@ async fn ten_thousand_tasks_in_one_definition_are_fine_and_more_are_refused_by_t
     };
     scene.submit_workflow(&definition(10_000)).await?;
     assert_eq!(scene.number("select count(*) from task_executions").await?, 10_000);
-    let request = scene.api().request(Method::POST, "/api/v1/workflows").json(&definition(10_001));
+    let request = scene.api().request(Method::POST, "/api/v1/workflows").json(&definition(TASKS_MAX + 1));
     let (status, problem) = scene.api().answer(request).await?;
-    assert!(status.is_client_error() && problem.to_string().replace([',', '_', ' '], "").contains("10000"), "{problem}");
+    assert!(status.is_client_error() && problem.to_string().contains(&TASKS_MAX.to_string()), "{problem}");
     scene.finish().await;
     Ok(())
 }

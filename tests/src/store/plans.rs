@@ -6,7 +6,7 @@ use orchestr8_store::{load, queue};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 
 /// Executions of four tasks each: of a hundred thousand tasks two thousand are queued, a hundred run, and fifty wait for a time.
-const ROWS: [&str; 3] = [
+const ROWS: [&str; 4] = [
     "insert into plans (hash, plan) values ('\\x00', '{}')",
     "with numbers as (select n, (lpad(to_hex(n), 16, '0') || '80000000000' || '00000')::uuid as id from generate_series(1, 25000) n)
 insert into workflow_executions (id, workflow_name, status, created_at, updated_at, plan_hash)
@@ -19,6 +19,7 @@ select id, workflow, 't', 'run', 't',
   case when n % 50 = 0 then 'queued' when n % 1000 = 1 then 'running' when n % 2000 = 2 then 'waiting' else 'completed' end,
   'normal', 'default', now(), n % 16, n, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(),
   case when n % 2000 = 2 then now() end from numbers",
+    "insert into task_results (task_execution_id, result_type, result_content) select id, 'summary', '1' from task_executions",
 ];
 
 async fn filled() -> Result<PgConnection> {

@@ -7,18 +7,18 @@ export RUSTDOCFLAGS ?= -D warnings
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test check bench servers build clean-data
+.PHONY: help run dev test check bench toolchain servers build clean-data
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: servers build ## Start everything, run the quality gates on this repository, stop everything
+run: toolchain servers build ## Start everything, run the quality gates on this repository, stop everything
 	@$(ORCHESTR8) dev --run examples/quality-gates.yaml --input repository="$(CURDIR)"
 
-dev: servers build ## Start everything and stay up until Ctrl-C
+dev: toolchain servers build ## Start everything and stay up until Ctrl-C
 	@$(ORCHESTR8) dev
 
-test: servers check ## Everything that must pass: the checks, then all tests on real servers
+test: toolchain servers check ## Everything that must pass: the checks, then all tests on real servers
 	$(CARGO) build --locked --workspace --bins --features orchestr8-cli/kill-points
 	$(CARGO) test --locked --workspace --features orchestr8-cli/kill-points
 
@@ -27,9 +27,13 @@ check: ## Format, lints and documentation
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 	$(CARGO) doc --locked --workspace --no-deps --quiet
 
-bench: servers ## Measure, print, and write target/bench/latest.json
+bench: toolchain servers ## Measure, print, and write target/bench/latest.json
 	$(CARGO) build --locked --release --package orchestr8-cli --package orchestr8-tests
 	target/release/orchestr8-bench
+
+toolchain:
+	@$(CARGO) --version >/dev/null 2>&1 || { echo "make: \`$(CARGO)\` does not run here: install Rust 1.95 or newer for this user (see rustup.rs; it needs no root) and put it on PATH" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "make: there is no C compiler \`cc\`: install one (on Debian: build-essential)" >&2; exit 1; }
 
 servers:
 	@deploy/bootstrap.sh

@@ -50,13 +50,14 @@ def inventory_lines(inventory):
 
 def row(gate, result):
     if gate["status"] == PASSED:
-        return f"| {title(gate)} | passed in {result['seconds']} s | {cell(result['summary'])} |"
+        noted = ", with a note" if result["notes"] else ""
+        return f"| {title(gate)} | passed in {result['seconds']} s{noted} | {cell(result['summary'])} |"
     return f"| {title(gate)} | **{gate['status']}** | {cell(result['summary'])} |"
 
 
 def details(gate, result):
     lines = [f"- {cell(text)}" for text in result["top"]]
-    lines += [f"- not checked: {cell(note)}" for note in result["notes"]]
+    lines += [f"- {cell(note)}" for note in result["notes"]]
     shown = result["findings"][:FINDINGS_SHOWN_MAX]
     lines += [f"- `{finding['where']}`: {cell(finding['what'])}" for finding in shown]
     if len(result["findings"]) > len(shown):

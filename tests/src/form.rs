@@ -98,7 +98,7 @@ fn files_and_functions_are_short() -> Result<()> {
 
 #[test]
 fn a_long_function_would_be_seen() {
-    let body: String = (0..80).map(|number| format!("        let x{number} = {number};\n")).collect();
+    let body = (0..80).map(|number| format!("        let x{number} = {number};\n")).collect::<Vec<_>>().concat();
     let text = format!("impl X {{\n    pub async fn long(\n        &self,\n    ) {{\n{body}    }}\n    fn short() {{}}\n}}\n");
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(functions_of(&lines), [(1, 84), (85, 1)]);
@@ -111,15 +111,21 @@ fn functions_of(lines: &[&str]) -> Vec<(usize, usize)> {
         let indent = line.len() - line.trim_start().len();
         let close = format!("{}}}", " ".repeat(indent));
         let one_line = line.trim_end().ends_with(['}', ';']);
-        let end = if one_line { Some(0) } else { lines[start..].iter().position(|line| *line == close || *line == format!("{}) -> Self;", " ".repeat(indent))) };
+        let end = if one_line {
+            Some(0)
+        } else {
+            lines[start..].iter().position(|line| *line == close || *line == format!("{}) -> Self;", " ".repeat(indent)))
+        };
         found.extend(end.map(|end| (start, end + 1)));
     }
     found
 }
 
 fn is_function(line: &str) -> bool {
-    let mut words = line.trim_start().split(' ').skip_while(|word| word.starts_with("pub") || ["const", "async", "in", "crate)"].contains(word));
-    words.next() == Some("fn") && words.next().is_some_and(|name| name.starts_with(|letter: char| letter.is_ascii_lowercase() || letter == '_'))
+    let mut words =
+        line.trim_start().split(' ').skip_while(|word| word.starts_with("pub") || ["const", "async", "in", "crate)"].contains(word));
+    words.next() == Some("fn")
+        && words.next().is_some_and(|name| name.starts_with(|letter: char| letter.is_ascii_lowercase() || letter == '_'))
 }
 
 /// All Rust files below a folder, without what is built or kept.

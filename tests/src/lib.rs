@@ -5,7 +5,8 @@
 //! - `harness_itself`: its own tests
 //! - `dev_servers`: `orchestr8 dev --servers-only`: nothing orphaned, data that survives, resets, locks
 //! - `scene`, `ledger`: the words of the tests below: an installation, and a record of what really ran
-//! - `tour`, `reports`: what the documents show, run as written; `document`: their fenced blocks
+//! - `tour`, `reports`, `definitions`: what the documents show, run as written; `document`: their fenced blocks
+//! - `quality_gates`: the example of that name, gate by gate
 //! - `happy`: what works when nothing goes wrong, through API and command line
 //! - `faults`: processes and servers that die, stores that are wiped
 //! - `hostile`: forged and malformed messages, wrong requests, servers that do not fit
@@ -44,6 +45,12 @@ mod form;
 
 #[cfg(test)]
 mod document;
+
+#[cfg(test)]
+mod definitions;
+
+#[cfg(test)]
+mod quality_gates;
 
 #[cfg(test)]
 mod tour;

@@ -10,7 +10,8 @@ use std::time::Duration;
 /// Far above what any step takes.
 const SOON: Duration = Duration::from_secs(45);
 /// A workflow that fails when it is told to.
-const GATES: &str = "name: gates\ntasks:\n- name: check\n  run: exit $WITH_CODE\n  with: {code: '${{ input.code }}'}\n  retry: 1\n  agent_name: checker\n";
+const GATES: &str =
+    "name: gates\ntasks:\n- name: check\n  run: exit $WITH_CODE\n  with: {code: '${{ input.code }}'}\n  retry: 1\n  agent_name: checker\n";
 
 /// What the document's reports say, each as a list of rows with the columns in their order.
 async fn reports(installation: &Installation) -> Result<Vec<Vec<Vec<(String, Value)>>>> {
@@ -48,7 +49,7 @@ fn values(row: &[(String, Value)]) -> Vec<Value> {
 async fn run_the_work(installation: &Installation) -> Result<()> {
     let retry = json!({"initial_interval": "1ms", "max_attempts": 2});
     let failing = json!({"run": "echo 'no access' >&2; exit 3", "agent_name": "reviewer", "retry_backoff": retry});
-    let tasks = json!([{"handler": "noop"}, {"handler": "noop"}, {"handler": "sleep", "with": {"duration": 0.2}}, failing]);
+    let tasks = json!([{"handler": "noop"}, {"handler": "noop"}, {"handler": "sleep", "with": {"duration": 0.5}}, failing]);
     installation.api.post("/api/v1/tasks", &tasks).await?;
     for code in [0, 0, 7] {
         installation.api.post("/api/v1/workflows", &json!({"definition": GATES, "input": {"code": code}})).await?;
@@ -74,7 +75,8 @@ async fn the_documented_reports_tell_what_happened() -> Result<()> {
     assert_eq!(values(row(by_agent, &[json!("reviewer")])?)[1..3], [json!(1), json!(1)]);
     assert_eq!(values(row(by_agent, &[json!("checker")])?)[1..3], [json!(3), json!(1)]);
     let slept = values(row(by_agent, &[json!("sleep")])?)[3].as_f64().context("a number")?;
-    ensure!((0.2..10.0).contains(&slept), "{slept} s for a sleep of 0.2 s");
+    // The start of a claimed task is known up to the way of its claim, which takes longer on a loaded machine.
+    ensure!((0.2..10.0).contains(&slept), "{slept} s for a sleep of 0.5 s");
 
     let gates = row(by_workflow, &[json!("gates")])?;
     assert_eq!(names(gates), ["workflow_name", "executions", "completed", "failed", "success_percent"]);
@@ -95,7 +97,8 @@ async fn the_documented_reports_tell_what_happened() -> Result<()> {
 /// What ended before the days that a report looks at is not in it.
 async fn outside_their_windows(installation: &Installation) -> Result<()> {
     for (days, expected) in [(8, [0, 2, 0]), (31, [0, 0, 0])] {
-        for (table, column) in [("task_executions", "completed_at"), ("workflow_executions", "completed_at"), ("task_attempts", "ended_at")] {
+        for (table, column) in [("task_executions", "completed_at"), ("workflow_executions", "completed_at"), ("task_attempts", "ended_at")]
+        {
             let sql = format!("update {table} set {column} = now() - interval '{days} days'");
             sqlx::query(AssertSqlSafe(sql)).execute(&installation.pool).await?;
         }

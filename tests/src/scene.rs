@@ -98,14 +98,14 @@ impl Scene {
     /// Waits for the end of a task through the API; its result document.
     pub async fn result(&self, task: &str) -> Result<Value> {
         let path = format!("/api/v1/tasks/{task}/result?wait=10s");
-        let look = async || Ok(Some(self.api().get(&path).await?).filter(|answer| is_final(answer)));
+        let look = async || Ok(Some(self.api().get(&path).await?).filter(is_final));
         wait_for("the end of a task", SOON, look).await
     }
 
     /// Waits for the end of a workflow through the API; the workflow.
     pub async fn workflow(&self, id: &str) -> Result<Value> {
         let path = format!("/api/v1/workflows/{id}?wait=10s");
-        let look = async || Ok(Some(self.api().get(&path).await?).filter(|answer| is_final(answer)));
+        let look = async || Ok(Some(self.api().get(&path).await?).filter(is_final));
         wait_for("the end of a workflow", SOON, look).await
     }
 

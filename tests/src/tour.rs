@@ -79,7 +79,8 @@ fn environment(data: &Path) -> Result<Vec<(String, String)>> {
 /// All commands for one shell, each with its output and exit code in files.
 fn script(steps: &[Step], folder: &Path) -> String {
     let folder = folder.display();
-    let one = |(number, step): (usize, &Step)| format!("{{ {}\n}} >{folder}/out-{number} 2>&1\necho $? >{folder}/code-{number}\n", step.command);
+    let one =
+        |(number, step): (usize, &Step)| format!("{{ {}\n}} >{folder}/out-{number} 2>&1\necho $? >{folder}/code-{number}\n", step.command);
     steps.iter().enumerate().map(one).collect::<String>() + "exit 0\n"
 }
 

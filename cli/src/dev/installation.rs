@@ -203,16 +203,14 @@ impl Installation {
         let deadline = Instant::now() + READY_MAX;
         let mut reason = "it does not answer".to_owned();
         while Instant::now() < deadline && self.coordinator.health().deaths < DEATHS_MAX {
-            match client.get(format!("{}/readyz", self.url)).send().await {
-                Ok(answer) => {
-                    let ready = answer.status().is_success();
-                    let document = answer.text().await.unwrap_or_default();
-                    if ready && executors_heard(&document) >= u64::from(executors) {
-                        return Ok(());
-                    }
-                    reason = document;
+            // No answer: it is not listening yet.
+            if let Ok(answer) = client.get(format!("{}/readyz", self.url)).send().await {
+                let ready = answer.status().is_success();
+                let document = answer.text().await.unwrap_or_default();
+                if ready && executors_heard(&document) >= u64::from(executors) {
+                    return Ok(());
                 }
-                Err(_) => {} // Not listening yet.
+                reason = document;
             }
             tokio::time::sleep(READY_INTERVAL).await;
         }

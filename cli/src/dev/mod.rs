@@ -161,8 +161,8 @@ async fn serve(args: &DevArgs, base: &Base, place: &Place, stop: &Stop) -> Resul
 fn whats_next(place: &Place) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "orchestr8".to_owned());
     format!(
-        "\nEverything has stopped; the data stays in {}.\n\
-         `{program} dev` (or `make dev`) starts it again and stays up. Then, in another terminal, also the commands above, and:\n  \
+        "\nEverything has stopped; the data stays in {}. To go on, start it again with `make dev` or `{program} dev`.\n\
+         Then the commands above work in another terminal, with {program} for `orchestr8`, and for instance:\n  \
          {program} task --run 'echo hello' --wait\n  \
          {program} run examples/hello.yaml --watch --input name=you",
         place.root.display()

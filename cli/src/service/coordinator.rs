@@ -3,7 +3,7 @@
 use super::secrets::{read_secret, read_token_keys};
 use super::{Service, ServiceError, log_times, parse_time_base, without_secrets};
 use nix::unistd::gethostname;
-use orchestr8_coordinator::{CoordinatorError, CoordinatorSettings, NatsSettings};
+use orchestr8_coordinator::{CoordinatorError, CoordinatorSettings, NatsSettings, OpenError};
 use orchestr8_proto::ids::SHARDS_MAX;
 use orchestr8_proto::times::ProtocolTimes;
 use std::net::SocketAddr;
@@ -101,6 +101,7 @@ impl CoordinatorArgs {
 /// Who must act on an error.
 fn told(error: &CoordinatorError) -> ServiceError {
     match error {
+        CoordinatorError::Database(OpenError::Address(_)) => ServiceError::Configuration(error.to_string()),
         CoordinatorError::Database(_) | CoordinatorError::Bus(_) => ServiceError::Unavailable(error.to_string()),
         CoordinatorError::Listen { .. } | CoordinatorError::Exposed(_) | CoordinatorError::Token(_) => {
             ServiceError::Configuration(error.to_string())

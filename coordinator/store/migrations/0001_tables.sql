@@ -8,8 +8,11 @@ create table installation (
   created_at timestamptz not null default now()
 );
 comment on table installation is 'One row: what this database is. Streams and executors are checked against its id.';
+comment on column installation.id is 'Drawn when the database is initialised.';
+comment on column installation.created_at is 'When the database was initialised.';
 comment on column installation.shard_count is 'Fixed for the life of the database: every id carries its shard.';
 create unique index installation_is_single on installation ((true));
+comment on index installation_is_single is 'Serves no query: it keeps the table at one row.';
 
 create table shards (
   shard int primary key,
@@ -24,6 +27,7 @@ create table shards (
   outcome_aging_since timestamptz
 );
 comment on table shards is 'Who owns each shard, and how far its outcomes are committed. Every commit of an owner checks its row.';
+comment on column shards.shard is 'From 0 to shard_count - 1.';
 comment on column shards.lease_id is 'Drawn at random by each ownership and compared by equality; null: nobody owns the shard.';
 comment on column shards.owner is 'Name of the coordinator, a label.';
 comment on column shards.expires_at is 'On the clock of the database; renewed by the owner.';
@@ -45,6 +49,9 @@ create table dispatch_marks (
   primary key (shard, queue, priority)
 );
 comment on table dispatch_marks is 'How far the queued rows of a shard, queue and priority have been published.';
+comment on column dispatch_marks.shard is 'Which shard.';
+comment on column dispatch_marks.queue is 'Which queue.';
+comment on column dispatch_marks.priority is 'Which priority.';
 comment on column dispatch_marks.published_through is 'Every dispatch up to this sequence has its PubAck (or is no longer queued).';
 comment on column dispatch_marks.tried_through is 'No dispatch above this sequence was ever tried; saved ahead of the attempts.';
 comment on column dispatch_marks.stream_incarnation is 'The creation of the task stream that all this belongs to.';
@@ -56,6 +63,9 @@ create table plans (
   created_at timestamptz not null default now()
 );
 comment on table plans is 'Resolved definitions by the SHA-256 of their content; an execution stays pinned to its own.';
+comment on column plans.hash is 'SHA-256 of the plans canonical JSON.';
+comment on column plans.plan is 'The resolved definition.';
+comment on column plans.created_at is 'When it was first used.';
 
 create table workflow_definitions (
   name text not null,
@@ -66,6 +76,10 @@ create table workflow_definitions (
   primary key (name, version)
 );
 comment on table workflow_definitions is 'Named definitions as they were registered; the highest version is the current one.';
+comment on column workflow_definitions.name is 'The name in the definition.';
+comment on column workflow_definitions.version is 'Counts from 1.';
+comment on column workflow_definitions.plan_hash is 'What it resolves to.';
+comment on column workflow_definitions.created_at is 'When it was registered.';
 comment on column workflow_definitions.source is 'The YAML or JSON text as it was given.';
 
 create table workflow_executions (
@@ -88,6 +102,8 @@ create table workflow_executions (
   version bigint not null default 1
 );
 comment on table workflow_executions is 'One row per execution of a workflow; a single task is an execution of the workflow named task.';
+comment on column workflow_executions.created_at is 'When it was accepted.';
+comment on column workflow_executions.cancel_requested_at is 'When somebody cancelled it as a whole.';
 comment on column workflow_executions.id is 'Time-ordered (UUIDv7 layout), with the shard in bits 64-75; its tasks have the ids that follow it.';
 comment on column workflow_executions.user_id is 'On whose behalf, as the submitter said.';
 comment on column workflow_executions.workflow_name is 'The name in the definition.';
@@ -137,6 +153,11 @@ create table task_executions (
   due_at timestamptz
 ) with (fillfactor = 85);
 comment on table task_executions is 'One row per task of an execution, inserted when the execution is submitted.';
+comment on column task_executions.workflow_id is 'Its execution.';
+comment on column task_executions.task_name is 'Its name in the definition.';
+comment on column task_executions.queue is 'Which executors may run it.';
+comment on column task_executions.created_at is 'When its execution was accepted.';
+comment on column task_executions.metadata is 'The submitters own, for a single task.';
 comment on column task_executions.id is 'The execution''s id plus the task''s number in its last 20 bits: the rows of an execution lie together.';
 comment on column task_executions.agent_name is 'The agent, else the handler, else the kind of the task.';
 comment on column task_executions.task_description is 'The prompt (its source when it holds an expression), else the name of the task.';
@@ -187,6 +208,17 @@ create table task_attempts (
   primary key (task_execution_id, run_id)
 );
 comment on table task_attempts is 'Attempts that were claimed, failed, or wrote something; others leave no row.';
+comment on column task_attempts.task_execution_id is 'Of which task.';
+comment on column task_attempts.attempt is 'From 1.';
+comment on column task_attempts.run_id is 'Which start.';
+comment on column task_attempts.executor_id is 'Name of the executor.';
+comment on column task_attempts.started_at is 'When the executor began, as far as is known.';
+comment on column task_attempts.ended_at is 'When its end was decided.';
+comment on column task_attempts.error_type is 'Stable word for what went wrong.';
+comment on column task_attempts.error is 'What went wrong, for people.';
+comment on column task_attempts.exit_code is 'Of the command.';
+comment on column task_attempts.cpu_time_us is 'User and system time.';
+comment on column task_attempts.memory_peak_bytes is 'Largest resident size of one process.';
 comment on column task_attempts.outcome is 'completed, failed, released or lost.';
 comment on column task_attempts.stdout_tail is 'The last 64 KiB.';
 comment on column task_attempts.stderr_tail is 'The last 64 KiB.';
@@ -200,6 +232,11 @@ create table task_results (
   primary key (task_execution_id, id)
 );
 comment on table task_results is 'What tasks produced; the output of a completed task is its summary.';
+comment on column task_results.id is 'Of this result.';
+comment on column task_results.task_execution_id is 'Of which task.';
+comment on column task_results.result_type is 'file, summary or notification.';
+comment on column task_results.result_content is 'The output as JSON.';
+comment on column task_results.created_at is 'When it was committed.';
 
 create table workflow_events (
   workflow_id uuid not null,
@@ -209,6 +246,9 @@ create table workflow_events (
   primary key (workflow_id, sequence)
 );
 comment on table workflow_events is 'History of an execution: the events of one commit in one row.';
+comment on column workflow_events.workflow_id is 'Of which execution.';
+comment on column workflow_events.events is 'A JSON array, as the API streams them.';
+comment on column workflow_events.created_at is 'When they were committed.';
 comment on column workflow_events.sequence is 'Sequence of the first event in the row; each further one counts up.';
 
 create table idempotency_keys (
@@ -218,6 +258,10 @@ create table idempotency_keys (
   created_at timestamptz not null default now()
 );
 comment on table idempotency_keys is 'Idempotency-Key of a submission and the executions that it made.';
+comment on column idempotency_keys.key is 'As given in the header.';
+comment on column idempotency_keys.body_hash is 'SHA-256 of the request: another body under the same key is refused.';
+comment on column idempotency_keys.execution_ids is 'In the order of the submissions.';
+comment on column idempotency_keys.created_at is 'When the key was first used.';
 
 create table shard_inbox (
   shard int not null,
@@ -227,6 +271,10 @@ create table shard_inbox (
   primary key (shard, id)
 );
 comment on table shard_inbox is 'Events for a shard from elsewhere: written by the sender''s commit, deleted by the receiver''s.';
+comment on column shard_inbox.shard is 'For whom.';
+comment on column shard_inbox.id is 'Of this entry.';
+comment on column shard_inbox.event is 'What happened or is wanted.';
+comment on column shard_inbox.created_at is 'When it was sent.';
 
 create table quarantined_events (
   id uuid primary key default gen_random_uuid(),
@@ -237,6 +285,12 @@ create table quarantined_events (
   created_at timestamptz not null default now()
 );
 comment on table quarantined_events is 'Events that could not be applied; the shard went on without them.';
+comment on column quarantined_events.id is 'Of this entry.';
+comment on column quarantined_events.shard is 'Whose lane met it.';
+comment on column quarantined_events.workflow_id is 'The execution that it was for.';
+comment on column quarantined_events.event is 'What is known of it.';
+comment on column quarantined_events.error is 'Why it could not be applied.';
+comment on column quarantined_events.created_at is 'When it was set aside.';
 
 create table notifications (
   id uuid primary key default gen_random_uuid(),
@@ -252,6 +306,17 @@ create table notifications (
   created_at timestamptz not null default now()
 );
 comment on table notifications is 'Notifications to users about their executions.';
+comment on column notifications.id is 'Of this notification.';
+comment on column notifications.user_id is 'To whom.';
+comment on column notifications.workflow_id is 'About which execution.';
+comment on column notifications.notification_type is 'What kind of message.';
+comment on column notifications.title is 'One line.';
+comment on column notifications.message is 'The text.';
+comment on column notifications.priority is 'critical, high, normal or low.';
+comment on column notifications.metadata is 'More, an object.';
+comment on column notifications.delivered is 'Whether it reached its user.';
+comment on column notifications.delivered_at is 'When it did.';
+comment on column notifications.created_at is 'When it was made.';
 
 create table webhook_callbacks (
   id uuid primary key default gen_random_uuid(),
@@ -264,6 +329,14 @@ create table webhook_callbacks (
   last_attempt timestamptz
 );
 comment on table webhook_callbacks is 'Webhooks to be called when a task ends.';
+comment on column webhook_callbacks.id is 'Of this call.';
+comment on column webhook_callbacks.task_execution_id is 'About which task.';
+comment on column webhook_callbacks.callback_url is 'Where to.';
+comment on column webhook_callbacks.method is 'HTTP method.';
+comment on column webhook_callbacks.payload is 'What is sent.';
+comment on column webhook_callbacks.retry_count is 'Calls after the first.';
+comment on column webhook_callbacks.status is 'pending, delivered or failed.';
+comment on column webhook_callbacks.last_attempt is 'When it was called last.';
 
 create table scheduled_tasks (
   id uuid primary key default gen_random_uuid(),
@@ -277,3 +350,12 @@ create table scheduled_tasks (
   next_run timestamptz
 );
 comment on table scheduled_tasks is 'Tasks that are submitted by a schedule.';
+comment on column scheduled_tasks.id is 'Of this schedule.';
+comment on column scheduled_tasks.agent_name is 'Who is to do it.';
+comment on column scheduled_tasks.prompt is 'What is to be done.';
+comment on column scheduled_tasks.schedule is 'When, as a cron expression.';
+comment on column scheduled_tasks.options is 'How, as for a task.';
+comment on column scheduled_tasks.active is 'Whether it is followed.';
+comment on column scheduled_tasks.created_at is 'When it was made.';
+comment on column scheduled_tasks.last_run is 'When it was followed last.';
+comment on column scheduled_tasks.next_run is 'When it is due next.';

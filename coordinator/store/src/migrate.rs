@@ -17,10 +17,13 @@ on conflict do nothing";
 const INSTALLATION: &str = "select id, shard_count from installation";
 const SERVER_VERSION: &str = "select current_setting('server_version_num')::int";
 
-/// Settings of a lane's session. Plans depend on the sizes of the arrays, so each is planned for its own batch; a session
-/// that hangs gives its locks back.
+/// Settings of a lane's session. Its statements are planned once: they all go by index from a list of ids, whatever the
+/// sizes, so the plans that would go wrong as tables grow are switched off. A session that hangs gives its locks back.
 const LANE_SESSION: &[(&str, &str)] = &[
-    ("plan_cache_mode", "force_custom_plan"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
     ("jit", "off"),
     ("statement_timeout", "30s"),
     ("lock_timeout", "8s"),
@@ -77,6 +80,9 @@ impl Database {
     /// # Errors
     /// [`OpenError::Address`].
     pub fn new(url: &str) -> Result<Self, OpenError> {
+        if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+            return Err(OpenError::Address("it does not begin with postgres://".into()));
+        }
         let options = PgConnectOptions::from_str(url).map_err(|error| OpenError::Address(error.to_string()))?;
         Ok(Self { options: options.disable_statement_logging() })
     }

@@ -1,9 +1,10 @@
 //! Coordinators that are killed or asked to end in mid-workflow, and those that take over.
 
 use crate::happy::workflows::check_main;
-use crate::harness::{InstallationOptions, wait_for};
+use crate::harness::wait_for;
 use crate::scene::{SOON, Scene, coordinator_words, executors, noop};
 use anyhow::{Context, Result, ensure};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -68,17 +69,44 @@ async fn a_coordinator_that_ends_gives_its_shards_back() -> Result<()> {
 
 /// The place of the coordinator that owns all shards: its name ends with its process's number.
 async fn owner(scene: &Scene) -> Result<usize> {
-    let owners: Vec<String> = sqlx::query_scalar("select distinct owner from shards where lease_id is not null and expires_at > clock_timestamp()")
-        .fetch_all(&scene.installation.pool)
-        .await?;
+    let owners: Vec<String> =
+        sqlx::query_scalar("select distinct owner from shards where lease_id is not null and expires_at > clock_timestamp()")
+            .fetch_all(&scene.installation.pool)
+            .await?;
     ensure!(owners.len() == 1, "not one owner: {owners:?}");
     let is_it = |pid: i32| owners[0].ends_with(&format!("-{pid}"));
     scene.installation.coordinators.iter().position(|coordinator| is_it(coordinator.pid())).context("its process")
 }
 
+/// Two coordinators: the second owns nothing, so it is not ready.
+async fn with_standby() -> Result<Scene> {
+    let mut scene = Scene::start(executors(1)).await?;
+    let second = scene.installation.add_coordinator().await?;
+    let standby = scene.installation.api_of(second);
+    let look = async || {
+        let (status, parts) = standby.answer(standby.request(Method::GET, "/readyz")).await?;
+        Ok((status == StatusCode::SERVICE_UNAVAILABLE && parts["shards_owned"] == 0).then_some(()))
+    };
+    wait_for("the standby to serve", SOON, look).await?;
+    Ok(scene)
+}
+
+#[tokio::test]
+async fn a_standby_reads_and_refuses_what_it_cannot_do() -> Result<()> {
+    let scene = with_standby().await?;
+    let standby = scene.installation.api_of(1);
+    let task = scene.submit(&noop(&json!(1))).await?;
+    assert_eq!(standby.get(&format!("/api/v1/tasks/{task}/result?wait=20s")).await?["status"], "completed");
+    let (status, problem) = standby.answer(standby.request(Method::POST, "/api/v1/tasks").json(&noop(&json!(2)))).await?;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{problem}");
+    assert_eq!(scene.all_completed().await?.len(), 1, "what was refused is not stored");
+    scene.finish().await;
+    Ok(())
+}
+
 #[tokio::test]
 async fn another_coordinator_takes_over_from_a_killed_one() -> Result<()> {
-    let mut scene = Scene::start(InstallationOptions { coordinators: 2, ..InstallationOptions::default() }).await?;
+    let mut scene = with_standby().await?;
     scene.submit_workflow(&fan(&scene)).await?;
     started(&scene, 5).await?;
     let first = owner(&scene).await?;
@@ -89,8 +117,7 @@ async fn another_coordinator_takes_over_from_a_killed_one() -> Result<()> {
     wait_for("the other one to own all shards", SOON, look).await?;
     ensure!(killed.elapsed() < TAKEOVER_MAX, "it took {:?}", killed.elapsed());
     scene.installation.api = scene.installation.api_of(second);
-    let task = scene.submit(&noop(&Value::Null)).await?;
-    assert_eq!(scene.result(&task).await?["status"], "completed");
+    scene.submit(&noop(&Value::Null)).await?;
     scene.ledger.open("go")?;
     assert_eq!(scene.all_completed().await?.len(), 10);
     assert_eq!(scene.ledger.starts()?.len(), 8, "no run was lost by the takeover");
@@ -100,7 +127,7 @@ async fn another_coordinator_takes_over_from_a_killed_one() -> Result<()> {
 
 #[tokio::test]
 async fn a_paused_owner_that_comes_back_does_no_harm() -> Result<()> {
-    let mut scene = Scene::start(InstallationOptions { coordinators: 2, ..InstallationOptions::default() }).await?;
+    let mut scene = with_standby().await?;
     scene.submit_workflow(&fan(&scene)).await?;
     started(&scene, 5).await?;
     let first = owner(&scene).await?;

@@ -41,7 +41,8 @@ async fn tasks_beyond_the_brokers_room_wait_in_postgres_and_all_run() -> Result<
 async fn sessions_that_are_ended_again_and_again_lose_nothing() -> Result<()> {
     let scene = Scene::start(executors(2)).await?;
     for round in 0..8 {
-        let batch: Vec<Value> = (0..40).map(|number| if number < 4 { scene.ledger.task() } else { noop(&json!([round, number])) }).collect();
+        let batch: Vec<Value> =
+            (0..40).map(|number| if number < 4 { scene.ledger.task() } else { noop(&json!([round, number])) }).collect();
         submit_surely(scene.api(), "/api/v1/tasks", &json!(batch)).await?;
         scene.number(TERMINATE).await?;
     }

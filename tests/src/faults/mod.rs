@@ -2,6 +2,8 @@
 
 mod coordinators;
 mod executors;
+mod figures;
 mod kill_points;
 mod load;
 mod servers;
+mod storm;

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 async fn busy(scene: &Scene) -> Result<Vec<String>> {
     let running: Vec<Value> = (0..4).map(|_| scene.ledger.gated("go")).collect();
     let answers = scene.api().post("/api/v1/tasks", &json!(running)).await?;
-    let ids: Vec<String> = answers.as_array().into_iter().flatten().filter_map(|answer| answer["task_id"].as_str().map(str::to_owned)).collect();
+    let ids: Vec<String> =
+        answers.as_array().into_iter().flatten().filter_map(|answer| answer["task_id"].as_str().map(str::to_owned)).collect();
     for id in &ids {
         scene.until(id, "running").await?;
     }
@@ -131,6 +132,27 @@ async fn a_store_wiped_while_outcomes_stream_in_loses_nothing() -> Result<()> {
     scene.installation.nats("wipe nats").await?;
     scene.installation.nats("start nats").await?;
     assert_eq!(scene.all_completed().await?.len(), 60);
+    scene.finish().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn outcomes_that_only_the_wiped_store_had_are_published_again() -> Result<()> {
+    let scene = Scene::start(executors(1)).await?;
+    let claimed = busy(&scene).await?;
+    scene.installation.coordinators[0].pause()?;
+    scene.ledger.open("go")?;
+    let jetstream = async_nats::jetstream::new(connect_nats(&scene.installation.nats_url).await?);
+    let stored = async || {
+        let mut stream = jetstream.get_stream(names::OUTCOMES_STREAM).await?;
+        let state = stream.info().await?.state.clone();
+        Ok((state.messages >= 4).then_some(()))
+    };
+    wait_for("outcomes in the store", SOON, stored).await?;
+    scene.installation.nats("wipe nats").await?;
+    scene.installation.coordinators[0].resume()?;
+    scene.installation.nats("start nats").await?;
+    ends_well(&scene, &claimed).await?;
     scene.finish().await;
     Ok(())
 }

@@ -79,7 +79,7 @@ async fn run_watch_wait_list_logs_cancel() -> Result<()> {
     assert!(orchestr8(&scene, &["status", &id]).await?.stdout.contains("completed"));
     assert_eq!(orchestr8(&scene, &["cancel", &slow]).await?.code, Some(0));
     assert_eq!(orchestr8(&scene, &["wait", &slow]).await?.code, Some(1), "cancelled is not completed");
-    assert_eq!(orchestr8(&scene, &["cancel", &slow]).await?.code, Some(1), "it has ended already");
+    assert_eq!(orchestr8(&scene, &["cancel", &quick]).await?.code, Some(1), "it has ended already");
     let result = orchestr8(&scene, &["result", &quick]).await?;
     assert_eq!((result.code, result.line()), (Some(0), "quick"), "{result:?}");
     scene.finish().await;

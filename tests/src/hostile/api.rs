@@ -62,7 +62,9 @@ async fn ten_thousand_tasks_in_one_definition_are_fine_and_more_are_refused_by_t
     };
     scene.submit_workflow(&definition(10_000)).await?;
     assert_eq!(scene.number("select count(*) from task_executions").await?, 10_000);
-    let request = scene.api().request(Method::POST, "/api/v1/workflows").json(&definition(TASKS_MAX + 1));
+    let tasks = (0..=TASKS_MAX).map(|number| format!("- {{name: t{number}, sleep: 1}}\n")).collect::<Vec<_>>().concat();
+    let too_long = format!("name: wide\ntasks:\n{tasks}");
+    let request = scene.api().request(Method::POST, "/api/v1/workflows").json(&json!({"definition": too_long}));
     let (status, problem) = scene.api().answer(request).await?;
     assert!(status.is_client_error() && problem.to_string().contains(&TASKS_MAX.to_string()), "{problem}");
     scene.finish().await;

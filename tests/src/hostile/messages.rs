@@ -8,8 +8,8 @@ use bytes::Bytes;
 use orchestr8_proto::ids::Incarnation;
 use orchestr8_proto::names;
 use orchestr8_proto::wire::{
-    Claim, ClaimBatch, ClaimKind, Completed, Control, DispatchBatch, HeldRun, Heartbeat, Outcome, OutcomeBatch, RunVerdict,
-    SCHEMA_VERSION, Verdict, encode, outcome,
+    Claim, ClaimBatch, ClaimKind, Completed, Control, DispatchBatch, Heartbeat, HeldRun, Outcome, OutcomeBatch, RunVerdict, SCHEMA_VERSION,
+    Verdict, encode, outcome,
 };
 use orchestr8_proto::words::Priority;
 use serde_json::{Value, json};
@@ -76,10 +76,31 @@ async fn a_forged_outcome_claim_or_beat_changes_nothing() -> Result<()> {
             kind: ClaimKind::Claim.into(),
             ..Claim::default()
         };
-        let run = HeldRun { task_id: claim.task_id.clone(), dispatch_id: claim.dispatch_id.clone(), run_id: claim.run_id.clone(), started: true, ..HeldRun::default() };
-        let claims = ClaimBatch { schema_version: SCHEMA_VERSION, incarnation: stranger.to_bytes(), executor: "forger".into(), claims: vec![claim], ..ClaimBatch::default() };
+        let run = HeldRun {
+            task_id: claim.task_id.clone(),
+            dispatch_id: claim.dispatch_id.clone(),
+            run_id: claim.run_id.clone(),
+            started: true,
+            ..HeldRun::default()
+        };
+        let claims = ClaimBatch {
+            schema_version: SCHEMA_VERSION,
+            incarnation: stranger.to_bytes(),
+            executor: "forger".into(),
+            claims: vec![claim],
+            ..ClaimBatch::default()
+        };
         nats.publish(names::claim_subject(held.shard), encode(&claims)?).await?;
-        let beat = Heartbeat { schema_version: SCHEMA_VERSION, incarnation: stranger.to_bytes(), executor: "forger".into(), sequence: 1, part: 1, parts: 1, runs: vec![run], ..Heartbeat::default() };
+        let beat = Heartbeat {
+            schema_version: SCHEMA_VERSION,
+            incarnation: stranger.to_bytes(),
+            executor: "forger".into(),
+            sequence: 1,
+            part: 1,
+            parts: 1,
+            runs: vec![run],
+            ..Heartbeat::default()
+        };
         nats.publish(names::beat_subject(stranger), encode(&beat)?).await?;
     }
     nats.flush().await?;
@@ -104,9 +125,24 @@ fn junk() -> Result<Vec<Bytes>> {
         encode(&OutcomeBatch { schema_version: newer, ..OutcomeBatch::default() })?,
         encode(&DispatchBatch { schema_version: SCHEMA_VERSION, dispatches: vec![orchestr8_proto::wire::Dispatch::default()] })?,
         encode(&OutcomeBatch { schema_version: SCHEMA_VERSION, outcomes: vec![Outcome::default(); 3] })?,
-        encode(&ClaimBatch { schema_version: SCHEMA_VERSION, claims: vec![Claim { kind: 77, ..Claim::default() }], ..ClaimBatch::default() })?,
-        encode(&Heartbeat { schema_version: SCHEMA_VERSION, part: 9, parts: 2, sequence: u64::MAX, runs: vec![HeldRun::default()], ..Heartbeat::default() })?,
-        encode(&Control { schema_version: SCHEMA_VERSION, verdicts: vec![RunVerdict { verdict: Verdict::Kill.into(), ..RunVerdict::default() }], ..Control::default() })?,
+        encode(&ClaimBatch {
+            schema_version: SCHEMA_VERSION,
+            claims: vec![Claim { kind: 77, ..Claim::default() }],
+            ..ClaimBatch::default()
+        })?,
+        encode(&Heartbeat {
+            schema_version: SCHEMA_VERSION,
+            part: 9,
+            parts: 2,
+            sequence: u64::MAX,
+            runs: vec![HeldRun::default()],
+            ..Heartbeat::default()
+        })?,
+        encode(&Control {
+            schema_version: SCHEMA_VERSION,
+            verdicts: vec![RunVerdict { verdict: Verdict::Kill.into(), ..RunVerdict::default() }],
+            ..Control::default()
+        })?,
     ])
 }
 
@@ -126,7 +162,14 @@ async fn junk_on_every_subject_stops_nothing() -> Result<()> {
         for shard in 0..16 {
             nats.publish(names::claim_subject(shard), payload.clone()).await?;
         }
-        for subject in [names::beat_subject(incarnation), "orchestr8.beat.x".into(), "orchestr8.claim.x".into(), names::CONTROL_ALL.into(), names::COORDINATOR_BEATS.into(), names::nudge_subject(0)] {
+        for subject in [
+            names::beat_subject(incarnation),
+            "orchestr8.beat.x".into(),
+            "orchestr8.claim.x".into(),
+            names::CONTROL_ALL.into(),
+            names::COORDINATOR_BEATS.into(),
+            names::nudge_subject(0),
+        ] {
             nats.publish(subject, payload.clone()).await?;
         }
         nats.flush().await?;
@@ -149,7 +192,9 @@ async fn a_right_token_with_a_wrong_payload_is_the_tasks_failure_not_the_shards(
     let scene = Scene::start(executors(1)).await?;
     let huge = scene.submit(&json!({"run": "head -c 300000 /dev/zero | tr '\\0' x > \"$ORCHESTR8_OUTPUT\"", "max_retries": 0})).await?;
     let nul = scene.submit(&json!({"run": "printf '\"a\\\\u0000b\"' > \"$ORCHESTR8_OUTPUT\"", "max_retries": 0})).await?;
-    let bytes = scene.submit(&json!({"run": "printf '\\377\\376\\000 raw' >&2; printf '{\"ok\": 1}' > \"$ORCHESTR8_OUTPUT\"", "max_retries": 0})).await?;
+    let bytes = scene
+        .submit(&json!({"run": "printf '\\377\\376\\000 raw' >&2; printf '{\"ok\": 1}' > \"$ORCHESTR8_OUTPUT\"", "max_retries": 0}))
+        .await?;
     for task in [&huge, &nul] {
         let result = scene.result(task).await?;
         assert_eq!(result["status"], "failed", "{result}");

@@ -17,7 +17,9 @@ const NOWHERE_NATS: &str = "nats://nobody:secret-word@127.0.0.1:1";
 /// Starts a coordinator that must refuse to run; its exit code and its last line.
 async fn refused(folder: &Path, database: &str, nats: &str) -> Result<(Option<i32>, String)> {
     use std::os::unix::fs::PermissionsExt;
-    for (name, text) in [("token", "a-token-that-is-long-enough"), ("keys", "1 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff")] {
+    for (name, text) in
+        [("token", "a-token-that-is-long-enough"), ("keys", "1 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff")]
+    {
         let file = folder.join(name);
         std::fs::write(&file, format!("{text}\n"))?;
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
@@ -83,7 +85,8 @@ async fn an_old_nats_server_and_a_newer_schema_are_refused() -> Result<()> {
     serving.abort();
     assert!(code == Some(69) && line.contains("2.9.25") && line.contains("2.12"), "{code:?} {line}");
     let mut connection = PgConnection::connect(&database).await?;
-    let newer = "insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (9999, 'newer', true, '', 0)";
+    let newer =
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (9999, 'newer', true, '', 0)";
     sqlx::query(newer).execute(&mut connection).await?;
     let (code, line) = refused(folder.path(), &database, NOWHERE_NATS).await?;
     assert!(code == Some(69) && line.contains("9999"), "{code:?} {line}");

@@ -16,5 +16,6 @@ pub mod settings;
 pub mod startup;
 
 pub use bus::NatsSettings;
+pub use orchestr8_store::migrate::OpenError;
 pub use settings::{CoordinatorError, CoordinatorSettings};
 pub use startup::run;

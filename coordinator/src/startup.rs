@@ -2,6 +2,7 @@
 
 use crate::api::{self, ApiContext, ApiSettings, access};
 use crate::bus::Bus;
+use crate::bus::control::Speaker;
 use crate::bus::listen;
 use crate::bus::publisher::Publisher;
 use crate::bus::streams::StreamShape;
@@ -10,7 +11,6 @@ use crate::engine::lane::{INPUTS_MAX, Lane, LaneParts};
 use crate::metrics::Metrics;
 use crate::settings::{CoordinatorError, CoordinatorSettings};
 use orchestr8_core::plan::DEFAULT_QUEUE;
-use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_store::migrate::Database;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -38,9 +38,14 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
         ApiSettings { tokens: vec![access::Token::new(&settings.token)?], times: settings.times, shutdown: shutdown.clone() };
     let context = ApiContext::new(handle.clone(), reads, api_settings, metrics.clone());
     let lane_stop = CancellationToken::new();
-    let lane = start_lane(settings, (handle, commands), metrics, lane_stop.clone()).await?;
+    let (mut lane, mut publisher) = start_lane(settings, (handle, commands), metrics, lane_stop.clone()).await?;
     tracing::info!(address = %listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string()), "API");
-    let served = api::serve(listener, context).await;
+    // A part that ends by itself is a bug, and the process ends with it: another takes over.
+    let served = tokio::select! {
+        served = api::serve(listener, context) => served,
+        _ = &mut lane => return Err(CoordinatorError::Ended("the lane")),
+        _ = &mut publisher => return Err(CoordinatorError::Ended("the publisher")),
+    };
     // Callers are answered first, then the lane stops.
     lane_stop.cancel();
     lane.await.map_err(|_| CoordinatorError::Ended("the lane"))?;
@@ -57,13 +62,13 @@ async fn start_lane(
     (handle, commands): (EngineHandle, mpsc::Receiver<crate::engine::handle::Command>),
     metrics: Metrics,
     stop: CancellationToken,
-) -> Result<JoinHandle<()>, CoordinatorError> {
+) -> Result<(JoinHandle<()>, JoinHandle<()>), CoordinatorError> {
     let database = Database::new(&settings.database_url)?;
     let installation = database.prepare(settings.shard_count).await?;
     let connection = database.lane_connection().await?;
     let inputs = mpsc::channel(INPUTS_MAX);
     let bus = Bus::connect(&settings.nats, settings.times, inputs.0.clone()).await?;
-    let now = Timestamp::from(time::OffsetDateTime::now_utc());
+    let now = database.now().await?;
     let shape = StreamShape { installation: installation.id, subject_messages_max: settings.subject_messages_max, now };
     // Another installation's streams are an error of the set-up: say so at once, and do not run beside it.
     bus.ensure_streams(shape).await?;
@@ -72,7 +77,8 @@ async fn start_lane(
     let (publisher, work) = mpsc::unbounded_channel();
     let epoch = Arc::new(AtomicU64::new(0));
     let publishing = Publisher { bus: bus.clone(), shape, epoch: epoch.clone(), inputs: inputs.0.clone() };
-    tokio::spawn(publishing.run(work));
+    let publishing = tokio::spawn(publishing.run(work));
+    let speaker = Speaker::start(bus.client.clone());
     tracing::info!(installation = %installation.id, shards = installation.shard_count, database = %database.address(), nats = %settings.nats.address(), "starting");
     let parts = LaneParts {
         name: settings.name,
@@ -89,7 +95,8 @@ async fn start_lane(
         handle,
         metrics,
         publisher,
+        speaker,
         epoch,
     };
-    Ok(tokio::spawn(Lane::new(parts, now).run(stop)))
+    Ok((tokio::spawn(Lane::new(parts, now).run(stop)), publishing))
 }

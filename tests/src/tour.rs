@@ -100,13 +100,11 @@ fn steps(block: &str) -> Vec<Step> {
 
 /// Whether `shown` describes all of `lines`.
 fn lines_match(shown: &[&str], lines: &[&str]) -> bool {
-    match (shown, lines) {
-        ([], []) => true,
-        ([], [_, ..]) => false,
-        ([first, rest @ ..], _) if *first == ANYTHING => (0..=lines.len()).any(|skipped| lines_match(rest, &lines[skipped..])),
-        ([_, ..], []) => false,
-        ([first, shown @ ..], [line, lines @ ..]) => line_matches(&spaced(first), &spaced(line)) && lines_match(shown, lines),
+    let Some((first, rest)) = shown.split_first() else { return lines.is_empty() };
+    if *first == ANYTHING {
+        return (0..=lines.len()).any(|skipped| lines_match(rest, &lines[skipped..]));
     }
+    lines.split_first().is_some_and(|(line, left)| line_matches(&spaced(first), &spaced(line)) && lines_match(rest, left))
 }
 
 fn line_matches(shown: &str, line: &str) -> bool {

@@ -41,6 +41,8 @@ pub struct Execution {
     pub tasks_remaining: u32,
     /// Derived: by phase, tasks that have not ended.
     pub phases_remaining: Vec<u32>,
+    /// Derived: bytes that the input takes in memory, about.
+    pub input_bytes: usize,
     /// What changed since the last commit.
     pub changes: Changes,
 }
@@ -248,6 +250,7 @@ impl Execution {
             tasks,
             tasks_remaining: 0,
             phases_remaining: Vec::new(),
+            input_bytes: 0,
             changes: Changes::default(),
         };
         execution.derive();
@@ -257,6 +260,7 @@ impl Execution {
     /// Computes what follows from the rows: call it after loading them.
     pub fn derive(&mut self) {
         let plan = self.plan.clone();
+        self.input_bytes = bytes_of(&self.input);
         self.tasks_remaining = 0;
         self.phases_remaining = vec![0; plan.phases.len()];
         for (task, planned) in self.tasks.iter().zip(&plan.tasks) {
@@ -329,8 +333,19 @@ impl Execution {
     /// Bytes that this execution takes in the cache, about.
     #[must_use]
     pub fn cached_bytes(&self) -> usize {
-        size_of::<Self>() + self.tasks.len() * size_of::<Task>() + 512
+        size_of::<Self>() + self.tasks.len() * size_of::<Task>() + 512 + self.input_bytes
     }
+}
+
+/// Bytes that a value takes in memory, about. Inputs are bounded in depth where they come in.
+fn bytes_of(value: &Value) -> usize {
+    let inside = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(bytes_of).sum(),
+        Value::Object(members) => members.iter().map(|(key, value)| 2 * size_of::<String>() + key.len() + bytes_of(value)).sum(),
+    };
+    size_of::<Value>() + inside
 }
 
 impl Task {

@@ -153,6 +153,15 @@ impl LeaseTable {
         self.of_run.get(&run).copied()
     }
 
+    /// Whether the run seems lost at this moment: silent for longer than its lease, or missing from enough beats.
+    #[must_use]
+    pub fn is_suspect(&self, run: RunId) -> bool {
+        let holder = self.of_run.get(&run).and_then(|incarnation| self.holders.get(incarnation));
+        holder
+            .and_then(|holder| Some((holder, holder.runs.get(&run)?)))
+            .is_some_and(|(holder, lease)| holder.silent_ticks >= lease.ticks || lease.missing >= MISSING_BEATS)
+    }
+
     /// Runs held in all.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -111,7 +111,13 @@ impl Marks {
     }
 
     fn keep_checkpoint(&mut self, sequence: i64, stream_sequence: u64) {
-        self.checkpoints.insert(sequence, stream_sequence);
+        // What was stored late lies above its neighbours: the pairs stay ascending in both.
+        let floor = self.checkpoints.range(..sequence).next_back().map_or(0, |(_, stored)| *stored);
+        let stored = stream_sequence.max(floor);
+        self.checkpoints.insert(sequence, stored);
+        for (_, later) in self.checkpoints.range_mut(sequence..) {
+            *later = (*later).max(stored);
+        }
         if self.checkpoints.len() > CHECKPOINTS_MAX {
             let every_other: Vec<i64> = self.checkpoints.keys().copied().skip(1).step_by(2).collect();
             for sequence in every_other {
@@ -140,6 +146,7 @@ impl Marks {
 
     /// A range goes again: above the first, up to the second.
     pub fn publish_again(&mut self, (from, to): (i64, i64)) {
+        self.published_through = self.published_through.min(from);
         let (known_from, known_to) = self.again.unwrap_or((from, to));
         self.again = Some((known_from.min(from), known_to.max(to)));
     }
@@ -147,6 +154,7 @@ impl Marks {
     /// The streams were made anew: everything that was ever handed over goes again, with the same ids.
     pub fn stream_changed(&mut self) {
         self.checkpoints.clear();
+        self.published_through = 0;
         self.again = (self.handed_through > 0).then_some((0, self.handed_through));
     }
 

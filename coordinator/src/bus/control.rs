@@ -1,11 +1,16 @@
 //! Control messages to executors, and the coordinator's own beat.
 
-use super::Bus;
+use async_nats::Client;
+use bytes::Bytes;
 use orchestr8_core::machine::Answer;
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId};
 use orchestr8_proto::names;
-use orchestr8_proto::wire::{self, BATCH_ITEMS_MAX, Control, CoordinatorBeat, RunVerdict, SCHEMA_VERSION, Verdict};
+use orchestr8_proto::wire::{self, BATCH_ITEMS_MAX, Control, CoordinatorBeat, RunVerdict, SCHEMA_VERSION, Verdict, WireError};
 use std::collections::HashMap;
+use tokio::sync::mpsc;
+
+/// Messages that wait for the connection.
+const WAITING_MAX: usize = 4_096;
 
 /// Control messages of one batch, gathered by executor.
 #[derive(Debug, Default)]
@@ -38,15 +43,15 @@ impl Outbox {
     }
 
     /// Sends everything. Core messages: what is lost is asked for or published again.
-    pub async fn send(self, bus: &Bus) {
+    pub fn send(self, speaker: &Speaker) {
         for (incarnation, control) in self.to {
             for part in parts(control) {
-                send(bus, names::control_subject(incarnation), &part).await;
+                speaker.control(names::control_subject(incarnation), part);
             }
         }
         for dropped in self.dropped.chunks(BATCH_ITEMS_MAX) {
             let dropped_dispatch_ids = dropped.iter().map(|dispatch| dispatch.to_bytes()).collect();
-            send(bus, names::CONTROL_ALL.to_owned(), &Control { dropped_dispatch_ids, ..Control::default() }).await;
+            speaker.control(names::CONTROL_ALL.to_owned(), Control { dropped_dispatch_ids, ..Control::default() });
         }
     }
 }
@@ -66,29 +71,46 @@ fn take<T>(items: &mut Vec<T>) -> Vec<T> {
     std::mem::replace(items, rest)
 }
 
-/// Asks all executors for a heartbeat now.
-pub async fn beat_now(bus: &Bus) {
-    send(bus, names::CONTROL_ALL.to_owned(), &Control { beat_now: true, ..Control::default() }).await;
+/// Says things to executors without ever waiting: a lane that waited for a broker would lose its leases.
+#[derive(Clone)]
+pub struct Speaker {
+    queue: mpsc::Sender<(String, Bytes)>,
 }
 
-async fn send(bus: &Bus, subject: String, control: &Control) {
-    let control = Control { schema_version: SCHEMA_VERSION, ..control.clone() };
-    let sent = match wire::encode(&control) {
-        Ok(payload) => bus.client.publish(subject, payload).await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    if let Err(error) = sent {
-        tracing::warn!(%error, "a control message was not sent; it is asked for again");
+impl Speaker {
+    /// Starts speaking on this connection. While it is down, messages wait, and beyond [`WAITING_MAX`] are dropped.
+    #[must_use]
+    pub fn start(client: Client) -> Self {
+        let (queue, mut messages) = mpsc::channel::<(String, Bytes)>(WAITING_MAX);
+        tokio::spawn(async move {
+            while let Some((subject, payload)) = messages.recv().await {
+                if let Err(error) = client.publish(subject, payload).await {
+                    tracing::warn!(%error, "a control message was not sent; it is asked for again");
+                }
+            }
+        });
+        Self { queue }
     }
-}
 
-/// The coordinator's beat: executors fetch only while they hear one.
-pub async fn coordinator_beat(bus: &Bus, beat: CoordinatorBeat) {
-    let sent = match wire::encode(&beat) {
-        Ok(payload) => bus.client.publish(names::COORDINATOR_BEATS, payload).await.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    if let Err(error) = sent {
-        tracing::warn!(%error, "the coordinator's beat was not sent");
+    /// Asks all executors for a heartbeat now.
+    pub fn beat_now(&self) {
+        self.control(names::CONTROL_ALL.to_owned(), Control { beat_now: true, ..Control::default() });
+    }
+
+    /// The coordinator's beat: executors fetch only while they hear one.
+    pub fn coordinator_beat(&self, beat: &CoordinatorBeat) {
+        self.say(names::COORDINATOR_BEATS.to_owned(), wire::encode(beat));
+    }
+
+    fn control(&self, subject: String, control: Control) {
+        self.say(subject, wire::encode(&Control { schema_version: SCHEMA_VERSION, ..control }));
+    }
+
+    fn say(&self, subject: String, payload: Result<Bytes, WireError>) {
+        let said = payload.map_err(|error| error.to_string());
+        let said = said.and_then(|payload| self.queue.try_send((subject, payload)).map_err(|error| error.to_string()));
+        if let Err(error) = said {
+            tracing::warn!(error, "a control message was dropped; it is asked for again");
+        }
     }
 }

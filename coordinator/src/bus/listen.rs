@@ -2,9 +2,9 @@
 
 use super::{Bus, BusError};
 use crate::engine::input::Input;
-use async_nats::Subscriber;
-use bytes::Bytes;
+use async_nats::{Message, Subscriber};
 use futures::StreamExt;
+use orchestr8_proto::ids::{IdError, Incarnation};
 use orchestr8_proto::names;
 use orchestr8_proto::wire::{self, ClaimBatch, Heartbeat};
 use tokio::sync::mpsc;
@@ -20,20 +20,39 @@ pub async fn listen(bus: &Bus, inputs: mpsc::Sender<Input>) -> Result<(), BusErr
     };
     let claims = subscribe("orchestr8.claim.*").await?;
     let beats = subscribe(names::BEAT_SUBJECTS).await?;
-    tokio::spawn(forward(claims, inputs.clone(), |payload| wire::decode::<ClaimBatch>(payload).map(Input::Claims)));
-    tokio::spawn(forward(beats, inputs, |payload| wire::decode::<Heartbeat>(payload).map(Input::Beat)));
+    tokio::spawn(forward(claims, inputs.clone(), |message| Ok(Input::Claims(wire::decode::<ClaimBatch>(message.payload)?))));
+    tokio::spawn(forward(beats, inputs, beat_of));
     Ok(())
 }
 
-async fn forward(mut messages: Subscriber, inputs: mpsc::Sender<Input>, decode: impl Fn(Bytes) -> Result<Input, wire::WireError> + Send) {
+/// A heartbeat counts only on its own subject: the rights of a NATS user bind the subject, not what the message says.
+fn beat_of(message: Message) -> Result<Input, Refused> {
+    let beat = wire::decode::<Heartbeat>(message.payload)?;
+    let incarnation = Incarnation::try_from(beat.incarnation.as_ref())?;
+    if names::beat_subject(incarnation) == message.subject.as_str() { Ok(Input::Beat(beat)) } else { Err(Refused::Subject) }
+}
+
+/// Why a message of an executor counts for nothing.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(transparent)]
+    Wire(#[from] wire::WireError),
+    #[error(transparent)]
+    Id(#[from] IdError),
+    #[error("it speaks for another incarnation than its subject")]
+    Subject,
+}
+
+async fn forward(mut messages: Subscriber, inputs: mpsc::Sender<Input>, decode: impl Fn(Message) -> Result<Input, Refused> + Send) {
     while let Some(message) = messages.next().await {
-        match decode(message.payload) {
+        let subject = message.subject.clone();
+        match decode(message) {
             Ok(input) => {
                 if inputs.send(input).await.is_err() {
                     return;
                 }
             }
-            Err(error) => tracing::warn!(%error, subject = %message.subject, "a message of an executor was refused"),
+            Err(error) => tracing::warn!(%error, %subject, "a message of an executor was refused"),
         }
     }
 }

@@ -12,10 +12,13 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use orchestr8_proto::ids::{DispatchId, TaskId};
 use orchestr8_proto::names;
+use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_store::queue::Lot;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
 /// PubAcks that are reported together at most.
@@ -63,105 +66,120 @@ pub struct Publisher {
 
 type Attempt = BoxFuture<'static, (Publish, Result<PublishAck, PublishError>)>;
 
+/// What is under way.
+#[derive(Default)]
+struct UnderWay {
+    attempts: FuturesUnordered<Attempt>,
+    /// Without answer: they wait for the repair and go again together.
+    unanswered: Vec<Publish>,
+    /// One look after streams and consumers at a time, after a pause.
+    repair: Option<BoxFuture<'static, ()>>,
+    known_queues: HashSet<String>,
+    report: Vec<Published>,
+}
+
 impl Publisher {
     /// Publishes until the lane drops its end, then waits for what is outstanding.
     pub async fn run(self, mut work: mpsc::UnboundedReceiver<Vec<Publish>>) {
-        let mut attempts: FuturesUnordered<Attempt> = FuturesUnordered::new();
-        let mut known_queues = HashSet::new();
-        let mut report = Vec::new();
+        let mut under_way = UnderWay::default();
         let mut open = true;
-        while open || !attempts.is_empty() {
+        while open || !under_way.attempts.is_empty() {
+            let UnderWay { attempts, repair, .. } = &mut under_way;
             tokio::select! {
                 batch = work.recv(), if open => match batch {
-                    Some(batch) => {
-                        for publish in batch {
-                            let attempt = self.start(publish, &mut known_queues).await;
-                            attempts.push(attempt);
-                        }
-                    }
+                    Some(batch) => self.start(batch, &mut under_way).await,
                     None => open = false,
                 },
-                Some((publish, result)) = attempts.next(), if !attempts.is_empty() => {
-                    self.answered(publish, result, &mut report, &attempts);
-                    while report.len() < REPORT_MAX
-                        && let Some(Some((publish, result))) = futures::FutureExt::now_or_never(attempts.next())
-                    {
-                        self.answered(publish, result, &mut report, &attempts);
-                    }
-                    self.report(&mut report).await;
+                Some((publish, result)) = attempts.next(), if !attempts.is_empty() => self.answered(publish, result, &mut under_way),
+                () = async { if let Some(repair) = repair.as_mut() { repair.await } }, if repair.is_some() => {
+                    under_way.repair = None;
+                    let again = std::mem::take(&mut under_way.unanswered);
+                    self.start(again, &mut under_way).await;
                 }
             }
+            self.report(&mut under_way).await;
         }
     }
 
-    async fn start(&self, publish: Publish, known: &mut HashSet<String>) -> Attempt {
-        if !known.contains(&publish.lot.queue) {
-            match self.bus.ensure_consumers(&publish.lot.queue).await {
-                Ok(()) => drop(known.insert(publish.lot.queue.clone())),
-                Err(error) => tracing::warn!(%error, "the consumers of a queue could not be made; trying again"),
+    /// Writes messages to the connection in order; the answers come later.
+    async fn start(&self, batch: Vec<Publish>, under_way: &mut UnderWay) {
+        for publish in batch.into_iter().filter(|publish| self.is_current(publish)) {
+            if !under_way.known_queues.contains(&publish.lot.queue) {
+                // Its consumers first; until then it waits, and nothing else with it.
+                self.wait_for_repair(publish, under_way);
+                continue;
             }
-        }
-        self.attempt(publish).await
-    }
-
-    /// Writes the message to the connection in order; the answer comes later.
-    async fn attempt(&self, publish: Publish) -> Attempt {
-        let subject = names::task_subject(&publish.lot.queue, publish.lot.priority);
-        let sent = self.bus.jetstream.publish_with_headers(subject, headers(&publish), publish.payload.clone()).await;
-        match sent {
-            Ok(ack) => Box::pin(async move { (publish, ack.await) }),
-            Err(error) => Box::pin(async move { (publish, Err(error)) }),
+            let subject = names::task_subject(&publish.lot.queue, publish.lot.priority);
+            let sent = self.bus.jetstream.publish_with_headers(subject, headers(&publish), publish.payload.clone()).await;
+            under_way.attempts.push(match sent {
+                Ok(ack) => Box::pin(async move { (publish, ack.await) }),
+                Err(error) => Box::pin(async move { (publish, Err(error)) }),
+            });
         }
     }
 
-    fn answered(
-        &self,
-        publish: Publish,
-        result: Result<PublishAck, PublishError>,
-        report: &mut Vec<Published>,
-        attempts: &FuturesUnordered<Attempt>,
-    ) {
-        if publish.epoch != self.epoch.load(Ordering::Acquire) {
+    /// An older ownership's work is dropped: its fence is gone (rule R3).
+    fn is_current(&self, publish: &Publish) -> bool {
+        publish.epoch == self.epoch.load(Ordering::Acquire)
+    }
+
+    fn answered(&self, publish: Publish, result: Result<PublishAck, PublishError>, under_way: &mut UnderWay) {
+        if !self.is_current(&publish) {
             return;
         }
         let end = match result {
             Ok(ack) => PublishEnd::Stored(ack.sequence),
             Err(error) => match refusal(&error) {
                 Some(end) => end,
-                None => return attempts.push(self.again_later(publish, &error)),
+                None => {
+                    // No answer, no stream, no connection: it may have arrived, so it goes again with the same id.
+                    tracing::debug!(%error, task = %publish.task, "publishing again");
+                    under_way.known_queues.clear();
+                    return self.wait_for_repair(Publish { again: Again::MayBe, ..publish }, under_way);
+                }
             },
         };
-        let Publish { lot, sequence, task, dispatch, epoch, .. } = publish;
-        report.push(Published { epoch, lot, sequence, task, dispatch, end });
+        let Publish { lot, sequence, task, dispatch, epoch, payload, .. } = publish;
+        under_way.report.push(Published { epoch, lot, sequence, task, dispatch, bytes: payload.len(), end });
     }
 
-    /// No answer, no stream, no connection: the message may have arrived, so it goes again with the same id.
-    fn again_later(&self, publish: Publish, error: &PublishError) -> Attempt {
-        tracing::debug!(%error, task = %publish.task, "publishing again");
-        let publish = Publish { again: Again::MayBe, ..publish };
-        let (bus, shape, epoch) = (self.bus.clone(), self.shape, self.epoch.clone());
-        Box::pin(async move {
-            tokio::time::sleep(bus.times.claim_after() / 4).await;
-            if publish.epoch != epoch.load(Ordering::Acquire) {
-                return (publish, Err(PublishError::new(PublishErrorKind::Other)));
-            }
-            let prepared = bus.ensure_streams(shape).await.and(bus.ensure_consumers(&publish.lot.queue).await);
-            if let Err(error) = prepared {
-                tracing::debug!(%error, "streams are not ready");
-            }
-            let subject = names::task_subject(&publish.lot.queue, publish.lot.priority);
-            let result = match bus.jetstream.publish_with_headers(subject, headers(&publish), publish.payload.clone()).await {
-                Ok(ack) => ack.await,
-                Err(error) => Err(error),
-            };
-            (publish, result)
-        })
+    /// Lets a message wait until streams and consumers have been looked after; the first one starts that.
+    fn wait_for_repair(&self, publish: Publish, under_way: &mut UnderWay) {
+        under_way.known_queues.insert(publish.lot.queue.clone());
+        let after_failure = publish.again == Again::MayBe;
+        under_way.unanswered.push(publish);
+        if under_way.repair.is_none() {
+            let queues: HashSet<String> = under_way.unanswered.iter().map(|publish| publish.lot.queue.clone()).collect();
+            let pause = if after_failure { self.bus.times.claim_after() / 4 } else { Duration::ZERO };
+            let now = Timestamp::from(OffsetDateTime::now_utc());
+            under_way.repair = Some(Box::pin(repair(self.bus.clone(), StreamShape { now, ..self.shape }, queues, pause)));
+        }
     }
 
-    async fn report(&self, report: &mut Vec<Published>) {
-        if !report.is_empty() {
+    async fn report(&self, under_way: &mut UnderWay) {
+        while under_way.report.len() < REPORT_MAX
+            && let Some(Some((publish, result))) = futures::FutureExt::now_or_never(under_way.attempts.next())
+        {
+            self.answered(publish, result, under_way);
+        }
+        if !under_way.report.is_empty() {
             // A closed channel means that the lane has ended.
-            self.inputs.send(Input::Published(std::mem::take(report))).await.ok();
+            self.inputs.send(Input::Published(std::mem::take(&mut under_way.report))).await.ok();
+        }
+    }
+}
+
+async fn repair(bus: Bus, shape: StreamShape, queues: HashSet<String>, pause: Duration) {
+    tokio::time::sleep(pause).await;
+    if !pause.is_zero()
+        && let Err(error) = bus.ensure_streams(shape).await
+    {
+        tracing::warn!(%error, "the streams are not ready");
+        return;
+    }
+    for queue in queues {
+        if let Err(error) = bus.ensure_consumers(&queue).await {
+            tracing::warn!(%error, queue, "the consumers of a queue could not be made");
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// Messages that are pulled ahead of the lane.
-const PULL_BATCH: usize = 1_000;
+const PULL_BATCH: usize = 256;
 
 /// Where a reader starts.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, Stor
 use orchestr8_proto::names;
 use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::words::Priority;
+use orchestr8_store::shards::PurgeLimits;
 use std::collections::HashMap;
 use uuid::Uuid;
 
@@ -134,16 +135,18 @@ impl Bus {
         made.map_err(|error| BusError::jetstream("the reader of outcomes", error))
     }
 
-    /// Purges the outcomes below `sequence`, by sequence alone: by subject it would stall the server.
+    /// Purges outcomes that nobody needs, by sequence alone: by subject it would stall the server. A stream that is more than
+    /// half full is purged of all that is decided.
     ///
     /// # Errors
     /// [`BusError::JetStream`].
-    pub async fn purge_outcomes_below(&self, sequence: u64) -> Result<u64, BusError> {
+    pub async fn purge_outcomes(&self, limits: PurgeLimits) -> Result<u64, BusError> {
         let failed = |error: String| BusError::jetstream("purge of outcomes", error);
         let stream = self.jetstream.get_stream(names::OUTCOMES_STREAM).await.map_err(|error| failed(error.to_string()))?;
         let state = &stream.cached_info().state;
         // Never above the last sequence: that would empty the stream and lose its numbering.
-        let below = sequence.min(state.last_sequence);
+        let crowded = state.bytes > u64::try_from(OUTCOMES_BYTES_MAX / 2).unwrap_or(u64::MAX);
+        let below = if crowded { limits.decided } else { limits.safe }.unwrap_or(0).min(state.last_sequence);
         if below <= state.first_sequence {
             return Ok(0);
         }

@@ -34,15 +34,15 @@ impl Bus {
         OffsetDateTime::parse(text, &Rfc3339).map(Timestamp::from).map_err(|error| failed(error.to_string()))
     }
 
-    /// Sequence of the last outcome of a shard, if there is one, and proof that the reader's consumer still exists (rule R6).
+    /// Sequence and time of the last outcome of a shard, if there is one, and proof that the reader's consumer still exists (rule R6).
     ///
     /// # Errors
     /// [`BusError::JetStream`]: nothing may be decided.
-    pub async fn outcome_head(&self, shard: u16, reader: &str) -> Result<Option<u64>, BusError> {
+    pub async fn outcome_head(&self, shard: u16, reader: &str) -> Result<Option<(u64, Timestamp)>, BusError> {
         let failed = |reason: String| BusError::jetstream("the last outcome of a shard", reason);
         let stream = self.jetstream.get_stream_no_info(names::OUTCOMES_STREAM).await.map_err(|error| failed(error.to_string()))?;
         let head = match stream.get_last_raw_message_by_subject(&names::outcome_subject(shard)).await {
-            Ok(message) => Some(message.sequence),
+            Ok(message) => Some((message.sequence, message.time.into())),
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => None,
             Err(error) => return Err(failed(error.to_string())),
         };

@@ -28,6 +28,9 @@ impl Lane {
                 state.marks.tried_through = state.marks.tried_through.max(through);
             }
         }
+        for (hash, plan) in std::mem::take(&mut stepped.plans) {
+            self.plans.put(hash, plan);
+        }
         let mut outbox = Outbox::default();
         let mut wanted = Vec::new();
         for (id, effect) in std::mem::take(&mut stepped.effects) {
@@ -35,13 +38,14 @@ impl Lane {
         }
         self.answer_callers(works, &stepped);
         if let Some(position) = std::mem::take(&mut stepped.positions).pop() {
+            self.read_through = Some(position.sequence);
             self.advance(&position);
         }
         self.parts.handle.wake(stepped.executions.keys().copied());
         // New work leaves first: a confirmation can wait, a task cannot.
         let published = self.publish_fresh(wanted, &stepped).await;
         crate::kill_points::pass("after_commit_before_confirm");
-        outbox.send(&self.parts.bus).await;
+        outbox.send(&self.parts.speaker);
         stepped.executions.into_values().for_each(|execution| self.executions.put(execution));
         published
     }
@@ -49,7 +53,9 @@ impl Lane {
     /// One reader reads all shards of the lane in order: what is decided of one is decided, or absent, of all.
     pub(super) fn advance(&mut self, position: &Position) {
         for known in self.shards.values_mut() {
-            let behind = known.as_ref().is_none_or(|known| known.incarnation != position.incarnation || known.sequence < position.sequence);
+            let behind = known.as_ref().is_none_or(|known| {
+                known.incarnation != position.incarnation || known.sequence < position.sequence || known.time < position.time
+            });
             if behind {
                 *known = Some(position.clone());
             }
@@ -120,7 +126,7 @@ impl Lane {
                 }
                 Work::Event(event) => {
                     self.count_event(&event, stepped);
-                    Self::answer_cancel(*event, &stepped.executions);
+                    self.answer_cancel(*event, &stepped.executions);
                 }
                 Work::Position(_) => {}
             }
@@ -152,10 +158,13 @@ impl Lane {
         if self.inquiries.is_empty() {
             return;
         }
-        let shards = &self.shards;
-        let decided = |shard: u16| shards.get(&shard).and_then(Option::as_ref).map_or(0, |position| position.sequence);
-        for doubt in self.inquiries.decidable(decided) {
+        // What the present reader has read: a broker that lost its tail gives sequences out again, so older positions prove
+        // nothing. What lies before its start was decided long ago (see `take_head`).
+        let read_through = self.read_through.unwrap_or(0);
+        for doubt in self.inquiries.decidable(|_| read_through) {
             match doubt {
+                // It may have been heard while the question was open.
+                Doubt::Event(work) if work.lost_run().is_some_and(|run| !self.leases.is_suspect(run)) => {}
                 Doubt::Event(work) => self.pending.push_back(work),
                 Doubt::Vanished(lot, rows) => self.lots.vanished(&lot, &rows),
             }
@@ -193,7 +202,8 @@ impl Lane {
             let failure =
                 Failure { error_type: "internal".into(), message: "its outcome could not be stored; see quarantined_events".into() };
             let result = Reported::Failed { failure, retryable: false, retry_after: Duration::ZERO };
-            let report = Report { result, usage: orchestr8_core::execution::Usage::default(), ..report };
+            let usage = orchestr8_core::execution::Usage::default();
+            let report = Report { result, usage, duration: Duration::ZERO, ..report };
             self.pending.push_front(Work::event(id, Event::Outcome(index, report)));
         }
         Ok(())

@@ -1,13 +1,13 @@
 //! One batch: reserve, load, step, commit. A batch that the database refuses is bisected until the culprit is found.
 
 use super::handle::{CancelAnswer, CommandError, Origin, SubmitError, Submitted};
-use super::lane::{Lane, Randomness};
+use super::lane::{BATCH_EVENTS_MAX, Lane, Randomness};
 use super::lots::mark_row;
 use super::work::{ClaimNote, EventWork, Group, GroupState, Work};
 use orchestr8_core::execution::Execution;
 use orchestr8_core::expression;
 use orchestr8_core::machine::{self, Effect, Event};
-use orchestr8_core::plan::TaskIndex;
+use orchestr8_core::plan::{Plan, TaskIndex};
 use orchestr8_proto::ids::{ExecutionId, RunId, TaskId};
 use orchestr8_proto::words::WorkflowStatus;
 use orchestr8_store::commit::{self, Batch, NewExecution};
@@ -22,6 +22,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Tries of a submission whose commit ends in doubt, before its caller is told.
+const GROUP_TRIES_MAX: u32 = 3;
+
 /// What a batch has done in memory, before its commit.
 #[derive(Default)]
 pub(super) struct Stepped {
@@ -35,6 +38,8 @@ pub(super) struct Stepped {
     pub claims: HashMap<RunId, ClaimNote>,
     /// Outputs that were reported in this batch.
     pub outputs: HashMap<TaskId, Value>,
+    /// Plans of new executions: known only once they are committed.
+    pub plans: HashMap<[u8; 32], Arc<Plan>>,
     /// Marks that were saved ahead with this batch.
     pub tried: HashMap<Arc<Lot>, i64>,
     /// Outcomes decided up to here.
@@ -46,7 +51,10 @@ impl Lane {
     /// commit puts the whole batch back and is returned.
     pub(super) async fn process(&mut self, mut works: Vec<Work>) -> Result<(), StoreError> {
         match self.attempt(&mut works).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.batch_max = (self.batch_max * 2).min(BATCH_EVENTS_MAX);
+                Ok(())
+            }
             Err(StoreError::Refused { code, message }) => Box::pin(self.bisect(works, format!("{message} ({code})"))).await,
             Err(StoreError::Unreadable(message)) => Box::pin(self.bisect(works, message)).await,
             Err(doubt @ (StoreError::Fenced | StoreError::Version | StoreError::Unavailable(_))) => {
@@ -72,11 +80,17 @@ impl Lane {
     }
 
     fn put_back(&mut self, works: Vec<Work>) {
+        self.batch_max = (self.batch_max / 2).max(1);
         for mut work in works.into_iter().rev() {
-            if let Work::New(group) = &mut work
-                && !group.ids.is_empty()
-            {
-                group.state = GroupState::Doubtful;
+            if let Work::New(group) = &mut work {
+                group.tries += 1;
+                if group.tries >= GROUP_TRIES_MAX {
+                    group.answer(Err(SubmitError::Unavailable("the database did not take it in several tries".into())));
+                    continue;
+                }
+                if !group.ids.is_empty() {
+                    group.state = GroupState::Doubtful;
+                }
             }
             self.pending.push_front(work);
         }
@@ -121,13 +135,14 @@ impl Lane {
                 if !owned && group.state == GroupState::Fresh {
                     group.ids = self.draw_ids(group.submissions.len(), shard);
                 }
-                if let (Some(key), GroupState::Fresh) = (&group.key, group.state) {
+                if let (Some(key), GroupState::Fresh | GroupState::Doubtful) = (&group.key, group.state) {
                     let execution_ids = group.ids.iter().map(|id| id.0).collect();
                     rows.push(KeyRow { key: key.key.clone(), body_hash: key.body_hash.to_vec(), execution_ids });
                 }
             }
             index += 1;
         }
+        later.into_iter().rev().for_each(|work| self.pending.push_front(work));
         let reservations = if rows.is_empty() { HashMap::new() } else { keys::reserve(&mut self.parts.connection, &rows).await? };
         crate::kill_points::pass("after_reserve_before_commit");
         let doubtful = self.made_already(works).await?;
@@ -135,7 +150,6 @@ impl Lane {
             Work::New(group) => admitted(group, &reservations, &doubtful) && self.owns_or_refuses(group),
             Work::Event(_) | Work::Position(_) => true,
         });
-        later.into_iter().rev().for_each(|work| self.pending.push_front(work));
         Ok(())
     }
 
@@ -247,8 +261,8 @@ impl Lane {
             let run_at = submission.run_at.map(Into::into);
             let effects =
                 self.stepping(|times| machine::start(&mut execution, run_at, Self::circumstances(times, now, &mut Randomness)))?;
-            let known = self.plans.get(&submission.plan_hash).is_some();
-            self.plans.put(submission.plan_hash, submission.plan.clone());
+            let known = self.plans.get(&submission.plan_hash).is_some() || stepped.plans.contains_key(&submission.plan_hash);
+            stepped.plans.insert(submission.plan_hash, submission.plan.clone());
             let plan = (!known).then(|| serde_json::to_value(&*submission.plan).expect("a plan is plain JSON"));
             let new = NewExecution {
                 user_id: submission.user_id.clone(),
@@ -323,18 +337,25 @@ impl Lane {
         let planned = plan.task(index);
         let stream = self.incarnations.as_ref().map(|incarnations| incarnations.tasks.as_str());
         let state = self.lots.lot(execution.id.shard(), &planned.queue, planned.priority, stream);
+        let (flows, first) = (!state.marks.holds(), state.marks.drawn == 0);
         let sequence = state.marks.draw();
         execution.number_dispatch(index, sequence);
-        if let Some(through) = state.marks.tried_through_for(sequence) {
-            let entry = tried.entry(state.lot.clone()).or_insert(through);
-            *entry = through.max(*entry);
+        // The first dispatch of a lot makes its row; what is held is saved ahead when it is fed.
+        if flows || first || tried.contains_key(&state.lot) {
+            let through = state.marks.tried_through_for(sequence).unwrap_or(state.marks.tried_through);
+            if first || through > state.marks.tried_through {
+                let entry = tried.entry(state.lot.clone()).or_insert(through);
+                *entry = through.max(*entry);
+            }
         }
     }
 
     /// Answers a caller who cancelled something.
-    pub(super) fn answer_cancel(work: EventWork, executions: &HashMap<ExecutionId, Execution>) {
+    pub(super) fn answer_cancel(&self, work: EventWork, executions: &HashMap<ExecutionId, Execution>) {
         let Some(reply) = work.reply else { return };
+        let owned = self.shards.contains_key(&work.addressed.execution.shard());
         let answer = match executions.get(&work.addressed.execution) {
+            None if !owned => Err(CommandError::Unavailable("its shard is another coordinator's".into())),
             None => Err(CommandError::NotFound),
             Some(execution) => match reply.task {
                 None => cancelled_workflow(execution),

@@ -2,7 +2,7 @@
 
 use super::batch::Stepped;
 use super::lane::Lane;
-use super::lots::{Counted, LotState, mark_row};
+use super::lots::{LotState, mark_row};
 use super::work::Work;
 use crate::bus::publisher::{Again, Publish};
 use orchestr8_core::execution::{Execution, Failure};
@@ -47,9 +47,12 @@ impl Lane {
         for wanted in wanted {
             let Some(execution) = stepped.executions.get(&wanted.task.execution()) else { continue };
             let lot = super::act::lot_of(execution, wanted.task.index());
-            let next = self.lots.get(&lot).is_some_and(|state| state.marks.handed_through + 1 == wanted.sequence);
+            let next = self
+                .lots
+                .get(&lot)
+                .is_some_and(|state| state.marks.handed_through + 1 == wanted.sequence && wanted.sequence <= state.marks.tried_through);
             if next && self.lots.room(&lot) > 0 {
-                self.lots.handed(&lot, wanted.sequence, Counted::Now);
+                self.lots.handed(&lot, wanted.sequence);
                 flowing.push(wanted);
             }
         }
@@ -66,7 +69,14 @@ impl Lane {
         if wanted.is_empty() {
             return Ok(());
         }
-        let outputs = self.outputs_for(&wanted, executions, known).await?;
+        let outputs = match self.outputs_for(&wanted, executions, known).await {
+            // One output that cannot be read must not stop the others: its readers fail by name.
+            Err(StoreError::Unreadable(error)) => {
+                tracing::error!(%error, "an output cannot be read");
+                known.clone()
+            }
+            other => other?,
+        };
         let mut messages = Vec::with_capacity(wanted.len());
         for wanted in wanted {
             let Some(execution) = executions.get(&wanted.task.execution()) else { continue };
@@ -74,10 +84,11 @@ impl Lane {
             match self.message(execution, wanted, &outputs) {
                 Ok(payload) => {
                     let lot = self.lots.get(&lot).map_or_else(|| Arc::new(lot), |state| state.lot.clone());
+                    self.lots.sized(payload.len());
                     let Wanted { task, dispatch, sequence, again } = wanted;
                     messages.push(Publish { epoch: self.epoch(), lot, sequence, task, dispatch, payload, again });
                 }
-                Err(failure) => self.undeliverable(&lot, wanted, failure),
+                Err(failure) => self.undeliverable(wanted, failure),
             }
         }
         let again = messages.iter().filter(|message| message.again == Again::MayBe).count();
@@ -88,11 +99,9 @@ impl Lane {
         Ok(())
     }
 
-    fn undeliverable(&mut self, lot: &Lot, wanted: Wanted, failure: Failure) {
-        self.lots.answered();
-        if let Some(state) = self.lots.get(lot) {
-            state.marks.abandoned(wanted.sequence);
-        }
+    /// The mark passes it only when its failure is committed: it leaves the queue then.
+    fn undeliverable(&mut self, wanted: Wanted, failure: Failure) {
+        self.lots.answered(0);
         let event = Event::Undeliverable(wanted.task.index(), wanted.dispatch, failure);
         self.pending.push_back(Work::event(wanted.task.execution(), event));
     }
@@ -223,17 +232,13 @@ impl Lane {
         let through = if rows.len() < limit { to } else { rows.last().map_or(to, |row| row.sequence) };
         self.ahead(lot, through).await?;
         for row in &rows {
-            self.lots.handed(lot, row.sequence, Counted::Before);
+            self.lots.handed(lot, row.sequence);
         }
-        let stream = self.incarnations.as_ref().map(|incarnations| incarnations.tasks.clone());
         if let Some(state) = self.lots.get(lot) {
             state.marks.again_handed_through(through);
-            if state.marks.again.is_none() {
-                state.stream = stream;
-            }
             state.dirty = true;
         }
-        self.publish_rows(&rows, |_| Again::MayBe).await
+        self.publish_rows(lot, &rows, |_| Again::MayBe).await
     }
 
     async fn feed_held(&mut self, lot: &Lot) -> Result<(), StoreError> {
@@ -245,14 +250,15 @@ impl Lane {
             self.ahead(lot, last.sequence).await?;
         }
         for row in &rows {
-            self.lots.handed(lot, row.sequence, Counted::Now);
+            self.lots.handed(lot, row.sequence);
         }
         if rows.len() < limit
             && let Some(state) = self.lots.get(lot)
         {
             state.marks.passed(drawn);
+            state.full_until = None;
         }
-        self.publish_rows(&rows, |sequence| if sequence <= tried { Again::MayBe } else { Again::First }).await
+        self.publish_rows(lot, &rows, |sequence| if sequence <= tried { Again::MayBe } else { Again::First }).await
     }
 
     /// Saves the tried mark ahead of a try, where no batch did.
@@ -269,7 +275,7 @@ impl Lane {
         Ok(())
     }
 
-    async fn publish_rows(&mut self, rows: &[Queued], again: impl Fn(i64) -> Again) -> Result<(), StoreError> {
+    async fn publish_rows(&mut self, lot: &Lot, rows: &[Queued], again: impl Fn(i64) -> Again) -> Result<(), StoreError> {
         let executions = self.readable_executions(rows.iter().map(|row| row.task.execution()).collect()).await?;
         let mut wanted = Vec::with_capacity(rows.len());
         for row in rows {
@@ -280,6 +286,8 @@ impl Lane {
             });
             if current {
                 wanted.push(Wanted { task: row.task, dispatch: row.dispatch, sequence: row.sequence, again: again(row.sequence) });
+            } else {
+                self.lots.not_wanted(lot, row.sequence);
             }
         }
         // The fence: rows that were read under a lease that is gone must not be published (rule R3).

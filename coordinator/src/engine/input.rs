@@ -75,6 +75,8 @@ pub struct Published {
     pub task: TaskId,
     /// Its identity.
     pub dispatch: DispatchId,
+    /// Bytes of the message.
+    pub bytes: usize,
     /// What the server said.
     pub end: PublishEnd,
 }
@@ -97,8 +99,8 @@ pub struct Head {
     pub shard: u16,
     /// Which question.
     pub inquiry: u64,
-    /// Its sequence, if there is one; an error: ask again.
-    pub head: Result<Option<u64>, String>,
+    /// Its sequence and time, if there is one; an error: ask again.
+    pub head: Result<Option<(u64, Timestamp)>, String>,
 }
 
 /// What the reconciler's INFO showed, and how far had been published when it was asked.

@@ -10,13 +10,14 @@ use orchestr8_core::execution::Failure;
 use orchestr8_core::machine::Event;
 use orchestr8_proto::ids::{ExecutionId, RunId};
 use orchestr8_proto::names::check_queue_name;
+use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::wire::{self, ClaimBatch, Heartbeat, HeldRun, OutcomeBatch};
 use orchestr8_store::shards::Position;
 use std::collections::HashMap;
 use tokio::time::Instant;
 
-/// Queues of one executor whose consumers are looked after.
-const QUEUES_PER_BEAT_MAX: usize = 256;
+/// Queues of executors whose consumers are looked after, in all.
+const QUEUES_MAX: usize = 1_000;
 
 impl Lane {
     pub(super) fn take_in(&mut self, input: Input) {
@@ -61,7 +62,7 @@ impl Lane {
         for claim in &batch.claims {
             match untrusted::claim(claim, batch, &self.parts.keys, tick) {
                 Ok((work, doubtful)) => self.take_claim(work, doubtful),
-                Err(refusal) => tracing::warn!(%refusal, executor = %batch.executor, "a claim was refused"),
+                Err(refusal) => tracing::warn!(%refusal, executor = %untrusted::name(&batch.executor), "a claim was refused"),
             }
         }
     }
@@ -96,26 +97,31 @@ impl Lane {
         for run in reading.claims {
             match by_run.get(&run).map(|listed| untrusted::listed(listed, of, &self.parts.keys, self.parts.times.beat())) {
                 Some(Ok(work)) => self.take_claim(work, Doubtful::Yes),
-                Some(Err(refusal)) => tracing::warn!(%refusal, executor = %complete.executor, "a run in a heartbeat was refused"),
+                Some(Err(refusal)) => {
+                    tracing::warn!(%refusal, executor = %untrusted::name(&complete.executor), "a run in a heartbeat was refused")
+                }
                 None => {}
             }
         }
     }
 
     /// Executors fetch from consumers that must be there before the first task is.
-    fn look_after_queues(&mut self, queues: &[String]) {
-        for queue in queues.iter().take(QUEUES_PER_BEAT_MAX) {
-            if self.queues_known.contains(queue) || check_queue_name(queue).is_err() {
-                continue;
-            }
-            self.queues_known.insert(queue.clone());
-            let (bus, queue) = (self.parts.bus.clone(), queue.clone());
-            tokio::spawn(async move {
+    pub(super) fn look_after_queues(&mut self, queues: &[String]) {
+        let unknown = |queue: &&String| !self.queues_known.contains(*queue) && check_queue_name(queue).is_ok();
+        let room = QUEUES_MAX.saturating_sub(self.queues_known.len());
+        let new: Vec<String> = queues.iter().filter(unknown).take(room).cloned().collect();
+        if new.is_empty() {
+            return;
+        }
+        self.queues_known.extend(new.iter().cloned());
+        let bus = self.parts.bus.clone();
+        tokio::spawn(async move {
+            for queue in new {
                 if let Err(error) = bus.ensure_consumers(&queue).await {
                     tracing::warn!(%error, queue, "the consumers of a queue could not be made");
                 }
-            });
-        }
+            }
+        });
     }
 
     pub(super) fn suspect(&mut self, suspect: orchestr8_core::leases::Suspect) {
@@ -127,7 +133,7 @@ impl Lane {
         if published.epoch != self.epoch() {
             return;
         }
-        self.lots.answered();
+        self.lots.answered(published.bytes);
         let Some(state) = self.lots.get(&published.lot) else { return };
         state.dirty = true;
         match published.end {
@@ -138,10 +144,9 @@ impl Lane {
             PublishEnd::Full => {
                 state.marks.refused_as_full(published.sequence);
                 state.full_until = Some(Instant::now() + self.parts.times.claim_after() / 4);
-                self.lots.gave_room(&published.lot);
+                self.lots.not_stored(&published.lot, published.sequence);
             }
             PublishEnd::TooLarge => {
-                state.marks.abandoned(published.sequence);
                 let failure = Failure { error_type: "too_large".into(), message: "the dispatch is larger than NATS takes".into() };
                 let event = Event::Undeliverable(published.task.index(), published.dispatch, failure);
                 self.pending.push_back(Work::event(published.task.execution(), event));
@@ -167,7 +172,9 @@ impl Lane {
             self.alarms.reader.get_or_insert(later);
             self.alarms.ask.get_or_insert(later);
         }
-        let sequence = head.head.ok().map(|head| head.unwrap_or(0));
+        // What lies before the reader's start is decided: the reader starts before the position of every shard.
+        let to_read = |(sequence, stored_at): (u64, Timestamp)| if stored_at < self.reader_from { 0 } else { sequence };
+        let sequence = head.head.ok().map(|head| head.map_or(0, to_read));
         self.inquiries.answered(head.shard, head.inquiry, sequence);
     }
 
@@ -175,13 +182,18 @@ impl Lane {
         match connection {
             Connection::Up => {
                 // Nobody could be heard meanwhile.
+                self.connected = true;
                 self.leases.grant_full_leases();
                 self.look_after_streams();
                 self.alarms.reader = Some(Instant::now());
                 self.parts.handle.update_health(|health| health.nats = None);
             }
-            Connection::Gap => self.alarms.reader = Some(Instant::now()),
+            Connection::Gap => {
+                self.leases.grant_full_leases();
+                self.alarms.reader = Some(Instant::now());
+            }
             Connection::Down => {
+                self.connected = false;
                 tracing::warn!("the connection to NATS is gone; reconnecting");
                 self.parts.handle.update_health(|health| health.nats = Some("disconnected".into()));
             }
@@ -191,7 +203,7 @@ impl Lane {
     pub(super) fn take_command(&mut self, command: Command) {
         match command {
             Command::Submit { submissions, key, reply } => {
-                let group = Group { submissions, ids: Vec::new(), key, reply: Some(reply), state: GroupState::Fresh };
+                let group = Group { submissions, ids: Vec::new(), key, reply: Some(reply), state: GroupState::Fresh, tries: 0 };
                 self.pending.push_back(Work::New(Box::new(group)));
             }
             Command::Cancel { target, reply } => {

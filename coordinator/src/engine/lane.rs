@@ -9,6 +9,7 @@ use super::lots::Lots;
 use super::roster::Roster;
 use super::work::Work;
 use crate::bus::Bus;
+use crate::bus::control::Speaker;
 use crate::bus::publisher::Publish;
 use crate::bus::reader::Reader;
 use crate::bus::streams::{Incarnations, StreamShape};
@@ -38,7 +39,11 @@ pub const BATCH_EVENTS_MAX: usize = 512;
 /// Bytes of outcomes in one batch.
 pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Inputs that wait for the lane.
-pub const INPUTS_MAX: usize = 1_024;
+pub const INPUTS_MAX: usize = 256;
+/// Commands of callers that are taken before the inputs of executors.
+pub const COMMANDS_IN_BATCH_MAX: usize = 256;
+/// A pass without an answer of the database for this long is a doubt; above every timeout of the server's own.
+const ANSWER_MAX: Duration = Duration::from_secs(40);
 
 /// What a lane is given.
 pub struct LaneParts {
@@ -70,6 +75,8 @@ pub struct LaneParts {
     pub metrics: Metrics,
     /// To the publisher.
     pub publisher: mpsc::UnboundedSender<Vec<Publish>>,
+    /// Control messages to executors.
+    pub speaker: Speaker,
     /// The lane's current ownership, shared with the publisher.
     pub epoch: Arc<AtomicU64>,
 }
@@ -101,6 +108,13 @@ pub struct Lane {
     pub(super) in_doubt: bool,
     pub(super) leases_drawn: Vec<LeaseId>,
     pub(super) queues_known: HashSet<String>,
+    pub(super) connected: bool,
+    pub(super) batch_max: usize,
+    pub(super) doubts_in_row: u32,
+    /// Where in the stream the present reader is: what rule R6 asks for.
+    pub(super) read_through: Option<u64>,
+    /// From which time on the present reader reads.
+    pub(super) reader_from: Timestamp,
 }
 
 /// When the lane's own clock wants something.
@@ -111,6 +125,7 @@ pub(super) struct Alarms {
     pub reader: Option<Instant>,
     pub retake: Option<Instant>,
     pub ask: Option<Instant>,
+    pub purge: Instant,
 }
 
 /// Randomness for the state machine.
@@ -157,12 +172,25 @@ impl Lane {
             next_due: None,
             next_submission_shard: 0,
             again_from: soon,
-            alarms: Alarms { renewal: soon, beat: soon, survey: soon + times.reconcile(), reader: None, retake: Some(soon), ask: None },
+            alarms: Alarms {
+                renewal: soon,
+                beat: soon,
+                survey: soon + times.reconcile(),
+                reader: None,
+                retake: Some(soon),
+                ask: None,
+                purge: soon,
+            },
             vanished: Vec::new(),
             purged_below: 0,
             in_doubt: false,
             leases_drawn: Vec::new(),
             queues_known: HashSet::new(),
+            connected: true,
+            batch_max: BATCH_EVENTS_MAX,
+            doubts_in_row: 0,
+            read_through: None,
+            reader_from: Timestamp(0),
             parts,
         }
     }
@@ -172,8 +200,10 @@ impl Lane {
         self.look_after_streams();
         while !shutdown.is_cancelled() {
             self.gather(&shutdown).await;
-            if let Err(doubt) = self.pass().await {
-                self.doubted(&doubt);
+            match tokio::time::timeout(ANSWER_MAX, self.pass()).await {
+                Ok(Ok(())) => self.doubts_in_row = 0,
+                Ok(Err(doubt)) => self.doubted(&doubt),
+                Err(_) => self.doubted(&StoreError::Unavailable(format!("no answer within {} s", ANSWER_MAX.as_secs()))),
             }
         }
         self.stop().await;
@@ -197,7 +227,10 @@ impl Lane {
         tracing::warn!(%doubt, shards = self.shards.len(), "recovering the shards");
         let reason = doubt.to_string();
         self.parts.handle.update_health(|health| health.database = Some(reason));
-        self.alarms.retake = Some(Instant::now());
+        // The first at once, the next ones with a growing pause: a doubt that stays must not become a storm.
+        let pause = self.parts.times.claim_after() / 20 * (1 << self.doubts_in_row.min(5));
+        self.alarms.retake = Some(if self.doubts_in_row == 0 { Instant::now() } else { Instant::now() + pause });
+        self.doubts_in_row += 1;
         self.in_doubt = true;
         self.let_go();
     }
@@ -218,6 +251,15 @@ impl Lane {
 
     /// What has arrived, as far as a batch reaches; the rest waits in its channel, and that in the broker.
     fn take_what_is_there(&mut self) {
+        // Callers first: executors that flood must not starve them.
+        let mut commands = 0;
+        while commands < COMMANDS_IN_BATCH_MAX
+            && self.pending.len() < BATCH_EVENTS_MAX
+            && let Ok(command) = self.parts.commands.try_recv()
+        {
+            self.take_command(command);
+            commands += 1;
+        }
         let mut bytes = 0;
         while self.pending.len() < BATCH_EVENTS_MAX
             && bytes < BATCH_BYTES_MAX
@@ -227,11 +269,6 @@ impl Lane {
                 bytes += message.payload.len();
             }
             self.take_in(input);
-        }
-        while self.pending.len() < BATCH_EVENTS_MAX
-            && let Ok(command) = self.parts.commands.try_recv()
-        {
-            self.take_command(command);
         }
     }
 
@@ -244,7 +281,7 @@ impl Lane {
                 Work::Event(_) | Work::Position(_) => 1,
                 Work::New(group) => group.submissions.iter().map(|submission| submission.plan.tasks.len()).sum(),
             };
-            if events > BATCH_EVENTS_MAX && !batch.is_empty() {
+            if events > self.batch_max && !batch.is_empty() {
                 break;
             }
             batch.extend(self.pending.pop_front());
@@ -261,6 +298,7 @@ impl Lane {
             Some(self.alarms.renewal),
             Some(self.alarms.beat),
             Some(self.alarms.survey),
+            Some(self.alarms.purge),
             self.alarms.reader,
             self.alarms.retake,
             self.alarms.ask,

@@ -6,12 +6,14 @@ use orchestr8_proto::words::Priority;
 use orchestr8_store::queue::Lot;
 use orchestr8_store::rows::MarkRow;
 use sqlx::types::Json;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Publications that may wait for their PubAck at once.
 pub const PUBLISHING_MAX: usize = 8_192;
+/// Bytes of publications that may wait for their `PubAck` at once.
+pub const PUBLISHING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The marks of one lot.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub struct LotState {
     pub marks: Marks,
     /// The task stream that the saved marks belong to.
     pub stream: Option<String>,
+    /// What of it is in the stream.
+    pub stored: Stored,
     /// Something changed since the last save.
     pub dirty: bool,
     /// The broker said that it is full: not before this.
@@ -35,27 +39,58 @@ pub struct Lots {
     stored: HashMap<(String, Priority), u64>,
     room_max: u64,
     publishing: usize,
+    publishing_bytes: usize,
+}
+
+/// Which dispatches of a lot are in the stream, by identity: an event that comes twice counts once.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// Rows up to `found_through` that were queued when the lot was restored.
+    found: u64,
+    found_through: i64,
+    /// Handed over since.
+    handed: BTreeSet<i64>,
+}
+
+impl Stored {
+    fn add(&mut self, sequence: i64) -> bool {
+        sequence > self.found_through && self.handed.insert(sequence)
+    }
+
+    fn remove(&mut self, sequence: i64) -> bool {
+        if sequence > self.found_through {
+            return self.handed.remove(&sequence);
+        }
+        let counted = sequence > 0 && self.found > 0;
+        self.found -= u64::from(counted);
+        counted
+    }
+
+    fn len(&self) -> u64 {
+        self.found + self.handed.len() as u64
+    }
 }
 
 impl Lots {
     /// No lots; each queue and priority has room for `room_max` dispatches.
     #[must_use]
     pub fn new(room_max: u64) -> Self {
-        Self { by_lot: HashMap::new(), stored: HashMap::new(), room_max, publishing: 0 }
+        Self { by_lot: HashMap::new(), stored: HashMap::new(), room_max, publishing: 0, publishing_bytes: 0 }
     }
 
     /// Forgets everything, for a recovery.
     pub fn clear(&mut self) {
         self.by_lot.clear();
         self.stored.clear();
-        self.publishing = 0;
+        (self.publishing, self.publishing_bytes) = (0, 0);
     }
 
-    /// A lot as it was found in the rows, with this many rows that may be in the stream.
-    pub fn restore(&mut self, lot: Lot, marks: Marks, stream: Option<String>, stored: u64) {
+    /// A lot as it was found in the rows, with this many rows at or below its published mark.
+    pub fn restore(&mut self, lot: Lot, marks: Marks, stream: Option<String>, found: u64) {
         let lot = Arc::new(lot);
-        *self.stored.entry((lot.queue.clone(), lot.priority)).or_default() += stored;
-        self.by_lot.insert(lot.clone(), LotState { lot, marks, stream, dirty: false, full_until: None });
+        *self.stored.entry((lot.queue.clone(), lot.priority)).or_default() += found;
+        let stored = Stored { found, found_through: marks.published_through, handed: BTreeSet::new() };
+        self.by_lot.insert(lot.clone(), LotState { lot, marks, stream, stored, dirty: false, full_until: None });
     }
 
     /// The lot; it begins when its first task is queued.
@@ -65,6 +100,7 @@ impl Lots {
             lot,
             marks: Marks::default(),
             stream: stream.map(str::to_owned),
+            stored: Stored::default(),
             dirty: false,
             full_until: None,
         })
@@ -76,11 +112,6 @@ impl Lots {
     }
 
     /// All lots.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut LotState> {
-        self.by_lot.values_mut()
-    }
-
-    /// All lots.
     pub fn iter(&self) -> impl Iterator<Item = &LotState> {
         self.by_lot.values()
     }
@@ -88,41 +119,74 @@ impl Lots {
     /// How many more dispatches of the lot's queue and priority may be handed to the publisher.
     #[must_use]
     pub fn room(&self, lot: &Lot) -> usize {
+        if self.publishing_bytes >= PUBLISHING_BYTES_MAX {
+            return 0;
+        }
         let stored = self.stored.get(&(lot.queue.clone(), lot.priority)).copied().unwrap_or(0);
         let room = usize::try_from(self.room_max.saturating_sub(stored)).unwrap_or(usize::MAX);
         room.min(PUBLISHING_MAX.saturating_sub(self.publishing))
     }
 
-    /// One was handed to the publisher; `anew` if it was not counted before.
-    pub fn handed(&mut self, lot: &Lot, sequence: i64, counted: Counted) {
+    /// One is handed to the publisher.
+    pub fn handed(&mut self, lot: &Lot, sequence: i64) {
+        let Some(state) = self.by_lot.get_mut(lot) else { return };
+        state.marks.handed(sequence);
+        state.dirty = true;
         self.publishing += 1;
-        if counted == Counted::Now {
+        if state.stored.add(sequence) {
             *self.stored.entry((lot.queue.clone(), lot.priority)).or_default() += 1;
         }
+    }
+
+    /// What was handed over has this size.
+    pub const fn sized(&mut self, bytes: usize) {
+        self.publishing_bytes = self.publishing_bytes.saturating_add(bytes);
+    }
+
+    /// The publisher answered about one of this size; 0 for what never reached it.
+    pub const fn answered(&mut self, bytes: usize) {
+        self.publishing = self.publishing.saturating_sub(1);
+        self.publishing_bytes = self.publishing_bytes.saturating_sub(bytes);
+    }
+
+    /// One was handed over in the marks, but will not be published: it is no longer wanted.
+    pub fn not_wanted(&mut self, lot: &Lot, sequence: i64) {
+        self.answered(0);
+        self.left_queue(lot, sequence);
+    }
+
+    /// A dispatch left the queue: if it was in the stream, there is room for another, and nobody waits for its `PubAck`.
+    pub fn left_queue(&mut self, lot: &Lot, sequence: i64) {
+        self.not_stored(lot, sequence);
         if let Some(state) = self.by_lot.get_mut(lot) {
-            state.marks.handed(sequence);
+            state.marks.abandoned(sequence);
             state.dirty = true;
         }
     }
 
-    /// The publisher answered about one.
-    pub fn answered(&mut self) {
-        self.publishing = self.publishing.saturating_sub(1);
-    }
-
-    /// A dispatch left the queue: if it was in the stream, there is room for another.
-    pub fn left_queue(&mut self, lot: &Lot, sequence: i64) {
-        let handed = self.by_lot.get(lot).is_some_and(|state| sequence <= state.marks.handed_through);
-        if handed {
-            self.gave_room(lot);
-        }
-    }
-
     /// One that was counted is not in the stream.
-    pub fn gave_room(&mut self, lot: &Lot) {
-        if let Some(stored) = self.stored.get_mut(&(lot.queue.clone(), lot.priority)) {
+    pub fn not_stored(&mut self, lot: &Lot, sequence: i64) {
+        let removed = self.by_lot.get_mut(lot).is_some_and(|state| state.stored.remove(sequence));
+        if removed && let Some(stored) = self.stored.get_mut(&(lot.queue.clone(), lot.priority)) {
             *stored = stored.saturating_sub(1);
         }
+    }
+
+    /// Lots whose marks belong to another creation of the task stream go again, with the same ids: nothing of them is
+    /// stored. Gives how many there are.
+    pub fn stream_is(&mut self, incarnation: &str) -> usize {
+        let mut changed = 0;
+        for state in self.by_lot.values_mut().filter(|state| state.stream.as_deref() != Some(incarnation)) {
+            let stored = std::mem::take(&mut state.stored).len();
+            if let Some(all) = self.stored.get_mut(&(state.lot.queue.clone(), state.lot.priority)) {
+                *all = all.saturating_sub(stored);
+            }
+            state.marks.stream_changed();
+            state.stream = Some(incarnation.to_owned());
+            state.dirty = true;
+            changed += 1;
+        }
+        changed
     }
 
     /// Rows whose message is gone are published again, if they are still queued.
@@ -131,12 +195,16 @@ impl Lots {
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return };
         tracing::warn!(queue = %lot.queue, priority = %lot.priority, rows = rows.len(), "queued tasks whose message is gone are published again");
         state.marks.publish_again((first.1 - 1, last.1));
+        for (_, sequence) in rows {
+            self.not_stored(lot, *sequence);
+        }
     }
 
     /// When a lot that was full may be tried again.
     #[must_use]
     pub fn next_try(&self) -> Option<Instant> {
-        self.by_lot.values().filter(|state| state.marks.holds()).filter_map(|state| state.full_until).min()
+        let now = Instant::now();
+        self.by_lot.values().filter(|state| state.marks.holds()).filter_map(|state| state.full_until).filter(|at| *at > now).min()
     }
 
     /// Publications without answer.
@@ -171,15 +239,6 @@ impl Lots {
             })
             .collect()
     }
-}
-
-/// Whether a dispatch is counted as stored already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Counted {
-    /// Count it now.
-    Now,
-    /// It was counted before.
-    Before,
 }
 
 /// The row of a lot's marks.

@@ -1,16 +1,17 @@
 //! One recovery for every doubt (rule R2): take the shards under a new lease, forget everything, read it again.
 
+use super::clock::DatabaseClock;
 use super::input::{Input, Survey};
 use super::inquiry::Doubt;
 use super::lane::Lane;
 use super::work::Work;
-use crate::bus::control;
 use crate::bus::reader::{Reader, ReaderStart};
 use crate::bus::streams::Incarnations;
-use orchestr8_core::leases::Grant;
+use orchestr8_core::leases::{Grant, Silence};
 use orchestr8_core::machine::Event;
 use orchestr8_core::marks::Marks;
 use orchestr8_proto::ids::LeaseId;
+use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::wire::{CoordinatorBeat, SCHEMA_VERSION};
 use orchestr8_store::StoreError;
 use orchestr8_store::queue::{self, Lot};
@@ -18,9 +19,11 @@ use orchestr8_store::rows::{PositionRow, column};
 use orchestr8_store::shards::{self, SavedMarks, Taker};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
+/// A connection to the database is made within this time, or tried again.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Timers that are taken in at once.
 const DUE_MAX: i64 = 512;
 /// Vanished messages that are looked at for one lot and survey.
@@ -39,11 +42,14 @@ impl Lane {
         }
         if self.alarms.beat <= now {
             self.alarms.beat = now + self.parts.times.beat();
-            self.beat().await;
+            self.beat();
         }
         if self.alarms.survey <= now {
             self.alarms.survey = now + self.parts.times.reconcile();
             self.survey();
+        }
+        if self.alarms.purge <= now {
+            self.alarms.purge = now + self.parts.times.coordinator_silence();
             if self.shards.contains_key(&0) {
                 self.purge().await?;
             }
@@ -84,16 +90,18 @@ impl Lane {
                 let reason = error.to_string();
                 self.parts.handle.update_health(|health| (health.shards_owned, health.database) = (0, Some(reason)));
                 self.alarms.retake = Some(again);
-                self.reconnect().await;
+                self.in_doubt = true;
+                self.doubts_in_row += 1;
             }
         }
     }
 
-    async fn reconnect(&mut self) {
-        match self.parts.database.lane_connection().await {
-            Ok(connection) => self.parts.connection = connection,
-            Err(error) => tracing::warn!(%error, "the database is away"),
-        }
+    async fn reconnect(&mut self) -> Result<(), StoreError> {
+        let away = |reason: String| StoreError::Unavailable(reason);
+        let connecting = tokio::time::timeout(CONNECT_MAX, self.parts.database.lane_connection()).await;
+        let connected = connecting.map_err(|_| away(format!("no connection within {} s", CONNECT_MAX.as_secs())))?;
+        self.parts.connection = connected.map_err(|error| away(error.to_string()))?;
+        Ok(())
     }
 
     async fn recover(&mut self) -> Result<usize, StoreError> {
@@ -103,14 +111,20 @@ impl Lane {
             return Ok(self.shards.len());
         }
         self.in_doubt = true;
+        if self.doubts_in_row > 0 {
+            // The old connection may be in the middle of something, or hang.
+            self.reconnect().await?;
+        }
         // A take whose answer was lost may have counted: its lease is one of ours.
-        self.leases_drawn.push(self.lease);
+        if !self.leases_drawn.contains(&self.lease) {
+            self.leases_drawn.push(self.lease);
+        }
         self.lease = LeaseId::random();
-        self.leases_drawn.push(self.lease);
         let taker = Taker { owner: &self.parts.name, lease: self.lease, lease_time: self.parts.times.shard_lease() };
         let taken = shards::take(&mut self.parts.connection, &all, &self.leases_drawn, taker).await?;
         self.let_go();
         self.shards = taken.into_iter().map(|taken| (taken.shard, taken.position)).collect();
+        self.save().await.map(|renewed| self.clock = DatabaseClock::new(renewed.now))?;
         self.restore().await?;
         self.leases_drawn.clear();
         self.in_doubt = false;
@@ -121,7 +135,7 @@ impl Lane {
         self.parts.handle.update_health(|health| (health.shards_owned, health.database) = (owned, None));
         if owned > 0 {
             tracing::info!(shards = owned, running = self.leases.len(), "shards recovered");
-            control::beat_now(&self.parts.bus).await;
+            self.parts.speaker.beat_now();
         }
         self.again_from = Instant::now() + self.parts.times.beat();
         Ok(owned)
@@ -132,7 +146,10 @@ impl Lane {
         for shard in 0..self.parts.installation.shard_count {
             self.leases.forget_shard(shard);
         }
-        for running in queue::running(&mut self.parts.connection, &owned).await? {
+        let running = queue::running(&mut self.parts.connection, &owned).await?;
+        // A recovery may be long: it keeps its lease.
+        self.save().await?;
+        for running in running {
             let (task, dispatch, run, incarnation) = (running.task, running.dispatch, running.run, running.incarnation);
             self.leases.granted(Grant { task, dispatch, run, incarnation, beat_sequence: 0, ticks: None });
         }
@@ -152,17 +169,12 @@ impl Lane {
         for marks in saved {
             let lot = Lot { shard: marks.shard, queue: marks.queue, priority: marks.priority };
             let count = counts.remove(&lot);
-            let (tried, highest) = count.map_or((0, 0), |count| (count.tried, count.highest));
-            let same_stream = current.is_none() || marks.stream_incarnation == current;
-            let published = if same_stream { marks.published_through } else { 0 };
-            let mut restored = Marks::restored(published, marks.tried_through, highest, &marks.checkpoints);
-            if !same_stream {
-                restored.stream_changed();
-            }
-            self.lots.restore(lot, restored, marks.stream_incarnation, tried);
+            let (found, highest) = count.map_or((0, 0), |count| (count.published, count.highest));
+            let restored = Marks::restored(marks.published_through, marks.tried_through, highest, &marks.checkpoints);
+            self.lots.restore(lot, restored, marks.stream_incarnation, found);
         }
-        for (lot, count) in counts {
-            self.lots.restore(lot, Marks::restored(0, 0, count.highest, &[]), current.clone(), 0);
+        if let Some(current) = current {
+            self.task_stream_is(&current);
         }
     }
 
@@ -197,15 +209,16 @@ impl Lane {
 
     async fn purge(&mut self) -> Result<(), StoreError> {
         let Some(incarnations) = &self.incarnations else { return Ok(()) };
-        let Some(below) = shards::safe_position(&mut self.parts.connection, &incarnations.outcomes).await? else { return Ok(()) };
-        if below <= self.purged_below {
+        let decided = self.shards.get(&0).and_then(Option::as_ref).map_or(0, |position| position.sequence);
+        if decided <= self.purged_below {
             return Ok(());
         }
-        self.purged_below = below;
+        let positions = shards::safe_position(&mut self.parts.connection, &incarnations.outcomes).await?;
+        self.purged_below = decided;
         let bus = self.parts.bus.clone();
         tokio::spawn(async move {
-            match bus.purge_outcomes_below(below).await {
-                Ok(purged) => tracing::debug!(purged, below, "outcomes purged"),
+            match bus.purge_outcomes(positions).await {
+                Ok(purged) => tracing::debug!(purged, "outcomes purged"),
                 Err(error) => tracing::warn!(%error, "outcomes were not purged"),
             }
         });
@@ -213,13 +226,14 @@ impl Lane {
     }
 
     /// The coordinator's beat, and a tick of every lease. Both come from here, so that a wedged lane falls silent.
-    async fn beat(&mut self) {
+    fn beat(&mut self) {
         self.roster.tick();
         self.parts.handle.show_executors(self.roster.views());
         if self.shards.is_empty() {
             return;
         }
-        let silence = self.leases.tick();
+        // Without a connection nobody can be heard: silence means nothing.
+        let silence = if self.connected { self.leases.tick() } else { Silence::default() };
         if silence.held_back > 0 {
             tracing::error!(executors = silence.held_back, "more than half of the executors fell silent together; losses are held back");
         }
@@ -232,7 +246,7 @@ impl Lane {
             jetstream_now_us: self.server_clock_offset_us.map_or(0, |offset| ours_us.saturating_add(offset)),
             stream_incarnation: self.incarnations.as_ref().map(|incarnations| incarnations.outcomes.clone()).unwrap_or_default(),
         };
-        control::coordinator_beat(&self.parts.bus, beat).await;
+        self.parts.speaker.coordinator_beat(&beat);
     }
 
     async fn take_due(&mut self) -> Result<(), StoreError> {
@@ -254,11 +268,11 @@ impl Lane {
 
     /// Asks for the last outcome of every shard with new evidence (rule R6).
     fn ask(&mut self) {
-        let Some(reader) = self.reader_name.clone() else { return };
         if self.alarms.ask.is_some_and(|at| at > Instant::now()) {
             return;
         }
         self.alarms.ask = None;
+        let Some(reader) = self.reader_name.clone() else { return };
         for (shard, inquiry) in self.inquiries.questions() {
             let (bus, inputs, reader) = (self.parts.bus.clone(), self.parts.inputs.0.clone(), reader.clone());
             tokio::spawn(async move {
@@ -284,6 +298,8 @@ impl Lane {
             shard_count: self.parts.installation.shard_count,
             from: positions.and_then(|positions| positions.iter().map(|position| position.time).min()),
         };
+        self.read_through = None;
+        self.reader_from = start.from.map_or(Timestamp(0), |from| from.before(self.parts.times.reader_overlap()));
         self.reader = Some(Reader::start(self.parts.bus.clone(), start, self.parts.inputs.0.clone()));
     }
 
@@ -321,6 +337,12 @@ impl Lane {
             Ok(incarnations) => {
                 self.parts.handle.update_health(|health| health.nats = None);
                 let before = self.incarnations.replace(incarnations.clone());
+                if before.as_ref().map(|before| &before.tasks) != Some(&incarnations.tasks) {
+                    // A new stream has no consumers.
+                    self.queues_known.clear();
+                    let queues: Vec<String> = self.lots.iter().map(|state| state.lot.queue.clone()).chain(self.roster.queues()).collect();
+                    self.look_after_queues(&queues);
+                }
                 self.task_stream_is(&incarnations.tasks);
                 if before.as_ref().map(|before| &before.outcomes) != Some(&incarnations.outcomes) || self.reader.is_none() {
                     self.alarms.reader = Some(Instant::now());
@@ -331,15 +353,7 @@ impl Lane {
 
     /// Lots whose marks belong to another creation of the task stream go again, with the same ids.
     fn task_stream_is(&mut self, incarnation: &str) {
-        let mut changed = 0;
-        for state in self.lots.iter_mut().filter(|state| state.stream.as_deref() != Some(incarnation)) {
-            state.marks.stream_changed();
-            if state.marks.again.is_none() {
-                state.stream = Some(incarnation.to_owned());
-            }
-            state.dirty = true;
-            changed += 1;
-        }
+        let changed = self.lots.stream_is(incarnation);
         if changed > 0 {
             tracing::warn!(lots = changed, "the task stream is a new one: what was queued is published again");
         }
@@ -369,7 +383,8 @@ impl Lane {
         for (lot, published) in &survey.published {
             let consumer = survey.consumers.iter().find(|consumer| consumer.queue == lot.queue && consumer.priority == lot.priority);
             let Some((consumer, state)) = consumer.zip(self.lots.get(lot)) else { continue };
-            let gone = if consumer.empty { Some(*published) } else { state.marks.stored_at_or_below(consumer.ack_floor) };
+            let below_floor = || state.marks.stored_at_or_below(consumer.ack_floor).map(|through| through.min(*published));
+            let gone = if consumer.empty { Some(*published) } else { below_floor() };
             if let Some(through) = gone.filter(|through| *through > 0 && state.marks.again.is_none()) {
                 self.vanished.push((lot.clone(), through));
             }
@@ -390,6 +405,10 @@ impl Lane {
 
     /// Finishes what is gathered, saves positions and marks, and gives the shards back.
     pub(super) async fn stop(mut self) {
+        if self.in_doubt {
+            // What is remembered was let go: nothing may be decided or saved with it.
+            self.shards.clear();
+        }
         while !self.pending.is_empty() && !self.shards.is_empty() {
             let batch = self.take_batch();
             if let Err(error) = self.process(batch).await {

@@ -1,13 +1,16 @@
 //! The executors that are heard: heartbeats put together from their parts, and what they say about themselves.
 
 use super::handle::ExecutorView;
+use super::untrusted;
 use orchestr8_core::leases::{Beat, Listed};
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId, TaskId};
 use orchestr8_proto::wire::{Heartbeat, HeldRun};
 use std::collections::{BTreeMap, HashMap};
 
-/// Parts of one heartbeat, at most: 256 × 4,096 runs.
-const PARTS_MAX: u32 = 256;
+/// Parts of one heartbeat, at most: 16 × 4,096 runs, more than an executor has slots.
+const PARTS_MAX: u32 = 16;
+/// Queues and handlers of one executor that are shown.
+const NAMES_MAX: usize = 256;
 /// Executors that are known at once; what is beyond is not shown, but served.
 const EXECUTORS_MAX: usize = 10_000;
 /// Beat intervals without a heartbeat after which an executor is no longer shown.
@@ -51,7 +54,10 @@ impl Roster {
     /// Takes in one part; gives the heartbeat when it is whole. Malformed ones are refused.
     pub fn part(&mut self, beat: Heartbeat) -> Option<Complete> {
         let incarnation = Incarnation::try_from(beat.incarnation.as_ref()).ok()?;
-        let parts = beat.parts.clamp(1, PARTS_MAX);
+        let parts = beat.parts.max(1);
+        if parts > PARTS_MAX || beat.part == 0 || beat.part > parts {
+            return None;
+        }
         if !self.known.contains_key(&incarnation) && self.known.len() >= EXECUTORS_MAX {
             return None;
         }
@@ -80,6 +86,12 @@ impl Roster {
         });
     }
 
+    /// The queues that they serve.
+    #[must_use]
+    pub fn queues(&self) -> Vec<String> {
+        self.known.values().flat_map(|known| known.view.queues.iter().cloned()).collect()
+    }
+
     /// The executors that are heard.
     #[must_use]
     pub fn views(&self) -> Vec<ExecutorView> {
@@ -89,13 +101,17 @@ impl Roster {
 
 fn view(beat: &Heartbeat) -> ExecutorView {
     ExecutorView {
-        name: beat.executor.clone(),
-        queues: beat.queues.clone(),
-        handlers: beat.handlers.clone(),
+        name: untrusted::name(&beat.executor).to_string(),
+        queues: shown(&beat.queues),
+        handlers: shown(&beat.handlers),
         slots: beat.slots,
         slots_busy: beat.slots_busy,
         draining: beat.draining,
     }
+}
+
+fn shown(names: &[String]) -> Vec<String> {
+    names.iter().take(NAMES_MAX).map(|name| untrusted::name(name).to_string()).collect()
 }
 
 impl Complete {

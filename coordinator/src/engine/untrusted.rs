@@ -15,6 +15,10 @@ use std::time::Duration;
 const EXECUTOR_NAME_BYTES_MAX: usize = 255;
 /// Longest error message that is kept, in bytes.
 const MESSAGE_BYTES_MAX: usize = 8 * 1024;
+/// The longest run that is believed; what is beyond cannot be a column's time.
+const DURATION_MAX: Duration = Duration::from_hours(24 * 3_650);
+/// The longest lease that an executor may ask for.
+const LEASE_MAX: Duration = Duration::from_hours(1);
 /// The latest next attempt that an executor may ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
 /// Longest error type that is kept, in bytes.
@@ -85,7 +89,7 @@ fn report(outcome: Outcome, shard: u16, keys: &TokenKeys) -> Result<(TaskId, Rep
         run_id: RunId::try_from(outcome.run_id.as_ref())?,
         incarnation: Incarnation::try_from(outcome.incarnation.as_ref())?,
         executor: name(&outcome.executor),
-        duration: Duration::from_micros(outcome.duration_us),
+        duration: Duration::from_micros(outcome.duration_us).min(DURATION_MAX),
         usage,
         result,
     };
@@ -143,7 +147,7 @@ fn release(released: &wire::Released) -> Result<Reported, Refusal> {
 /// [`Refusal`]: the asker gets no answer.
 pub fn claim(claim: &Claim, batch: &ClaimBatch, keys: &TokenKeys, tick: Duration) -> Result<(Work, Doubtful), Refusal> {
     let kind = wire::known::<ClaimKind>("kind", claim.kind)?;
-    let running_for = (claim.running_for_us > 0).then(|| Duration::from_micros(claim.running_for_us));
+    let running_for = (claim.running_for_us > 0).then(|| Duration::from_micros(claim.running_for_us).min(DURATION_MAX));
     let (task, request) = Asker { ids: (&claim.task_id, &claim.dispatch_id, &claim.run_id), token: &claim.outcome_token, running_for }
         .request(&batch.incarnation, &batch.executor, keys)?;
     let event = match kind {
@@ -180,7 +184,7 @@ pub struct BeatOf<'a> {
 /// # Errors
 /// [`Refusal`]: it is as if it had not been listed.
 pub fn listed(run: &HeldRun, beat: BeatOf<'_>, keys: &TokenKeys, tick: Duration) -> Result<Work, Refusal> {
-    let running_for = run.started.then(|| Duration::from_micros(run.running_for_us));
+    let running_for = run.started.then(|| Duration::from_micros(run.running_for_us).min(DURATION_MAX));
     let (task, request) = Asker { ids: (&run.task_id, &run.dispatch_id, &run.run_id), token: &run.outcome_token, running_for }.request(
         beat.incarnation,
         beat.executor,
@@ -221,11 +225,14 @@ fn claim_work(task: TaskId, event: Event, note: ClaimNote) -> Work {
 
 fn ticks(lease_ms: u64, tick: Duration) -> Option<u32> {
     let tick_ms = u64::try_from(tick.as_millis()).unwrap_or(u64::MAX).max(1);
+    let lease_ms = lease_ms.min(u64::try_from(LEASE_MAX.as_millis()).unwrap_or(u64::MAX));
     (lease_ms > 0).then(|| u32::try_from(lease_ms.div_ceil(tick_ms)).unwrap_or(u32::MAX))
 }
 
-fn name(executor: &str) -> Arc<str> {
-    text(executor, EXECUTOR_NAME_BYTES_MAX).into()
+/// An executor's name as it may be stored, shown and logged.
+#[must_use]
+pub fn name(executor: &str) -> Arc<str> {
+    text(executor, EXECUTOR_NAME_BYTES_MAX).replace(char::is_control, "\u{fffd}").into()
 }
 
 /// Text that Postgres can store, at most so long.

@@ -60,6 +60,8 @@ pub struct Group {
     pub reply: Option<oneshot::Sender<Result<Submitted, SubmitError>>>,
     /// How much is known about an earlier try.
     pub state: GroupState,
+    /// Tries that ended in doubt.
+    pub tries: u32,
 }
 
 /// How much is known about a group.
@@ -90,15 +92,15 @@ impl Work {
         Self::Event(Box::new(EventWork { addressed: Addressed { execution, event }, claim: None, reply: None }))
     }
 
-    /// The run whose claim this is.
+    /// The run that this declares lost.
     #[must_use]
-    pub fn claiming_run(&self) -> Option<RunId> {
+    pub fn lost_run(&self) -> Option<RunId> {
         match self {
             Self::Event(work) => match &work.addressed.event {
-                Event::Claim(_, request) => Some(request.run_id),
+                Event::Lost(_, run) => Some(*run),
                 Event::Outcome(..)
+                | Event::Claim(..)
                 | Event::Check(..)
-                | Event::Lost(..)
                 | Event::Due(_)
                 | Event::Cancel
                 | Event::CancelTask(_)

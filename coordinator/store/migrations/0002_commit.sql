@@ -53,7 +53,7 @@ create function save_marks(p_marks mark_row[]) returns void language sql as $$
   select r.shard, r.queue, r.priority, r.published_through, r.tried_through, r.stream_incarnation, r.checkpoints
   from unnest(p_marks) r
   on conflict (shard, queue, priority) do update set
-    published_through = excluded.published_through, tried_through = excluded.tried_through,
+    published_through = excluded.published_through, tried_through = greatest(m.tried_through, excluded.tried_through),
     stream_incarnation = excluded.stream_incarnation, checkpoints = excluded.checkpoints
 $$;
 
@@ -187,7 +187,9 @@ end $$;
 create function take_shards(p_shards int[], p_mine uuid[], p_lease uuid, p_owner text, p_lease_ms bigint)
 returns setof shards language plpgsql as $$
 begin
-  perform 1 from shards s where s.shard = any (p_shards) order by s.shard for update;
+  -- Only what can be taken: a healthy owner's row is left alone.
+  perform 1 from shards s where s.shard = any (p_shards)
+    and (s.lease_id is null or s.expires_at <= clock_timestamp() or s.lease_id = any (p_mine)) order by s.shard for update;
   return query update shards s set
     lease_id = p_lease, owner = p_owner, expires_at = clock_timestamp() + p_lease_ms * interval '1 millisecond'
   where s.shard = any (p_shards)

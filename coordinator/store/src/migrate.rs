@@ -1,11 +1,13 @@
 //! The schema, and whether this database is one that we can run on.
 
 use crate::StoreError;
+use orchestr8_proto::timestamp::Timestamp;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use sqlx::types::Uuid;
 use sqlx::{ConnectOptions, Row, SqlSafeStr};
 use std::str::FromStr;
+use time::OffsetDateTime;
 
 /// The oldest major version of Postgres that is tested.
 pub const POSTGRES_MAJOR_MIN: i32 = 15;
@@ -15,6 +17,7 @@ on conflict do nothing";
 const INSTALL_SHARDS: &str = "insert into shards (shard) select generate_series(0, shard_count - 1) from installation
 on conflict do nothing";
 const INSTALLATION: &str = "select id, shard_count from installation";
+const CLOCK: &str = "select clock_timestamp()";
 const SERVER_VERSION: &str = "select current_setting('server_version_num')::int";
 
 /// Settings of a lane's session. Its statements are planned once: they all go by index from a list of ids, whatever the
@@ -123,6 +126,16 @@ impl Database {
         install(&mut connection, shard_count).await.map_err(OpenError::from)
     }
 
+    /// The database's clock.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn now(&self) -> Result<Timestamp, OpenError> {
+        let mut connection = self.options.clone().connect().await.map_err(|error| self.refused(&error))?;
+        let now: OffsetDateTime = sqlx::query_scalar(CLOCK).fetch_one(&mut connection).await.map_err(StoreError::from)?;
+        Ok(now.into())
+    }
+
     fn refused(&self, error: &sqlx::Error) -> OpenError {
         OpenError::Connect { address: self.address(), reason: error.to_string() }
     }
@@ -163,6 +176,7 @@ pub fn statements() -> Vec<(&'static str, &'static str)> {
         ("install_shards", INSTALL_SHARDS),
         ("installation", INSTALLATION),
         ("server_version", SERVER_VERSION),
+        ("clock", CLOCK),
         ("commit", commit::COMMIT),
         ("load", load::LOAD),
         ("existing", load::EXISTING),

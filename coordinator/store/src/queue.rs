@@ -18,11 +18,14 @@ order by dispatch_sequence limit $5";
 pub const QUEUED_THROUGH: &str = "select id, dispatch_id, dispatch_sequence from task_executions
 where shard = $1 and queue = $2 and priority = $3 and status = 'queued' and dispatch_sequence > $4 and dispatch_sequence <= $5
 order by dispatch_sequence limit $6";
-/// Per shard, queue and priority: rows that may be in the stream, and the highest sequence.
-pub const QUEUED_COUNTS: &str = "select t.shard, t.queue, t.priority,
-count(*) filter (where t.dispatch_sequence <= coalesce(m.tried_through, 0)) as tried, max(t.dispatch_sequence) as highest
-from task_executions t left join dispatch_marks m on m.shard = t.shard and m.queue = t.queue and m.priority = t.priority
-where t.status = 'queued' and t.shard = any ($1) group by t.shard, t.queue, t.priority";
+/// Per shard, queue and priority: rows that are in the stream, and the highest sequence. A mark exists for every lot that ever
+/// drew one; both counts go by index and the first is bounded by the broker's room.
+pub const QUEUED_COUNTS: &str = "select m.shard, m.queue, m.priority,
+(select count(*) from task_executions t where t.shard = m.shard and t.queue = m.queue and t.priority = m.priority
+  and t.status = 'queued' and t.dispatch_sequence <= m.published_through) as published,
+(select t.dispatch_sequence from task_executions t where t.shard = m.shard and t.queue = m.queue and t.priority = m.priority
+  and t.status = 'queued' and t.dispatch_sequence is not null order by t.dispatch_sequence desc limit 1) as highest
+from dispatch_marks m where m.shard = any ($1)";
 /// Holders.
 pub const RUNNING: &str = "select id, dispatch_id, run_id, incarnation from task_executions
 where status = 'running' and shard = any ($1) and dispatch_id is not null and run_id is not null and incarnation is not null";
@@ -61,8 +64,8 @@ pub struct Lot {
 pub struct LotCount {
     /// Of which lot.
     pub lot: Lot,
-    /// How many may be in the stream.
-    pub tried: u64,
+    /// How many are in the stream.
+    pub published: u64,
     /// The newest.
     pub highest: i64,
 }
@@ -157,8 +160,8 @@ fn lot_count(row: &PgRow) -> Result<LotCount, StoreError> {
         queue: row.try_get("queue")?,
         priority: priority.parse().map_err(|error| StoreError::Unreadable(format!("{error}")))?,
     };
-    let tried = u64::try_from(row.try_get::<i64, _>("tried")?).unwrap_or(0);
-    Ok(LotCount { lot, tried, highest: row.try_get("highest")? })
+    let published = u64::try_from(row.try_get::<i64, _>("published")?).unwrap_or(0);
+    Ok(LotCount { lot, published, highest: row.try_get::<Option<i64>, _>("highest")?.unwrap_or(0) })
 }
 
 fn columns(shards: &[u16]) -> Vec<i32> {

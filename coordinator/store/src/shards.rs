@@ -20,10 +20,13 @@ pub const RELEASE: &str = "select release_shards($1)";
 /// Marks of shards.
 pub const MARKS: &str = "select shard, queue, priority, published_through, tried_through, stream_incarnation, checkpoints
 from dispatch_marks where shard = any ($1)";
-/// Below which the outcome stream may be purged: none while a shard has no safe position in this stream.
-pub const SAFE_POSITION: &str =
-    "select case when bool_and(stream_incarnation is not distinct from $1 and outcome_sequence_safe is not null)
-then min(outcome_sequence_safe) end from shards";
+/// Below which the outcome stream may be purged; none while a shard has no position in this stream.
+pub const SAFE_POSITION: &str = "select
+case when bool_and(stream_incarnation is not distinct from $1 and outcome_sequence_safe is not null)
+  then min(outcome_sequence_safe) end as safe,
+case when bool_and(stream_incarnation is not distinct from $1 and outcome_sequence is not null)
+  then min(outcome_sequence) end as decided
+from shards";
 /// How many of some shards could be taken.
 pub const VACANT: &str = "select count(*) from shards
 where shard = any ($1) and (lease_id is null or expires_at <= clock_timestamp())";
@@ -171,13 +174,23 @@ fn saved_marks(row: &sqlx::postgres::PgRow) -> Result<SavedMarks, StoreError> {
     })
 }
 
-/// The stream sequence below which no shard needs an outcome of this stream any more.
+/// Stream sequences below which outcomes may be purged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PurgeLimits {
+    /// At least ten minutes old: a database that fails over to a replica replays what it missed.
+    pub safe: Option<u64>,
+    /// Committed by every shard, as saved: for a stream that gets full.
+    pub decided: Option<u64>,
+}
+
+/// How far the outcome stream may be purged.
 ///
 /// # Errors
 /// [`StoreError`]; nothing was changed.
-pub async fn safe_position(connection: &mut PgConnection, incarnation: &str) -> Result<Option<u64>, StoreError> {
-    let safe: Option<i64> = sqlx::query_scalar(SAFE_POSITION).bind(incarnation).fetch_one(connection).await?;
-    Ok(safe.and_then(|sequence| u64::try_from(sequence).ok()))
+pub async fn safe_position(connection: &mut PgConnection, incarnation: &str) -> Result<PurgeLimits, StoreError> {
+    let row = sqlx::query(SAFE_POSITION).bind(incarnation).fetch_one(connection).await?;
+    let sequence = |column: Option<i64>| column.and_then(|sequence| u64::try_from(sequence).ok());
+    Ok(PurgeLimits { safe: sequence(row.try_get("safe")?), decided: sequence(row.try_get("decided")?) })
 }
 
 pub(crate) fn shard(column: i32) -> Result<u16, StoreError> {

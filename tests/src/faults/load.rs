@@ -38,6 +38,18 @@ async fn tasks_beyond_the_brokers_room_wait_in_postgres_and_all_run() -> Result<
 }
 
 #[tokio::test]
+async fn less_room_than_shards_is_enough() -> Result<()> {
+    let scene = Scene::start(coordinator_words(&["--subject-messages-max", "2"])).await?;
+    for _ in 0..20 {
+        let tasks: Vec<Value> = (0..5).map(|number| noop(&json!(number))).collect();
+        scene.api().post("/api/v1/tasks", &json!(tasks)).await?;
+    }
+    assert_eq!(scene.all_completed().await?.len(), 100);
+    scene.finish().await;
+    Ok(())
+}
+
+#[tokio::test]
 async fn sessions_that_are_ended_again_and_again_lose_nothing() -> Result<()> {
     let scene = Scene::start(executors(2)).await?;
     for round in 0..8 {

@@ -1,7 +1,8 @@
 //! Faults drawn at random under a steady load; the seed is printed by a failure and can be given again.
 
+use crate::harness::InstallationOptions;
 use crate::harness::servers::connect_nats;
-use crate::scene::{Scene, executors, noop, submit_surely};
+use crate::scene::{Scene, coordinator_words, executors, noop, submit_surely};
 use anyhow::{Context, Result};
 use orchestr8_proto::names;
 use serde_json::{Value, json};
@@ -114,16 +115,27 @@ async fn load(scene: &Scene, round: usize) -> Result<usize> {
     Ok(14)
 }
 
-async fn weather(seed: u64) -> Result<()> {
-    let mut scene = Scene::start(executors(2)).await?;
-    let mut draws = Draws(seed);
+async fn weather(options: InstallationOptions) -> Result<()> {
+    let given = std::env::var(SEED_VARIABLE).ok().map(|seed| seed.parse()).transpose().context(SEED_VARIABLE)?;
+    let seed: u64 = given.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0);
+    let mut scene = Scene::start(options).await?;
     let mut struck = Vec::new();
+    let tasks = rounds(&mut scene, seed, &mut struck).await.with_context(|| format!("seed {seed}, after {struck:?}"))?;
+    let rows = scene.all_completed().await.with_context(|| format!("seed {seed}, after {struck:?}"))?;
+    assert_eq!(rows.len(), tasks, "seed {seed}, after {struck:?}");
+    scene.finish().await;
+    Ok(())
+}
+
+/// Loads and strikes in turn; how many tasks there must be.
+async fn rounds(scene: &mut Scene, seed: u64, struck: &mut Vec<Fault>) -> Result<usize> {
+    let mut draws = Draws(seed);
     let mut tasks = 0;
     for round in 0..ROUNDS {
-        tasks += load(&scene, round).await.with_context(|| format!("seed {seed}, after {struck:?}"))?;
+        tasks += load(scene, round).await?;
         let fault = draw(&mut draws);
         struck.push(fault);
-        strike(&mut scene, fault).await.with_context(|| format!("seed {seed}, at {struck:?}"))?;
+        strike(scene, fault).await?;
     }
     for executor in &scene.installation.executors {
         executor.resume()?;
@@ -131,15 +143,16 @@ async fn weather(seed: u64) -> Result<()> {
     for round in ROUNDS..ROUNDS + 2 {
         scene.ledger.open(&format!("round-{round}"))?;
     }
-    let rows = scene.all_completed().await.with_context(|| format!("seed {seed}, after {struck:?}"))?;
-    assert_eq!(rows.len(), tasks, "seed {seed}, after {struck:?}");
-    scene.finish().await;
-    Ok(())
+    Ok(tasks)
 }
 
 #[tokio::test]
 async fn whatever_strikes_nothing_is_lost_and_everything_counts_once() -> Result<()> {
-    let given = std::env::var(SEED_VARIABLE).ok().map(|seed| seed.parse()).transpose().context(SEED_VARIABLE)?;
-    let seed = given.unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0);
-    weather(seed).await
+    weather(executors(2)).await
+}
+
+#[tokio::test]
+async fn whatever_strikes_without_a_cache_and_with_little_room() -> Result<()> {
+    let words = ["--cache-bytes", "0", "--subject-messages-max", "8"];
+    weather(InstallationOptions { executors: 2, ..coordinator_words(&words) }).await
 }

@@ -20,7 +20,9 @@ impl Turn<'_> {
         let now = self.now;
         let task = self.execution.change(index);
         task.executor = Some(report.executor.clone());
-        task.started_at.get_or_insert(now.before(report.duration));
+        // The claim arrived some time after the start: the duration tells it better, if it tells an earlier one.
+        let by_duration = now.before(report.duration);
+        task.started_at = Some(task.started_at.map_or(by_duration, |claimed| claimed.min(by_duration)));
         let cancelling = task.cancel_requested();
         match report.result.clone() {
             Reported::Completed(output) => self.completed(index, report, output),

@@ -47,6 +47,10 @@ enum Command {
     Definitions(commands::definition::DefinitionsArgs),
 }
 
+/// Batches make and drop many small values; a fifth of the coordinator's time went into the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // The shim is started for every command of a task: it must stay small, without threads and without a parser.
     if std::env::args_os().nth(1).is_some_and(|first| first == "shim") {

@@ -59,7 +59,7 @@ pub trait Service: clap::FromArgMatches {
     const NAME: &'static str;
 
     /// Runs until `shutdown` is cancelled and its bounded drain is over.
-    fn serve(self, shutdown: CancellationToken) -> impl Future<Output = Result<(), ServiceError>>;
+    fn serve(self, shutdown: CancellationToken) -> impl Future<Output = Result<(), ServiceError>> + Send + 'static;
 }
 
 /// Runs a server until a signal asks it to end; the second signal ends the process at once.
@@ -84,7 +84,9 @@ fn run<S: Service>(command: clap::Command) -> Result<(), ServiceError> {
         let shutdown = CancellationToken::new();
         let signals = Signals::listen().map_err(system)?;
         tokio::spawn(signals.relay(shutdown.clone()));
-        service.serve(shutdown).await
+        // On a worker: from the thread that blocks here every message would cross to another.
+        let served = tokio::spawn(service.serve(shutdown)).await;
+        served.unwrap_or_else(|error| Err(ServiceError::Failed(format!("it ended by a bug: {error}"))))
     });
     runtime.shutdown_timeout(RUNTIME_END_MAX);
     ended

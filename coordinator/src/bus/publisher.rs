@@ -127,17 +127,15 @@ impl Publisher {
         if !self.is_current(&publish) {
             return;
         }
-        let end = match result {
-            Ok(ack) => PublishEnd::Stored(ack.sequence),
-            Err(error) => match refusal(&error) {
-                Some(end) => end,
-                None => {
-                    // No answer, no stream, no connection: it may have arrived, so it goes again with the same id.
-                    tracing::debug!(%error, task = %publish.task, "publishing again");
-                    under_way.known_queues.clear();
-                    return self.wait_for_repair(Publish { again: Again::MayBe, ..publish }, under_way);
-                }
-            },
+        let refused = |error: PublishError| refusal(&error).ok_or(error);
+        let end = match result.map_or_else(refused, |ack| Ok(PublishEnd::Stored(ack.sequence))) {
+            Ok(end) => end,
+            Err(error) => {
+                // No answer, no stream, no connection: it may have arrived, so it goes again with the same id.
+                tracing::debug!(%error, task = %publish.task, "publishing again");
+                under_way.known_queues.clear();
+                return self.wait_for_repair(Publish { again: Again::MayBe, ..publish }, under_way);
+            }
         };
         let Publish { lot, sequence, task, dispatch, epoch, payload, .. } = publish;
         under_way.report.push(Published { epoch, lot, sequence, task, dispatch, bytes: payload.len(), end });

@@ -36,14 +36,14 @@ impl Lane {
         for (id, effect) in std::mem::take(&mut stepped.effects) {
             self.carry_out(id, &effect, &stepped, (&mut outbox, &mut wanted));
         }
-        self.answer_callers(works, &stepped);
         if let Some(position) = std::mem::take(&mut stepped.positions).pop() {
             self.read_through = Some(position.sequence);
             self.advance(&position);
         }
-        self.parts.handle.wake(stepped.executions.keys().copied());
-        // New work leaves first: a confirmation can wait, a task cannot.
+        // New work leaves first: answers and confirmations can wait, a task cannot.
         let published = self.publish_fresh(wanted, &stepped).await;
+        self.answer_callers(works, &stepped);
+        self.parts.handle.wake(stepped.executions.keys().copied());
         crate::kill_points::pass("after_commit_before_confirm");
         outbox.send(&self.parts.speaker);
         stepped.executions.into_values().for_each(|execution| self.executions.put(execution));

@@ -182,8 +182,12 @@ impl Lane {
     }
 
     async fn load(&mut self, works: &[Work], stepped: &mut Stepped) -> Result<(), StoreError> {
-        let wanted: BTreeSet<ExecutionId> =
-            works.iter().filter_map(execution_of).filter(|id| self.shards.contains_key(&id.shard())).collect();
+        let of_event = |work: &Work| match work {
+            Work::Event(event) => Some(event.addressed.execution),
+            // New ones cannot be there yet.
+            Work::New(_) | Work::Position(_) => None,
+        };
+        let wanted: BTreeSet<ExecutionId> = works.iter().filter_map(of_event).filter(|id| self.shards.contains_key(&id.shard())).collect();
         stepped.executions = self.executions(wanted).await?;
         Ok(())
     }

@@ -98,7 +98,7 @@ impl Lane {
             match by_run.get(&run).map(|listed| untrusted::listed(listed, of, &self.parts.keys, self.parts.times.beat())) {
                 Some(Ok(work)) => self.take_claim(work, Doubtful::Yes),
                 Some(Err(refusal)) => {
-                    tracing::warn!(%refusal, executor = %untrusted::name(&complete.executor), "a run in a heartbeat was refused")
+                    tracing::warn!(%refusal, executor = %untrusted::name(&complete.executor), "a run in a heartbeat was refused");
                 }
                 None => {}
             }

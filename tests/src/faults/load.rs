@@ -37,6 +37,41 @@ async fn tasks_beyond_the_brokers_room_wait_in_postgres_and_all_run() -> Result<
     Ok(())
 }
 
+/// Far more is queued than there is room for, and nobody takes it.
+async fn with_backlog() -> Result<Scene> {
+    let mut options = coordinator_words(&["--subject-messages-max", "8"]);
+    options.executors = 0;
+    let scene = Scene::start(options).await?;
+    let tasks: Vec<Value> = (0..100).map(|number| if number < 10 { scene.ledger.task() } else { noop(&json!(number)) }).collect();
+    scene.api().post("/api/v1/tasks", &json!(tasks)).await?;
+    Ok(scene)
+}
+
+#[tokio::test]
+async fn held_tasks_survive_a_killed_coordinator() -> Result<()> {
+    let mut scene = with_backlog().await?;
+    for _ in 0..2 {
+        scene.installation.coordinators[0].kill().await?;
+        scene.installation.coordinators[0].restart().await?;
+        scene.installation.wait_ready(0).await?;
+    }
+    scene.installation.add_executor().await?;
+    assert_eq!(scene.all_completed().await?.len(), 100);
+    scene.finish().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_store_that_is_wiped_is_filled_again() -> Result<()> {
+    let mut scene = with_backlog().await?;
+    scene.installation.nats("wipe nats").await?;
+    scene.installation.nats("start nats").await?;
+    scene.installation.add_executor().await?;
+    assert_eq!(scene.all_completed().await?.len(), 100);
+    scene.finish().await;
+    Ok(())
+}
+
 #[tokio::test]
 async fn less_room_than_shards_is_enough() -> Result<()> {
     let scene = Scene::start(coordinator_words(&["--subject-messages-max", "2"])).await?;

@@ -62,11 +62,11 @@ impl From<sqlx::Error> for ReadError {
     }
 }
 
-/// A pool for reads, connected when first used: its statements end after [`STATEMENT_TIMEOUT`] and are planned for their values.
+/// A pool for reads, connected when first used: its statements end after [`STATEMENT_TIMEOUT`]; those by primary key are planned once.
 #[must_use]
 pub fn read_pool(options: PgConnectOptions, connections_max: u32) -> PgPool {
     let timeout_ms = STATEMENT_TIMEOUT.as_millis().to_string();
-    let session = [("statement_timeout", timeout_ms.as_str()), ("plan_cache_mode", "force_custom_plan")];
+    let session = [("statement_timeout", timeout_ms.as_str()), ("plan_cache_mode", "auto")];
     PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)

@@ -4,6 +4,10 @@ use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::wire::CoordinatorBeat;
 use std::time::{Duration, Instant};
 
+/// The offset to JetStream's clock is the greatest of so long: a beat that lay unread in our socket shows a smaller one,
+/// with which everything would look fresher than it is. A greater one than the true one only asks more often.
+const OFFSET_KEPT: Duration = Duration::from_mins(5);
+
 /// The two clocks of one moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
@@ -33,7 +37,8 @@ pub(crate) struct Coordinators {
     foreign_at: Option<Instant>,
     installation: Option<String>,
     stream_incarnation: Option<String>,
-    offset_us: Option<i64>,
+    /// JetStream's clock minus this machine's, and when it was heard.
+    offset_us: Option<(i64, Instant)>,
 }
 
 impl Coordinators {
@@ -51,7 +56,9 @@ impl Coordinators {
         }
         self.heard_at = clock.now;
         if beat.jetstream_now_us > 0 {
-            self.offset_us = Some(beat.jetstream_now_us.saturating_sub(clock.wall_us));
+            let offset_us = beat.jetstream_now_us.saturating_sub(clock.wall_us);
+            let kept = self.offset_us.filter(|(kept_us, at)| *kept_us > offset_us && clock.now < *at + OFFSET_KEPT);
+            self.offset_us = kept.or(Some((offset_us, clock.now)));
         }
         if beat.stream_incarnation.is_empty() {
             return Heard::Usual;
@@ -81,7 +88,7 @@ impl Coordinators {
 
     /// How long ago JetStream stored something; none while the offset to its clock is not known.
     pub(crate) fn since_stored(&self, stored_us: i64, clock: Clock) -> Option<Duration> {
-        let age_us = clock.wall_us.saturating_add(self.offset_us?).saturating_sub(stored_us);
+        let age_us = clock.wall_us.saturating_add(self.offset_us?.0).saturating_sub(stored_us);
         Some(Duration::from_micros(u64::try_from(age_us).unwrap_or(0)))
     }
 }
@@ -136,6 +143,23 @@ mod tests {
         coordinators.hear(&beat("i", "a", 5_000_000_000), start);
         assert_eq!(coordinators.since_stored(4_999_000_000, later(start, 2)), Some(Duration::from_secs(3)));
         assert_eq!(coordinators.since_stored(9_000_000_000, start), Some(Duration::ZERO), "never negative");
+    }
+
+    #[test]
+    fn a_beat_that_was_read_late_makes_nothing_look_fresher() {
+        let start = Clock { now: Instant::now(), wall_us: 1_000_000_000 };
+        let mut coordinators = Coordinators::new(start.now);
+        coordinators.hear(&beat("i", "a", 1_000_000_000), start);
+        coordinators.hear(&beat("i", "a", 1_003_000_000), later(start, 20));
+        assert_eq!(coordinators.since_stored(1_001_000_000, later(start, 20)), Some(Duration::from_secs(19)));
+        coordinators.hear(&beat("i", "a", 1_022_000_000), later(start, 21));
+        assert_eq!(
+            coordinators.since_stored(1_021_000_000, later(start, 21)),
+            Some(Duration::from_secs(1)),
+            "a greater one counts at once"
+        );
+        coordinators.hear(&beat("i", "a", 1_321_000_000), later(start, 321));
+        assert_eq!(coordinators.since_stored(1_321_000_000, later(start, 321)), Some(Duration::ZERO), "the clock was put right long ago");
     }
 
     #[test]

@@ -62,6 +62,8 @@ struct Consumer {
     subject: String,
     pull: Pull,
     pulled_at: Option<Instant>,
+    /// Until then a message may be of a pull that was given up, and is older than [`Self::pulled_at`] tells.
+    blurred_until: Option<Instant>,
     empty_until: Option<Instant>,
     patience: Patience,
 }
@@ -83,6 +85,7 @@ pub(crate) struct Fetcher {
     asked: Option<usize>,
     pulls: u64,
     expiry: Duration,
+    ack_wait: Duration,
     /// A pull without any answer for so long is given up.
     answer_within: Duration,
     /// A sweep goes on without the answer of one consumer after this: it must not hold up the others.
@@ -104,6 +107,7 @@ impl Fetcher {
             asked: None,
             pulls: 0,
             expiry: times.pull_expiry(),
+            ack_wait: times.ack_wait(),
             answer_within: times.base() * 2,
             sweep_waits: times.base() / 4,
         }
@@ -124,13 +128,13 @@ impl Fetcher {
         }
     }
 
-    /// A message came from `consumer`; the age of the pull that brought it, if one is remembered.
+    /// A message came from `consumer`; the age of the pull that brought it, if that is known for certain.
     pub(crate) fn delivered(&mut self, consumer: &str, now: Instant) -> Option<Duration> {
         let index = *self.by_name.get(consumer)?;
         let consumer = &mut self.consumers[index];
         consumer.patience.reset();
         consumer.empty_until = None;
-        let since_pull = consumer.pulled_at.map(|at| now.saturating_duration_since(at));
+        let since_pull = consumer.since_pull(now);
         self.sweep.delivered += 1;
         match &mut consumer.pull {
             Pull::Now { left, .. } if *left > 1 => *left -= 1,
@@ -178,10 +182,13 @@ impl Fetcher {
         for index in 0..self.consumers.len() {
             let consumer = &mut self.consumers[index];
             match consumer.pull {
-                Pull::Now { sent_at, .. } if now > sent_at + self.answer_within => consumer.set_unavailable(now),
+                Pull::Now { sent_at, .. } if now > sent_at + self.answer_within => {
+                    consumer.give_up(self.expiry, self.ack_wait, now);
+                    consumer.set_unavailable(now);
+                }
                 Pull::Now { sent_at, .. } if now > sent_at + self.sweep_waits => {}
                 Pull::Parked { heard_at, .. } if now > heard_at + idle_heartbeat(self.expiry) * 2 + self.answer_within => {
-                    consumer.pull = Pull::None;
+                    consumer.give_up(self.expiry, self.ack_wait, now);
                 }
                 Pull::Now { .. } | Pull::Parked { .. } | Pull::None | Pull::Unavailable { .. } => continue,
             }
@@ -190,9 +197,9 @@ impl Fetcher {
     }
 
     /// Forgets all pulls: the connection or the streams are new.
-    pub(crate) fn start_over(&mut self) {
+    pub(crate) fn start_over(&mut self, now: Instant) {
         for consumer in &mut self.consumers {
-            consumer.pull = Pull::None;
+            consumer.give_up(self.expiry, self.ack_wait, now);
             consumer.empty_until = None;
             consumer.patience.reset();
         }
@@ -289,6 +296,7 @@ impl Consumer {
             subject: format!("$JS.API.CONSUMER.MSG.NEXT.{TASKS_STREAM}.{name}"),
             pull: Pull::None,
             pulled_at: None,
+            blurred_until: None,
             empty_until: None,
             patience: Patience::between(shortest, shortest * 10),
         }
@@ -301,6 +309,25 @@ impl Consumer {
             // A parked pull says by itself when there is something.
             Pull::Now { .. } | Pull::Parked { .. } => false,
         }
+    }
+
+    /// Forgets the pull without its end. The server may go on serving it until it expires, and what it has brought
+    /// may lie unread in our socket and have been delivered to others meanwhile: until an ack wait later nobody can
+    /// tell by a newer pull how fresh a message is.
+    fn give_up(&mut self, expiry: Duration, ack_wait: Duration, now: Instant) {
+        let served_until = match std::mem::replace(&mut self.pull, Pull::None) {
+            Pull::None | Pull::Unavailable { .. } => return,
+            Pull::Now { .. } => now,
+            Pull::Parked { .. } => self.pulled_at.map_or(now, |at| now.max(at + expiry)),
+        };
+        self.blurred_until = self.blurred_until.max(Some(served_until + ack_wait));
+    }
+
+    fn since_pull(&self, now: Instant) -> Option<Duration> {
+        if self.blurred_until.is_some_and(|until| now < until) {
+            return None;
+        }
+        self.pulled_at.map(|at| now.saturating_duration_since(at))
     }
 
     fn set_unavailable(&mut self, now: Instant) {
@@ -355,7 +382,7 @@ mod tests {
     fn queues_take_turns_within_a_priority() {
         let (mut fetcher, now) = fetcher(&["a", "b"]);
         let (first, _) = sweep_empty(&mut fetcher, now);
-        fetcher.start_over();
+        fetcher.start_over(now);
         let (second, _) = sweep_empty(&mut fetcher, now);
         assert_eq!(first[..4], ["a-critical", "b-critical", "a-high", "b-high"]);
         assert_eq!(second[..4], ["b-critical", "a-critical", "b-high", "a-high"]);
@@ -454,6 +481,19 @@ mod tests {
         fetcher.notice_lost(later);
         assert_eq!(name(&fetcher.step(ROOM, later)[0]), "a-high");
         assert!(fetcher.delivered("a-critical", later).is_some(), "its late answer still counts");
+    }
+
+    #[test]
+    fn after_pulls_were_given_up_no_pull_tells_how_fresh_a_message_is_until_none_can_be_of_them() {
+        let (mut fetcher, now) = fetcher(&["a"]);
+        sweep_empty(&mut fetcher, now);
+        fetcher.start_over(now + Duration::from_secs(20));
+        // The parked pull is served for 30 s, and its last message is redelivered 15 s later.
+        for (second, known) in [(21, None), (44, None), (45, Some(Duration::ZERO))] {
+            let at = now + Duration::from_secs(second);
+            let request = fetcher.step(1, at).remove(0);
+            assert_eq!((name(&request), fetcher.delivered("a-critical", at)), ("a-critical", known), "second {second}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub(crate) struct Evidence {
     pub doubtful: bool,
     /// The dispatch itself says that it must be granted first.
     pub ask_first: bool,
-    /// Since the pull that brought it; none: nobody remembers such a pull.
+    /// Since the pull that brought it; none: nobody knows which one did.
     pub since_pull: Option<Duration>,
     /// Since JetStream stored it; none: the offset to JetStream's clock is not known yet.
     pub since_stored: Option<Duration>,

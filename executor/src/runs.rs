@@ -97,9 +97,9 @@ pub(crate) struct Started {
 /// What becomes of a run's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Its outcome is reported.
+    /// Its outcome is reported, also when its owner ended it.
     Report,
-    /// The owner refused or killed it: nobody waits for its outcome.
+    /// The owner refused it: nobody waits for its outcome.
     Forget,
     /// The drain ended it: it is given back unless it completed.
     GiveBack,

@@ -5,7 +5,7 @@ use super::context::{ClientArgs, Context, Format, OutputArgs, emit_foreign, emit
 use super::values::read_text;
 use crate::client::problem::PlacedProblem;
 use crate::exit::Exit;
-use crate::text::harmless_line;
+use crate::text::{counted, harmless_line};
 use orchestr8_core::definition::{Parsed, Problem, Problems, mermaid, parse};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -148,7 +148,7 @@ fn document(name: &str, read: &Result<Parsed, Problems>) -> Value {
 fn described(parsed: &Parsed) -> String {
     let phases = parsed.plan.phases.len();
     let phases = if phases == 0 { String::new() } else { format!(" in {phases} phases") };
-    format!("{}, {} tasks{phases}", harmless_line(&parsed.plan.name), parsed.plan.tasks.len())
+    format!("{}, {}{phases}", harmless_line(&parsed.plan.name), counted(parsed.plan.tasks.len(), "task"))
 }
 
 fn shown_name(file: &Path) -> String {

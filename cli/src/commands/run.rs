@@ -11,7 +11,7 @@ use super::wait::until_ended;
 use super::watch::{follow, read_tree};
 use crate::client::shapes::{Workflow, WorkflowAccepted};
 use crate::exit::Exit;
-use crate::text::{harmless, show_duration};
+use crate::text::{counted, harmless, show_duration};
 use crate::tree::Tree;
 use orchestr8_proto::ids::ExecutionId;
 use orchestr8_proto::words::WorkflowStatus;
@@ -127,7 +127,7 @@ fn tell_gain(tree: &Tree) {
     let summary = tree.summary(OffsetDateTime::now_utc());
     if let Some(gain) = summary.gain() {
         let (work, wall) = (show_duration(summary.task_time), show_duration(summary.wall_time));
-        eprintln!("{} tasks: {work} of task time in {wall} ({gain:.1} x)", tree.tasks.len());
+        eprintln!("{}: {work} of task time in {wall} ({gain:.1} x)", counted(tree.tasks.len(), "task"));
     }
 }
 

@@ -100,6 +100,8 @@ impl Marks {
     /// The server had no room: it is held again, and so is everything above it.
     pub fn refused_as_full(&mut self, sequence: i64) {
         self.outstanding.remove(&sequence);
+        // While a range goes again, later rows of it raise `handed_through`: the range itself must remember this one.
+        self.again = self.again.map(|(from, to)| (from.min(sequence - 1), to));
         self.handed_through = self.handed_through.min(sequence - 1);
         self.advance();
     }
@@ -204,6 +206,20 @@ mod tests {
             marks.refused_as_full(sequence);
         }
         assert_eq!((marks.published_through, marks.handed_through, marks.holds()), (1, 1, true));
+    }
+
+    #[test]
+    fn what_is_refused_while_a_range_goes_again_goes_once_more() {
+        let mut marks = Marks::restored(0, 100, 100, &[]);
+        (1..=8).for_each(|sequence| marks.handed(sequence));
+        marks.again_handed_through(8);
+        marks.acked(1, 1);
+        (2..=8).for_each(|sequence| marks.refused_as_full(sequence));
+        assert_eq!((marks.again, marks.published_through), (Some((1, 100)), 1));
+        (2..=4).for_each(|sequence| marks.handed(sequence));
+        marks.again_handed_through(4);
+        (2..=4).for_each(|sequence| marks.acked(sequence, 9));
+        assert_eq!((marks.again, marks.published_through), (Some((4, 100)), 4));
     }
 
     #[test]

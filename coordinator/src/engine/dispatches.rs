@@ -198,7 +198,7 @@ impl Lane {
 
     /// Whether something is held for which there is room, or is to be published again now.
     pub(super) fn wants_feeding(&self) -> bool {
-        !self.shards.is_empty() && self.incarnations.is_some() && self.lot_to_feed().is_some()
+        self.owns_shards() && self.incarnations.is_some() && self.lot_to_feed().is_some()
     }
 
     fn lot_to_feed(&self) -> Option<Arc<Lot>> {
@@ -214,7 +214,7 @@ impl Lane {
 
     /// Feeds one lot: what must go again, then what is held.
     pub(super) async fn feed(&mut self) -> Result<(), StoreError> {
-        if self.shards.is_empty() || self.incarnations.is_none() {
+        if !self.owns_shards() || self.incarnations.is_none() {
             return Ok(());
         }
         let Some(lot) = self.lot_to_feed() else { return Ok(()) };

@@ -201,6 +201,7 @@ impl Lane {
         while !shutdown.is_cancelled() {
             self.gather(&shutdown).await;
             match tokio::time::timeout(ANSWER_MAX, self.pass()).await {
+                Ok(Ok(())) if self.in_doubt => {}
                 Ok(Ok(())) => self.doubts_in_row = 0,
                 Ok(Err(doubt)) => self.doubted(&doubt),
                 Err(_) => self.doubted(&StoreError::Unavailable(format!("no answer within {} s", ANSWER_MAX.as_secs()))),
@@ -212,6 +213,11 @@ impl Lane {
     /// One pass over everything that is due or gathered.
     async fn pass(&mut self) -> Result<(), StoreError> {
         self.alarms().await?;
+        if self.in_doubt {
+            // What is remembered was let go: nothing is decided before the recovery.
+            self.refuse_without_shards();
+            return Ok(());
+        }
         if !self.pending.is_empty() && !self.shards.is_empty() {
             let batch = self.take_batch();
             self.process(batch).await?;
@@ -220,6 +226,11 @@ impl Lane {
         self.look_for_vanished().await?;
         self.decide_inquiries();
         self.feed().await
+    }
+
+    /// Whether this lane may act for its shards.
+    pub(super) fn owns_shards(&self) -> bool {
+        !self.shards.is_empty() && !self.in_doubt
     }
 
     /// Any doubt runs the same recovery (rule R2).
@@ -238,7 +249,7 @@ impl Lane {
     /// Waits for an input, a command or the lane's own clock; takes what is there, up to a batch. Never lingers.
     async fn gather(&mut self, shutdown: &CancellationToken) {
         let wake = self.next_alarm();
-        if self.pending.is_empty() && !self.wants_feeding() {
+        if (self.pending.is_empty() || self.in_doubt) && !self.wants_feeding() {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep_until(wake) => {}
@@ -290,7 +301,7 @@ impl Lane {
     }
 
     fn next_alarm(&self) -> Instant {
-        let due = self.next_due.filter(|_| !self.shards.is_empty()).map(|due| self.instant_of(due));
+        let due = self.next_due.filter(|_| self.owns_shards()).map(|due| self.instant_of(due));
         let now = Instant::now();
         let again = Some(self.again_from).filter(|at| *at > now && self.lots.has_again());
         let full = self.lots.next_try().filter(|at| *at > now);

@@ -50,7 +50,7 @@ impl Lane {
         }
         if self.alarms.purge <= now {
             self.alarms.purge = now + self.parts.times.coordinator_silence();
-            if self.shards.contains_key(&0) {
+            if self.owns_shards() && self.shards.contains_key(&0) {
                 self.purge().await?;
             }
         }
@@ -180,7 +180,7 @@ impl Lane {
 
     /// Renews the leases; positions and marks are saved with them.
     async fn renew(&mut self) -> Result<(), StoreError> {
-        if self.shards.is_empty() {
+        if !self.owns_shards() {
             return Ok(());
         }
         let renewed = self.save().await?;
@@ -229,7 +229,7 @@ impl Lane {
     fn beat(&mut self) {
         self.roster.tick();
         self.parts.handle.show_executors(self.roster.views());
-        if self.shards.is_empty() {
+        if !self.owns_shards() {
             return;
         }
         // Without a connection nobody can be heard: silence means nothing.
@@ -251,7 +251,7 @@ impl Lane {
 
     async fn take_due(&mut self) -> Result<(), StoreError> {
         let now = self.clock.now();
-        if self.shards.is_empty() || self.next_due.is_none_or(|due| due > now) {
+        if !self.owns_shards() || self.next_due.is_none_or(|due| due > now) {
             return Ok(());
         }
         let owned: Vec<u16> = self.shards.keys().copied().collect();
@@ -285,7 +285,7 @@ impl Lane {
     fn start_reader(&mut self) {
         self.alarms.reader = None;
         self.inquiries.reader_changed();
-        if self.shards.is_empty() {
+        if !self.owns_shards() {
             return;
         }
         let Some(incarnations) = self.incarnations.clone() else { return self.look_after_streams() };
@@ -365,7 +365,7 @@ impl Lane {
         let queues = self.lots.queues_stored();
         // Consumers may have been deleted: those of the executors' queues are looked at anew.
         self.queues_known.clear();
-        if self.shards.is_empty() || queues.is_empty() {
+        if !self.owns_shards() || queues.is_empty() {
             return;
         }
         let published = self.lots.iter().map(|state| (state.lot.clone(), state.marks.published_through)).collect();
@@ -413,6 +413,8 @@ impl Lane {
             let batch = self.take_batch();
             if let Err(error) = self.process(batch).await {
                 tracing::warn!(%error, "stopping without the last batch; it is read again by the next owner");
+                // Its end is unknown, so nothing may be saved on top of it.
+                self.shards.clear();
                 break;
             }
         }

@@ -5,11 +5,12 @@ use crate::coordinators::{Clock, Heard};
 use crate::fetch::{PullStatus, Ticket};
 use crate::kill_points::{AFTER_GRANT_BEFORE_DOUBLE_ACK, AFTER_OUTCOME_BEFORE_ACK, kill_point};
 use crate::messages::{MessageKey, Settled};
+use crate::report::released_unstarted;
 use crate::runs::{ClaimStage, Fate, Stage, Storage};
 use async_nats::{Message, StatusCode};
 use bytes::Bytes;
 use orchestr8_proto::ids::{DispatchId, RunId};
-use orchestr8_proto::wire::{self, Control, CoordinatorBeat, RunVerdict, Verdict};
+use orchestr8_proto::wire::{self, Control, CoordinatorBeat, ReleaseReason, RunVerdict, Verdict};
 use serde::Deserialize;
 use std::time::Instant;
 
@@ -179,7 +180,7 @@ impl Desk {
         }
     }
 
-    /// Refused or killed: what runs is ended, and nobody waits for its outcome.
+    /// Refused: what runs is ended, and nobody waits for its outcome.
     fn turned_down(&mut self, run_id: RunId, clock: Clock) {
         let Some(run) = self.runs.get_mut(run_id) else { return };
         if let Stage::Started(started) = &mut run.stage {
@@ -198,16 +199,22 @@ impl Desk {
     /// The owner wants this run to end. Its outcome is reported all the same: a cancel waits for it, and a refused one is confirmed.
     fn killed(&mut self, run_id: RunId, clock: Clock) {
         let Some(run) = self.runs.get_mut(run_id) else { return };
-        match &run.stage {
-            Stage::Started(started) => {
+        match (&run.stage, run.claim) {
+            (Stage::Started(started), _) => {
                 if !started.kill.is_cancelled() {
                     tracing::warn!(%run_id, task_id = %run.task_id, "the owner does not want this run: it is ended");
                 }
                 started.kill.cancel();
                 self.settle(run_id, Settled::Term, clock.now);
             }
-            Stage::Ended(_) => {}
-            Stage::Waiting(_) | Stage::Asking(_) => self.turned_down(run_id, clock),
+            (Stage::Ended(_), _) => {}
+            // Its grant may be lost and the owner may wait for the holder's end.
+            (Stage::Asking(_), ClaimStage::Asked(_) | ClaimStage::Granted) => {
+                self.settle(run_id, Settled::Term, clock.now);
+                self.keep_unstarted(run_id, released_unstarted(ReleaseReason::Drained, "its owner ended it before it started"));
+                self.seat_waiting(clock);
+            }
+            (Stage::Waiting(_), _) | (Stage::Asking(_), ClaimStage::Unasked | ClaimStage::Checking) => self.turned_down(run_id, clock),
         }
     }
 
@@ -242,7 +249,7 @@ impl Desk {
 
     fn take_in_new_streams(&mut self, now: Instant) {
         tracing::warn!("the streams were created anew: all unconfirmed outcomes are published again");
-        self.fetcher.start_over();
+        self.fetcher.start_over(now);
         self.outcomes.start_over(now);
         self.publish_stored_again(|_| true);
     }

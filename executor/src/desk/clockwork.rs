@@ -5,7 +5,7 @@ use super::{DROPPED_MAX, Desk, Line};
 use crate::coordinators::Clock;
 use crate::delivery::{ACK, IN_PROGRESS};
 use crate::kill_points::{AFTER_START_BEFORE_CLAIM, kill_point};
-use crate::runs::{ClaimStage, Doubt, Fate, Stage};
+use crate::runs::{ClaimStage, Doubt, Stage};
 use orchestr8_proto::ids::RunId;
 use std::time::Instant;
 
@@ -44,7 +44,7 @@ impl Desk {
     /// The connection is back: whatever may have been lost with the old one is sent anew.
     pub(crate) fn reconnected(&mut self, clock: Clock) {
         self.line = Line::Up;
-        self.fetcher.start_over();
+        self.fetcher.start_over(clock.now);
         self.outcomes.start_over(clock.now);
         self.messages.start_over(clock.now);
         for (shard, run_id) in self.claims.start_over() {
@@ -66,8 +66,8 @@ impl Desk {
     fn claim_long_runs(&mut self, now: Instant) {
         while let Some((_, run_id)) = self.long_at.pop_front_if(|(at, _)| *at <= now) {
             let Some(run) = self.runs.get_mut(run_id) else { continue };
-            let reported = matches!(&run.stage, Stage::Started(started) if started.fate != Fate::Forget);
-            if reported && run.claim == ClaimStage::Unasked {
+            let goes_on = matches!(&run.stage, Stage::Started(started) if !started.kill.is_cancelled());
+            if goes_on && run.claim == ClaimStage::Unasked {
                 kill_point(AFTER_START_BEFORE_CLAIM);
                 run.claim = ClaimStage::Asked(Doubt::None);
                 let shard = run.task_id.shard();
@@ -85,7 +85,8 @@ impl Desk {
         };
         let wants = match &run.stage {
             Stage::Asking(_) => true,
-            Stage::Started(started) => started.fate != Fate::Forget,
+            // What was told to end needs no grant any more; heartbeats list it until its outcome is confirmed.
+            Stage::Started(started) => !started.kill.is_cancelled(),
             Stage::Waiting(_) | Stage::Ended(_) => false,
         };
         if unanswered && wants {

@@ -87,7 +87,8 @@ impl Desk {
     fn kill_all(&mut self) {
         for (run_id, run) in self.runs.iter_mut() {
             let Stage::Started(started) = &mut run.stage else { continue };
-            if started.fate == Fate::Report {
+            // What its owner has ended already is reported as that.
+            if started.fate == Fate::Report && !started.kill.is_cancelled() {
                 tracing::warn!(%run_id, task_id = %run.task_id, "the drain ends this run");
                 started.fate = Fate::GiveBack;
             }

@@ -118,6 +118,13 @@ impl Scene {
         self.act();
     }
 
+    /// The process stands still; afterwards a coordinator beats.
+    pub(super) fn stall(&mut self, time: Duration) {
+        self.clock.now += time;
+        self.clock.wall_us += i64::try_from(time.as_micros()).unwrap();
+        self.hear("installation");
+    }
+
     /// Delivers a message; the subject on which it is acknowledged.
     pub(super) fn deliver(&mut self, dispatches: Vec<Dispatch>, delivered: Delivered) -> String {
         self.deliver_bytes(wire::encode(&DispatchBatch { schema_version: 1, dispatches }).unwrap(), delivered)

@@ -357,3 +357,124 @@ fn a_drain_lets_runs_end_then_kills_them_and_waits_a_while_for_confirmations() {
     scene.pass(seconds(1));
     assert!(scene.desk.is_drained(scene.clock.now));
 }
+
+#[test]
+fn a_stalled_executor_asks_about_what_lay_in_its_socket() {
+    // A message came at the first second of a stall and is read after it; all pulls were given up and sent again meanwhile.
+    type WayBack = fn(&mut Scene);
+    let ways_back: [WayBack; 2] = [|scene| scene.pass(Duration::ZERO), |scene| scene.desk.reconnected(scene.clock)];
+    for way_back in ways_back {
+        let mut scene = Scene::new();
+        scene.stall(seconds(20));
+        way_back(&mut scene);
+        scene.park();
+        scene.deliver(vec![dispatch()], Delivered { age: seconds(19), ..FIRST });
+        assert_eq!((scene.started.len(), scene.claims().len()), (0, 1), "another executor may have had it since");
+        scene.deliver(vec![dispatch()], FIRST);
+        assert_eq!(scene.started.len(), 1, "what was just stored is fresh without any pull");
+    }
+}
+
+#[test]
+fn a_kill_that_is_repeated_changes_nothing() {
+    let mut scene = Scene::new();
+    let ack = scene.deliver(vec![dispatch()], FIRST);
+    let run_id = scene.run_id(0);
+    scene.pass(seconds(1));
+    assert_eq!(scene.claims().len(), 1);
+    for _ in 0..3 {
+        scene.verdict(&run_id.to_bytes(), Verdict::Kill);
+        scene.pass(seconds(3));
+    }
+    assert!(scene.claims().is_empty(), "what ends needs no grant");
+    assert_eq!(scene.answers(&ack), ["+TERM"]);
+    assert_eq!(scene.beats().pop().expect("one each interval").runs.len(), 1, "listed until it is confirmed");
+    scene.end(run_id, killed());
+    let outcomes = scene.store_outcomes();
+    assert!(matches!(&outcomes[..], [Outcome { result: Some(Told::Failed(_)), .. }]), "{outcomes:?}");
+    scene.verdict(&run_id.to_bytes(), Verdict::Kill);
+    assert_eq!((scene.store_outcomes().len(), scene.desk.runs.unconfirmed().0), (0, 1));
+    scene.confirm(&run_id.to_bytes());
+    assert_eq!((scene.desk.runs.unconfirmed().0, scene.answers(&ack)), (0, vec![]));
+}
+
+#[test]
+fn a_kill_before_the_start_gives_the_run_back_if_it_may_be_the_holder() {
+    let mut scene = Scene::new();
+    let asked = scene.deliver(vec![dispatch()], SECOND);
+    let checked = scene.deliver(vec![dispatch()], Delivered { age: seconds(31), ..FIRST });
+    let claims = scene.claims();
+    let (claim, check) = (&claims[0].run_id, &scene.desk.runs.iter().find(|(id, _)| id.to_bytes() != claims[0].run_id).expect("two").0);
+    scene.verdict(claim, Verdict::Kill);
+    scene.verdict(&check.to_bytes(), Verdict::Kill);
+    assert_eq!((scene.answers(&asked), scene.answers(&checked)), (vec!["+TERM".to_owned()], vec!["+TERM".to_owned()]));
+    scene.verdict(claim, Verdict::Granted);
+    assert_eq!((scene.started.len(), scene.desk.runs.unended()), (0, 0), "a grant that comes too late starts nothing");
+    let outcomes = scene.store_outcomes();
+    let [outcome] = &outcomes[..] else { panic!("only a holder is waited for: {outcomes:?}") };
+    assert!(matches!(&outcome.result, Some(Told::Released(told)) if told.never_started) && outcome.run_id == claim, "{outcome:?}");
+    scene.confirm(claim);
+    assert_eq!(scene.desk.runs.unconfirmed(), (0, 0));
+}
+
+#[test]
+fn a_kill_frees_the_slot_of_what_had_not_started() {
+    let mut scene = Scene::with(&ExecutorSettings { slots: 1, ..settings() });
+    scene.deliver(vec![dispatch(), dispatch()], SECOND);
+    let first = scene.claims().remove(0).run_id;
+    scene.verdict(&first, Verdict::Kill);
+    assert_ne!(scene.claims().remove(0).run_id, first, "the next asks");
+}
+
+#[test]
+fn a_kill_while_the_outcome_is_not_stored_leaves_the_outcome_as_it_is() {
+    let mut scene = Scene::new();
+    let ack = scene.deliver(vec![dispatch()], FIRST);
+    let run_id = scene.run_id(0);
+    scene.pass(seconds(1));
+    scene.end(run_id, completed());
+    scene.verdict(&run_id.to_bytes(), Verdict::Kill);
+    assert_eq!(scene.answers(&ack), Vec::<String>::new(), "not before it is stored");
+    let outcomes = scene.store_outcomes();
+    assert!(matches!(&outcomes[..], [Outcome { result: Some(Told::Completed(_)), .. }]), "{outcomes:?}");
+    assert_eq!(scene.answers(&ack), ["+ACK"]);
+}
+
+#[test]
+fn a_kill_and_a_drain_report_a_run_once_as_its_owner_ended_it() {
+    // The drain's time is up while the killed run puts things in order; and the other way round.
+    for killed_first in [true, false] {
+        let mut scene = Scene::new();
+        scene.deliver(vec![dispatch()], FIRST);
+        let run_id = scene.run_id(0);
+        scene.pass(seconds(1));
+        if killed_first {
+            scene.verdict(&run_id.to_bytes(), Verdict::Kill);
+        }
+        scene.desk.drain(scene.clock);
+        scene.pass(seconds(30));
+        scene.verdict(&run_id.to_bytes(), Verdict::Kill);
+        assert!(scene.started[0].1.is_cancelled() && !scene.desk.is_drained(scene.clock.now));
+        scene.end(run_id, killed());
+        let told = scene.store_outcomes().remove(0).result;
+        assert_eq!(matches!(told, Some(Told::Failed(_))), killed_first, "{told:?}");
+        assert!(!scene.desk.is_drained(scene.clock.now), "not confirmed");
+        scene.confirm(&run_id.to_bytes());
+        assert!(scene.desk.is_drained(scene.clock.now));
+    }
+}
+
+#[test]
+fn a_drain_ends_as_soon_as_its_short_tasks_have() {
+    let mut scene = Scene::new();
+    scene.deliver(vec![dispatch()], FIRST);
+    scene.desk.drain(scene.clock);
+    scene.pass(seconds(2));
+    let run_id = scene.run_id(0);
+    assert!(!scene.started[0].1.is_cancelled() && !scene.desk.is_drained(scene.clock.now));
+    scene.end(run_id, completed());
+    let told = scene.store_outcomes().remove(0).result;
+    assert!(matches!(told, Some(Told::Completed(_))), "{told:?}");
+    scene.confirm(&run_id.to_bytes());
+    assert!(scene.desk.is_drained(scene.clock.now));
+}

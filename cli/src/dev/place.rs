@@ -116,7 +116,9 @@ impl Base {
             let folder = parent.join(name);
             create_folder(&folder, root_mode(self.account))?;
             match lock_folder(&folder, &folder, self.account) {
-                Err(PlaceError::InUse { .. }) => {} // A sweep saw the new folder before its lock; it removes it.
+                // A sweep saw the new folder before its lock was held; it removes it, or has.
+                Err(PlaceError::InUse { .. }) => {}
+                Err(PlaceError::File(error)) if error.source.kind() == std::io::ErrorKind::NotFound => {}
                 Ok(place) => {
                     create_folder(&place.logs(), 0o700)?;
                     return Ok(place);

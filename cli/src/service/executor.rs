@@ -5,6 +5,7 @@ use crate::commands::values::{parse_pair, parse_span};
 use crate::text::show_duration;
 use nix::unistd::{Gid, Uid, User, getgid, gethostname};
 use orchestr8_executor::handlers::Handlers;
+use orchestr8_executor::secrecy::close_memory;
 use orchestr8_executor::settings::{QUEUES_MAX, SLOTS_MAX, UNCONFIRMED_BYTES_MAX, UNCONFIRMED_MAX};
 use orchestr8_executor::work::WorkSettings;
 use orchestr8_executor::{Credentials, ExecutorError, ExecutorSettings, NatsSettings};
@@ -80,11 +81,16 @@ impl Service for ExecutorArgs {
     const NAME: &'static str = "executor";
 
     async fn serve(self, shutdown: CancellationToken) -> Result<(), ServiceError> {
+        // Before anything of others runs: the login to NATS came by the environment.
+        if let Err(error) = close_memory() {
+            tracing::warn!(%error, "commands of this user may be able to read this executor's environment, and with it its login to NATS");
+        }
         let settings = self.settings(&Surroundings::read()?)?;
         self.log_start(&settings);
         let served = orchestr8_executor::serve(settings, shutdown).await;
         served.map_err(|error| match error {
             ExecutorError::Settings(error) => ServiceError::Configuration(error.to_string()),
+            ExecutorError::Folder(error) => ServiceError::Unavailable(error.to_string()),
             ExecutorError::Link(error) => ServiceError::Unavailable(error.to_string()),
             ExecutorError::Client(_) => ServiceError::Failed(error.to_string()),
         })
@@ -342,5 +348,21 @@ mod tests {
             let refused = settings(words, 1000).expect_err(reason);
             assert!(refused.contains(reason), "{refused}");
         }
+    }
+
+    #[tokio::test]
+    async fn its_memory_is_closed_before_anything_else() {
+        nix::sys::prctl::set_dumpable(true).expect("Linux");
+        let line = Line::try_parse_from(["executor", "--queues", "A"]).expect("words");
+        assert!(line.executor.serve(CancellationToken::new()).await.is_err(), "the queue's name is wrong");
+        assert_eq!(nix::sys::prctl::get_dumpable(), Ok(false));
+        // The other tests of this process are nobody's business.
+        nix::sys::prctl::set_dumpable(true).expect("Linux");
+    }
+
+    #[test]
+    fn short_tasks_have_time_to_end() {
+        assert_eq!(settings(&[], 1000).expect("fits").drain_timeout, Duration::from_secs(30));
+        assert_eq!(settings(&["--drain-timeout", "5m"], 1000).expect("fits").drain_timeout, Duration::from_mins(5));
     }
 }

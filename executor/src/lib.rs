@@ -9,11 +9,13 @@
 //!   - `runs`: from arrival to confirmation; `report`: what an outcome tells; `beats`: heartbeats (rule R4)
 //!   - `coordinators`: silence, installation, JetStream's clock
 //! - [`work`]: one attempt; [`handlers`]: code that runs inside the executor; [`shim`]: the small process around a command
+//! - [`secrecy`]: what commands of the same user must not read
 //! - [`kill_points`]: where fault tests end the process
 
 pub mod handlers;
 pub mod kill_points;
 pub mod link;
+pub mod secrecy;
 pub mod serve;
 pub mod settings;
 pub mod shim;

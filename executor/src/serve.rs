@@ -4,7 +4,7 @@ use crate::coordinators::Clock;
 use crate::desk::{Desk, Effect, Publication};
 use crate::link::{LineState, Link, LinkError, connect};
 use crate::settings::{ExecutorSettings, SettingsError};
-use crate::work::{self, Assignment, Retryable, WorkReport, WorkResult, WorkSettings};
+use crate::work::{self, Assignment, Folder, FolderError, Retryable, WorkReport, WorkResult, WorkSettings};
 use async_nats::{Client, Subscriber};
 use futures::{FutureExt, StreamExt};
 use orchestr8_proto::ids::RunId;
@@ -26,6 +26,9 @@ pub enum ExecutorError {
     /// It was told something that cannot work.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// There is nowhere to run anything.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// There is no connection.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -69,9 +72,15 @@ struct Outputs {
 /// consumers, for as long as it takes.
 ///
 /// # Errors
-/// [`ExecutorError`] when it cannot start: settings that cannot work, or no connection.
-pub async fn serve(settings: ExecutorSettings, shutdown: CancellationToken) -> Result<(), ExecutorError> {
+/// [`ExecutorError`] when it cannot start: settings that cannot work, a `run_root` that cannot be used, or no connection.
+pub async fn serve(mut settings: ExecutorSettings, shutdown: CancellationToken) -> Result<(), ExecutorError> {
     settings.check()?;
+    let run_root = settings.work.run_root.clone();
+    // Removed at the end, when nothing runs any more.
+    let folder = Folder::claim(&run_root)?;
+    folder.path().clone_into(&mut settings.work.run_root);
+    // There may be much to remove, and nothing waits for it.
+    tokio::task::spawn_blocking(move || work::sweep(&run_root));
     let link = match connect(&settings.nats, &settings.name, &shutdown).await {
         Err(LinkError::Shutdown) => return Ok(()),
         other => other?,
@@ -235,4 +244,36 @@ fn panicked() -> WorkReport {
 fn clock() -> Clock {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Clock { now: Instant::now(), wall_us: i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::tests::settings;
+    use crate::work::folder::tests::{abandoned, names};
+
+    /// No test waits longer for anything.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn an_executor_has_a_folder_while_it_lives_and_removes_those_of_dead_ones() {
+        let place = tempfile::tempdir().expect("a directory");
+        let dead = abandoned(place.path());
+        let mut settings = settings();
+        // Nobody listens there, so it tries to connect until it is told to end.
+        settings.nats.addresses = vec!["nats://127.0.0.1:1".to_owned()];
+        settings.work.run_root = place.path().to_owned();
+        let shutdown = CancellationToken::new();
+        let serving = tokio::spawn(serve(settings, shutdown.clone()));
+        let swept = async {
+            while dead.exists() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, swept).await.expect("the folder of the dead one is removed");
+        assert_eq!(names(place.path()).len(), 1, "its own");
+        shutdown.cancel();
+        let ended = tokio::time::timeout(PATIENCE, serving).await.expect("in time").expect("no panic");
+        assert!(ended.is_ok() && names(place.path()).is_empty(), "{ended:?}");
+    }
 }

@@ -53,6 +53,9 @@ mod definitions;
 mod quality_gates;
 
 #[cfg(test)]
+mod api_examples;
+
+#[cfg(test)]
 mod tour;
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! - `command`: the `run` kind: script, shim, verdict on how the command ended
 //! - `environment`: the variables of the command
+//! - `folder`: the folder of one executor below `run_root`, and what dead ones left there
 //! - `scratch`: the fresh directory of an attempt, and which working directories are allowed
 //! - `streams`: stdout and stderr, read continuously, the end of them kept
 //! - `output`: which JSON value the attempt produced
@@ -10,11 +11,15 @@
 
 mod command;
 mod environment;
+pub(crate) mod folder;
 mod output;
 mod scratch;
 mod streams;
 #[cfg(test)]
 mod tests;
+
+pub use folder::FolderError;
+pub(crate) use folder::{Folder, sweep};
 
 use crate::handlers::{HandlerContext, HandlerError, Handlers};
 use bytes::Bytes;
@@ -35,6 +40,7 @@ pub struct WorkSettings {
     /// The binary that understands `shim` as its first argument: normally the path of this very process.
     pub shim_program: PathBuf,
     /// Fresh directories of attempts are made below it; created (0711) when absent. Only the executor's user may write there.
+    /// Several executors may share it: each has a folder of its own in it, and removes those of dead ones.
     pub run_root: PathBuf,
     /// Directories in which (and below which) a task may name its `workdir`.
     pub workdirs_allowed: Vec<PathBuf>,

@@ -1,7 +1,7 @@
 //! The directories of an attempt: a fresh one for its files, and the one in which the command starts.
 //!
 //! ```text
-//! <run_root>/<run_id>/   mode 0700, the command's user's; removed afterwards
+//! <folder>/<run_id>/     mode 0700, the command's user's; removed afterwards
 //!   script               of a `run` task
 //!   input.json           `with`
 //!   output.json          what the command writes to $ORCHESTR8_OUTPUT
@@ -18,7 +18,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The root may be entered, not listed: commands of another user must reach their own directory.
-const ROOT_MODE: u32 = 0o711;
+pub(super) const ROOT_MODE: u32 = 0o711;
 const PRIVATE_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
@@ -118,16 +118,32 @@ impl Scratch {
 }
 
 impl Drop for Scratch {
-    /// Removes it with everything in it, also what the command made read-only; never follows a link.
     fn drop(&mut self) {
-        let removed = std::fs::remove_dir_all(&self.root).or_else(|_| {
-            make_writable(&self.root);
-            std::fs::remove_dir_all(&self.root)
-        });
-        if let Err(error) = removed {
+        if let Err(error) = remove_tree(&self.root) {
             tracing::warn!(directory = %self.root.display(), %error, "the directory of an attempt cannot be removed");
         }
     }
+}
+
+/// Removes a directory with everything in it, also what a command made read-only; never follows a link. One that is
+/// gone already is removed.
+///
+/// # Errors
+/// What the system says of the first entry that stays.
+pub(super) fn remove_tree(directory: &Path) -> io::Result<()> {
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    std::fs::remove_dir_all(directory)
+        .or_else(|error| {
+            if gone(&error) {
+                return Ok(());
+            }
+            // Root needs no rights; and whoever owns a directory could lead its change of rights elsewhere by a link.
+            if !Uid::effective().is_root() {
+                make_writable(directory);
+            }
+            std::fs::remove_dir_all(directory)
+        })
+        .or_else(|error| if gone(&error) { Ok(()) } else { Err(error) })
 }
 
 /// The task's `workdir`, links resolved, if it lies in an allowed directory. Blocks on the disk.
@@ -160,12 +176,16 @@ fn allowed_text(allowed: &[PathBuf]) -> String {
 fn create_below(root: &Path, directory: &Path) -> Result<(), ScratchError> {
     match create(directory) {
         Err(ScratchError::Prepare { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
-            let made = DirBuilder::new().recursive(true).mode(ROOT_MODE).create(root);
-            made.map_err(|error| ScratchError::Prepare { path: root.to_owned(), error })?;
+            create_root(root).map_err(|error| ScratchError::Prepare { path: root.to_owned(), error })?;
             create(directory)
         }
         created => created,
     }
+}
+
+/// Makes a directory for directories of attempts, and those above it.
+pub(super) fn create_root(root: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(ROOT_MODE).create(root)
 }
 
 fn create(directory: &Path) -> Result<(), ScratchError> {

@@ -5,6 +5,9 @@
 //! - [`service`]: `coordinator` and `executor`; [`dev`]: everything on one machine
 //! - [`exit`]: exit codes
 
+// Documentation comments are clap's help texts here, where `[default: …]` is no link.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 mod client;
 mod commands;
 mod dev;

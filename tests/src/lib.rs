@@ -1,7 +1,7 @@
 //! Tests against real servers, and what they stand on. All of them are one binary, so that servers start once.
 //!
 //! - [`harness`]: private servers, coordinators and executors as real processes that can be killed and paused
-//! - [`bench`]: `make bench`, the workloads beside the floor
+//! - [`mod@bench`]: `make bench`, the workloads beside the floor
 //! - `harness_itself`: its own tests
 //! - `dev_servers`: `orchestr8 dev --servers-only`: nothing orphaned, data that survives, resets, locks
 //! - `scene`, `ledger`: the words of the tests below: an installation, and a record of what really ran

@@ -51,7 +51,7 @@ pub struct ExecutorArgs {
     /// A directory in which, and below which, a task may name its workdir. Repeatable.
     #[arg(long = "allow-workdir", value_name = "DIR")]
     allow_workdir: Vec<PathBuf>,
-    /// The directory below which each attempt gets a fresh one [default: orchestr8-runs-<user> in the folder for temporary files].
+    /// The directory below which each attempt gets a fresh one [default: orchestr8-runs-USER in the folder for temporary files].
     #[arg(long, value_name = "DIR")]
     run_root: Option<PathBuf>,
     /// The user and group that commands run as, UID:GID. Needed, and only possible, where the executor runs as root.

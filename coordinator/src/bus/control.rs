@@ -78,7 +78,7 @@ pub struct Speaker {
 }
 
 impl Speaker {
-    /// Starts speaking on this connection. While it is down, messages wait, and beyond [`WAITING_MAX`] are dropped.
+    /// Starts speaking on this connection. While it is down, messages wait, and beyond `WAITING_MAX` are dropped.
     #[must_use]
     pub fn start(client: Client) -> Self {
         let (queue, mut messages) = mpsc::channel::<(String, Bytes)>(WAITING_MAX);

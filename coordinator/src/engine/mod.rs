@@ -7,8 +7,8 @@
 //! commit   every row and the fence in one round trip                   batch
 //! act      because the fence held: publish, answer, confirm, wake      act, dispatches
 //! ```
-//! Any doubt runs the one [`recovery`]. No verdict without an [`inquiry`]. What is not published yet lies above the
-//! marks of its lot ([`lots`]). [`handle`] is what the API holds.
+//! Any doubt runs the one `recovery`. No verdict without an `inquiry`. What is not published yet lies above the
+//! marks of its lot (`lots`). [`handle`] is what the API holds.
 
 mod act;
 mod batch;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// A server that never answered is waited for this long at the start; an established connection is restored for ever.
-const FIRST_CONNECTION_WITHIN: Duration = Duration::from_secs(30);
+const FIRST_CONNECTION_WITHIN: Duration = Duration::from_secs(15);
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 

@@ -23,8 +23,10 @@ const PORT_DEFAULT: u16 = 8_088;
 const COORDINATOR_GRACE_MS: u64 = 15_000;
 /// How long started tasks may go on after Ctrl-C; then they are handed back, for the next start.
 const DRAIN_TIMEOUT: &str = "5s";
-/// An executor drains, ends its commands (ten seconds at most) and waits for confirmations.
-const EXECUTOR_GRACE_MS: u64 = 30_000;
+/// An executor drains, ends its commands and waits for confirmations; when `dev` was killed nobody confirms any more.
+const EXECUTOR_GRACE_MS: u64 = 15_000;
+/// How long commands have to end when they are asked to.
+const COMMAND_GRACE: &str = "3s";
 /// The client of `--run` only watches.
 const CLIENT_GRACE_MS: u64 = 2_000;
 /// From the coordinator's start, migrations included, to its being ready.
@@ -241,7 +243,8 @@ impl<'a> Surroundings<'a> {
     }
 
     fn executor(&self, number: u16, slots: u16) -> ChildPlan {
-        let mut argv = words(&["executor", "--queues", "default,agents", "--drain-timeout", DRAIN_TIMEOUT, "--name"]);
+        let mut argv =
+            words(&["executor", "--queues", "default,agents", "--drain-timeout", DRAIN_TIMEOUT, "--grace", COMMAND_GRACE, "--name"]);
         argv.push(format!("dev-{number}"));
         argv.extend(["--slots".to_owned(), slots.to_string()]);
         argv.extend(["--allow-workdir".to_owned(), text_of(&self.directory)]);

@@ -16,7 +16,7 @@ const TOKEN_VARIABLE: &str = "ORCHESTR8_TOKEN";
 
 /// Run a coordinator: it serves the API, keeps the truth in Postgres and publishes ready tasks to NATS JetStream.
 ///
-/// Several run side by side and share the work. Settings come from flags, then the environment, then --config.
+/// A second one stands by and takes over when the first is gone. Settings come from flags, then the environment, then --config.
 #[derive(Debug, clap::Args)]
 pub struct CoordinatorArgs {
     /// Postgres, `postgres://user:password@host:port/database`. Better in the environment: a command line is for everyone to read.

@@ -2,7 +2,7 @@
 
 use super::parameters::rfc3339;
 use super::problem::{Code, Problem};
-use orchestr8_core::definition::parse_duration;
+use orchestr8_core::definition::{DURATION_MAX, parse_duration};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -96,8 +96,10 @@ impl Fields {
             Value::Number(seconds) => seconds.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
             Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
         };
-        let remedy = "must be a duration longer than zero, such as \"90s\", \"2h\" or \"3d\", or seconds as a number";
-        duration.filter(|duration| !duration.is_zero()).map(Some).ok_or_else(|| refused(name, &value, remedy))
+        let days = DURATION_MAX.as_secs() / 86_400;
+        let remedy =
+            format!("must be a duration longer than zero and at most {days}d, such as \"90s\", \"2h\" or \"3d\", or seconds as a number");
+        duration.filter(|duration| !duration.is_zero() && *duration <= DURATION_MAX).map(Some).ok_or_else(|| refused(name, &value, &remedy))
     }
 
     /// A time in RFC 3339.

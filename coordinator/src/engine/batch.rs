@@ -105,6 +105,7 @@ impl Lane {
         self.evaluate_outputs(&mut stepped).await?;
         let batch = self.rows(works, &mut stepped);
         if !batch.is_unfenced() {
+            self.renew_if_late().await?;
             crate::kill_points::pass("before_commit");
             self.clock.told(commit::commit(&mut self.parts.connection, &batch).await?);
             crate::kill_points::pass("after_commit_before_publish");

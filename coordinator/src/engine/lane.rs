@@ -111,6 +111,7 @@ pub struct Lane {
     pub(super) connected: bool,
     pub(super) batch_max: usize,
     pub(super) doubts_in_row: u32,
+    pub(super) renewed_at: Instant,
     /// Where in the stream the present reader is: what rule R6 asks for.
     pub(super) read_through: Option<u64>,
     /// From which time on the present reader reads.
@@ -189,6 +190,7 @@ impl Lane {
             connected: true,
             batch_max: BATCH_EVENTS_MAX,
             doubts_in_row: 0,
+            renewed_at: soon,
             read_through: None,
             reader_from: Timestamp(0),
             parts,

@@ -83,7 +83,10 @@ impl Lane {
         match self.recover().await {
             Ok(owned) if owned == usize::from(self.parts.installation.shard_count) => self.alarms.retake = None,
             // The others' leases may run out.
-            Ok(_) => self.alarms.retake = Some(Instant::now() + self.parts.times.shard_renewal()),
+            Ok(owned) => {
+                self.parts.handle.update_health(|health| (health.shards_owned, health.database) = (owned, None));
+                self.alarms.retake = Some(Instant::now() + self.parts.times.shard_renewal());
+            }
             Err(error) => {
                 tracing::warn!(%error, "the shards cannot be recovered yet");
                 self.shards.clear();
@@ -178,6 +181,14 @@ impl Lane {
         }
     }
 
+    /// A large batch may take so long that the lease would run out at its commit.
+    pub(super) async fn renew_if_late(&mut self) -> Result<(), StoreError> {
+        if self.renewed_at.elapsed() > self.parts.times.shard_lease() / 2 {
+            self.save().await?;
+        }
+        Ok(())
+    }
+
     /// Renews the leases; positions and marks are saved with them.
     async fn renew(&mut self) -> Result<(), StoreError> {
         if !self.owns_shards() {
@@ -204,6 +215,7 @@ impl Lane {
         let positions: Vec<PositionRow> = self.shards.iter().map(row).collect();
         let renewed = shards::renew(&mut self.parts.connection, &positions, self.parts.times.shard_lease(), &marks).await?;
         self.clock.told(renewed.now);
+        self.renewed_at = Instant::now();
         Ok(renewed)
     }
 

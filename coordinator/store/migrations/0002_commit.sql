@@ -149,7 +149,8 @@ begin
   return clock_timestamp();
 end $$;
 
--- Renews leases and saves positions and marks with them. Raises O8F01 when a lease is no longer held.
+-- Renews leases and saves positions and marks with them. Raises O8F01 when a lease is no longer held. One that has run out
+-- and was not taken is still its owner's: every take draws a new lease id, under the lock of the row.
 create function renew_shards(p_positions position_row[], p_lease_ms bigint, p_marks mark_row[])
 returns table (now timestamptz, next_due timestamptz, inbox boolean) language plpgsql as $$
 declare
@@ -168,7 +169,7 @@ begin
     outcome_aging_since = case when s.stream_incarnation is distinct from p.stream_incarnation or s.outcome_aging_since is null
       or s.outcome_aging_since < clock_timestamp() - interval '10 minutes' then clock_timestamp() else s.outcome_aging_since end
   from unnest(p_positions) p
-  where s.shard = p.shard and s.lease_id = p.lease_id and s.expires_at > clock_timestamp();
+  where s.shard = p.shard and s.lease_id = p.lease_id;
   get diagnostics renewed = row_count;
   if renewed <> cardinality(p_positions) then
     raise exception 'the lease of a shard is no longer held' using errcode = 'O8F01';

@@ -44,7 +44,7 @@ pub enum ScratchError {
     /// The task's `workdir`, symbolic links resolved, is not within an allowed one.
     #[error(
         "`workdir` `{workdir}` (in truth `{}`) is outside the directories that this executor allows ({allowed}): \
-         choose one inside them, or add it to the executor's `workdirs_allowed`",
+         choose one inside them, or start the executor with --allow-workdir for it",
         resolved.display()
     )]
     NotAllowed {

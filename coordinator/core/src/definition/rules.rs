@@ -7,6 +7,7 @@ use crate::expression;
 use crate::plan::{RetryPolicy, TaskKind};
 use orchestr8_proto::names::check_queue_name;
 use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Longest name of a workflow, phase, task, handler or agent, in bytes.
@@ -116,6 +117,26 @@ pub(super) fn check_env_key(key: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Every key of `with` reaches the command as `WITH_NAME`: no two may become the same variable, and none one that `env` sets.
+pub(super) fn check_with_keys<'k>(with: impl Iterator<Item = &'k str>, env: impl Iterator<Item = &'k str>) -> Result<(), String> {
+    let variable = |key: &str| {
+        let letter = |letter: char| if letter.is_ascii_alphanumeric() { letter.to_ascii_uppercase() } else { '_' };
+        format!("WITH_{}", key.chars().map(letter).collect::<String>())
+    };
+    let set: BTreeSet<&str> = env.collect();
+    let mut seen = BTreeMap::new();
+    for key in with {
+        let name = variable(key);
+        if set.contains(name.as_str()) {
+            return Err(format!("`{key}` reaches the command as `{name}`, which `env` sets as well: rename one of them"));
+        }
+        if let Some(other) = seen.insert(name.clone(), key) {
+            return Err(format!("`{other}` and `{key}` both reach the command as `{name}`: rename one of them"));
+        }
+    }
+    Ok(())
+}
+
 /// A key of `with`: becomes a member in JSON and in paths.
 pub(super) fn check_with_key(key: &str) -> Result<(), String> {
     if key.is_empty() || key.len() > NAME_BYTES_MAX || key.contains(|sign: char| sign.is_control()) {
@@ -133,4 +154,17 @@ pub(super) fn check_retry(policy: &RetryPolicy, at_most_once: bool) -> Vec<Field
         problems.push(FieldProblem::new("retry.max_attempts", message));
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_values_may_become_the_same_variable() {
+        let check = |with: &[&'static str], env: &[&'static str]| check_with_keys(with.iter().copied(), env.iter().copied());
+        assert_eq!(check(&["a-b", "c"], &["A_B"]), Ok(()));
+        assert!(check(&["a-b", "a_b"], &[]).is_err_and(|message| message.contains("`WITH_A_B`")));
+        assert!(check(&["a.b"], &["WITH_A_B"]).is_err_and(|message| message.contains("`env`")));
+    }
 }

@@ -94,6 +94,10 @@ fn problems(task: &SingleTask, retry: &RetryPolicy) -> Vec<FieldProblem> {
     for key in &task.with_keys {
         check("with", rules::check_with_key(key));
     }
+    if let TaskKind::Run { .. } = task.kind {
+        let [with, env] = [&task.with_keys, &task.env_keys].map(|keys| keys.iter().map(String::as_str));
+        check("with", rules::check_with_keys(with, env));
+    }
     for key in &task.env_keys {
         check("env", rules::check_env_key(key));
     }

@@ -104,14 +104,21 @@ fn plan(
     reads: &mut Vec<Read>,
 ) -> TaskPlan {
     let at_most_once = reader.flag(fields, "at_most_once");
+    let (with, env) = (templates(reader, fields, ("with", check_with_key), reads), env(reader, fields, reads));
+    if let TaskKind::Run { .. } = kind
+        && let Err(message) = rules::check_with_keys(with.keys().map(String::as_str), env.keys().map(String::as_str))
+        && let Some(position) = fields.key_position("with")
+    {
+        reader.problems.add(position, &fields.path("with"), message);
+    }
     TaskPlan {
         name: name.to_owned(),
         phase,
         needs: Vec::new(),
         needs_phases: Vec::new(),
         dependents: Vec::new(),
-        with: templates(reader, fields, ("with", check_with_key), reads),
-        env: env(reader, fields, reads),
+        with,
+        env,
         prompt: prompt(reader, fields, reads),
         retry: retry_policy(reader, fields, &kind, at_most_once),
         timeout: reader.duration(fields, "timeout"),

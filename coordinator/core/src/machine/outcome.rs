@@ -188,7 +188,7 @@ impl Turn<'_> {
             started_at: task.started_at,
             ended_at: self.now,
             outcome: AttemptOutcome::Lost,
-            failure: None,
+            failure: Some(Arc::new(lost("its executor fell silent"))),
             usage: Usage::default(),
         };
         self.execution.changes.attempts.push(record);

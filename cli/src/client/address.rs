@@ -53,6 +53,12 @@ pub enum AddressError {
         /// The file or variable.
         from: String,
     },
+    /// The `dev` that wrote the token does not run: its token goes to nobody else who may listen there now.
+    #[error("the `orchestr8 dev` of {} does not run: start it, or name a coordinator with --url", folder.display())]
+    DevStopped {
+        /// Its folder.
+        folder: PathBuf,
+    },
     /// Nothing names a token.
     #[error("no token for {url}: set {TOKEN_VARIABLE}, use --token-file, or start `orchestr8 dev`, which writes {DEV_FOLDER}/{TOKEN_FILE}")]
     NoToken {
@@ -143,8 +149,11 @@ impl Address {
         let folder = start.ancestors().map(|folder| folder.join(DEV_FOLDER)).find(|folder| folder.join(TOKEN_FILE).exists());
         let url = match (&options.url, &folder) {
             (Some(url), _) => parse_url(url, "--url")?,
-            (None, Some(folder)) => found_url(&folder.join(URL_FILE))?,
-            (None, None) => default_url(),
+            (None, Some(folder)) if folder.join(URL_FILE).exists() => found_url(&folder.join(URL_FILE))?,
+            (None, Some(folder)) if options.token.is_none() && options.token_file.is_none() => {
+                return Err(AddressError::DevStopped { folder: folder.clone() });
+            }
+            (None, Some(_) | None) => default_url(),
         };
         let token = match (&options.token_file, &options.token, folder) {
             (Some(file), _, _) => read_token_file(file)?,
@@ -164,9 +173,6 @@ pub fn is_local(url: &Url) -> bool {
 }
 
 fn found_url(file: &Path) -> Result<Url, AddressError> {
-    if !file.exists() {
-        return Ok(default_url());
-    }
     let text =
         std::fs::read_to_string(file).map_err(|error| AddressError::Unreadable { file: file.to_owned(), reason: error.to_string() })?;
     let url = parse_url(text.trim(), &file.display().to_string())?;
@@ -226,6 +232,15 @@ mod tests {
         let root = dev_folder(Some("http://127.0.0.1:9123"));
         let address = Address::find(&options(None, None), &root.path().join("deep/er")).expect("found");
         assert_eq!((address.url.as_str(), address.token.reveal()), ("http://127.0.0.1:9123/", "found-token"));
+    }
+
+    #[test]
+    fn the_token_of_a_stopped_dev_goes_nowhere() {
+        let root = dev_folder(None);
+        let found = Address::find(&options(None, None), root.path());
+        assert!(matches!(found, Err(AddressError::DevStopped { .. })), "{found:?}");
+        let own = Address::find(&options(None, Some("mine")), root.path()).expect("a token of one's own");
+        assert_eq!((own.url.as_str(), own.token.reveal()), ("http://127.0.0.1:8088/", "mine"));
     }
 
     #[test]

@@ -33,7 +33,7 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long a submission is tried again when nobody answers: covers a coordinator's restart.
-pub const SUBMIT_PATIENCE: Duration = Duration::from_secs(10);
+pub const SUBMIT_PATIENCE: Duration = Duration::from_secs(45);
 
 /// Why a request brought no answer.
 #[derive(Debug, thiserror::Error)]
@@ -171,10 +171,16 @@ impl Client {
         let key = Uuid::new_v4().to_string();
         let deadline = Instant::now() + SUBMIT_PATIENCE;
         let mut pauses = Pauses::default();
+        let mut told = false;
         loop {
             let request = self.request(Method::POST, path).timeout(ANSWER_TIMEOUT).header("idempotency-key", &key).json(body);
             match self.answer(path, request).await {
-                Err(error) if error.is_passing() && Instant::now() < deadline => pauses.pause(Some(deadline)).await,
+                Err(error) if error.is_passing() && Instant::now() < deadline => {
+                    if !std::mem::replace(&mut told, true) {
+                        eprintln!("no coordinator takes work at the moment; trying again for {} s", SUBMIT_PATIENCE.as_secs());
+                    }
+                    pauses.pause(Some(deadline)).await;
+                }
                 answer => return answer,
             }
         }

@@ -63,7 +63,9 @@ impl CommandError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Client(ClientError::Unreachable { .. } | ClientError::Setup(_)) => Exit::Unavailable,
+            Self::Client(ClientError::Unreachable { .. } | ClientError::Setup(_)) | Self::Address(AddressError::DevStopped { .. }) => {
+                Exit::Unavailable
+            }
             Self::Client(ClientError::Refused(problem)) if problem.status == 503 => Exit::Unavailable,
             Self::Client(ClientError::Unauthorized { .. }) | Self::Address(_) => Exit::Configuration,
             Self::Usage(_) | Self::File { .. } => Exit::Usage,

@@ -223,7 +223,9 @@ impl Lane {
         if !self.shards.is_empty() {
             return;
         }
-        let why = || "it owns no shards (another coordinator does, or the database is away)".to_owned();
+        let why = || {
+            "it owns no shards yet: another coordinator does, the lease of one that died has still to run out (10 s), or the database is away".to_owned()
+        };
         for work in self.pending.drain(..) {
             match work {
                 Work::New(mut group) if group.state == GroupState::Fresh => {

@@ -146,10 +146,19 @@ pub(super) fn check_with_key(key: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// How often a task may be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Starts {
+    /// Again after a failure or a loss.
+    AtLeastOnce,
+    /// Never twice.
+    AtMostOnce,
+}
+
 /// Bounds of a policy, and that it agrees with `at_most_once`.
-pub(super) fn check_retry(policy: &RetryPolicy, at_most_once: bool) -> Vec<FieldProblem> {
+pub(super) fn check_retry(policy: &RetryPolicy, starts: Starts) -> Vec<FieldProblem> {
     let mut problems = retry::check(policy);
-    if at_most_once && policy.max_attempts > 1 {
+    if starts == Starts::AtMostOnce && policy.max_attempts > 1 {
         let message = format!("{} attempts contradict `at_most_once`: use 1, or remove `at_most_once`", policy.max_attempts);
         problems.push(FieldProblem::new("retry.max_attempts", message));
     }

@@ -1,7 +1,7 @@
 //! The plan of one task: a workflow named `task` with one task named `task`.
 
 use super::default_retry;
-use super::rules::{self, FieldProblem};
+use super::rules::{self, FieldProblem, Starts};
 use super::tasks::{applies, default_agent_name};
 use crate::plan::{DEFAULT_QUEUE, Plan, RetryPolicy, TaskKind, TaskPlan, Template};
 use orchestr8_proto::words::Priority;
@@ -79,7 +79,8 @@ fn members(of: &str, keys: &[String]) -> BTreeMap<String, Template> {
 }
 
 fn problems(task: &SingleTask, retry: &RetryPolicy) -> Vec<FieldProblem> {
-    let mut problems = rules::check_retry(retry, task.at_most_once);
+    let starts = if task.at_most_once { Starts::AtMostOnce } else { Starts::AtLeastOnce };
+    let mut problems = rules::check_retry(retry, starts);
     let mut check = |field: &str, checked: Result<(), String>| {
         if let Err(message) = checked {
             problems.push(FieldProblem::new(field, message));

@@ -2,7 +2,7 @@
 
 use super::fields::{Fields, Read, Reader, joined, shortened};
 use super::problem::Problem;
-use super::rules::{self, check_env_key, check_queue, check_retry, check_with_key, check_workdir};
+use super::rules::{self, Starts, check_env_key, check_queue, check_retry, check_with_key, check_workdir};
 use super::yaml::{Content, Node, Position};
 use super::{default_retry, retry};
 use crate::plan::{DEFAULT_QUEUE, PhaseIndex, RetryPolicy, TaskKind, TaskPlan, Template};
@@ -104,6 +104,7 @@ fn plan(
     reads: &mut Vec<Read>,
 ) -> TaskPlan {
     let at_most_once = reader.flag(fields, "at_most_once");
+    let starts = if at_most_once { Starts::AtMostOnce } else { Starts::AtLeastOnce };
     let (with, env) = (templates(reader, fields, ("with", check_with_key), reads), env(reader, fields, reads));
     if let TaskKind::Run { .. } = kind
         && let Err(message) = rules::check_with_keys(with.keys().map(String::as_str), env.keys().map(String::as_str))
@@ -120,7 +121,7 @@ fn plan(
         with,
         env,
         prompt: prompt(reader, fields, reads),
-        retry: retry_policy(reader, fields, &kind, at_most_once),
+        retry: retry_policy(reader, fields, &kind, starts),
         timeout: reader.duration(fields, "timeout"),
         continue_on_failure: reader.flag(fields, "continue_on_failure"),
         at_most_once,
@@ -227,19 +228,19 @@ fn priority(reader: &mut Reader, fields: &Fields<'_>) -> Priority {
     })
 }
 
-fn retry_policy(reader: &mut Reader, fields: &Fields<'_>, kind: &TaskKind, at_most_once: bool) -> RetryPolicy {
+fn retry_policy(reader: &mut Reader, fields: &Fields<'_>, kind: &TaskKind, starts: Starts) -> RetryPolicy {
     let Some(node) = fields.get("retry") else {
-        return if at_most_once { RetryPolicy::none() } else { default_retry(kind) };
+        return if starts == Starts::AtMostOnce { RetryPolicy::none() } else { default_retry(kind) };
     };
     let before = reader.problems.len();
     let mut policy = retry::read(reader, node, &fields.path("retry"));
     if reader.problems.len() > before {
         return policy;
     }
-    if at_most_once && !retry::names_attempts(node) {
+    if starts == Starts::AtMostOnce && !retry::names_attempts(node) {
         policy.max_attempts = 1;
     }
-    for problem in check_retry(&policy, at_most_once) {
+    for problem in check_retry(&policy, starts) {
         let key = problem.field.strip_prefix("retry.").unwrap_or_default();
         let position = retry::position_of(node, key);
         reader.problems.add(position, &fields.path(&problem.field), problem.message);

@@ -270,4 +270,5 @@ impl<'a> Turn<'a> {
 }
 
 #[cfg(test)]
+#[allow(clippy::fn_params_excessive_bools, reason = "steps of a scene take what the wire message has")]
 mod tests;

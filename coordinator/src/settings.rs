@@ -24,6 +24,8 @@ pub struct CoordinatorSettings {
     pub times: ProtocolTimes,
     /// For a new database; an existing one keeps its own.
     pub shard_count: u16,
+    /// Lanes, at least 1: each works through the events of its own shards.
+    pub lanes: usize,
     /// Bytes of executions that are kept in memory; 0: none.
     pub cache_bytes_max: usize,
     /// Dispatches of one queue and priority in JetStream; what is beyond is held in Postgres.

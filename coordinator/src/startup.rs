@@ -6,17 +6,17 @@ use crate::bus::control::Speaker;
 use crate::bus::listen;
 use crate::bus::publisher::Publisher;
 use crate::bus::streams::StreamShape;
-use crate::engine::handle::EngineHandle;
+use crate::engine::handle::{Command, EngineHandle};
 use crate::engine::lane::{INPUTS_MAX, Lane, LaneParts};
 use crate::metrics::Metrics;
 use crate::settings::{CoordinatorError, CoordinatorSettings};
 use orchestr8_core::plan::DEFAULT_QUEUE;
-use orchestr8_store::migrate::Database;
+use orchestr8_store::migrate::{Database, Installation};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Commands of callers that wait for the lane.
@@ -31,24 +31,25 @@ const READ_CONNECTIONS_MAX: u32 = 8;
 pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> Result<(), CoordinatorError> {
     api::check_listen(settings.listen, Some(&settings.token))?;
     let listener = bind(&settings).await?;
-    let (handle, commands) = EngineHandle::new(COMMANDS_MAX);
+    let (handle, commands) = EngineHandle::new(settings.lanes, COMMANDS_MAX);
     let metrics = Metrics::default();
     let reads = Database::new(&settings.database_url)?.read_pool(READ_CONNECTIONS_MAX);
     let api_settings =
         ApiSettings { tokens: vec![access::Token::new(&settings.token)?], times: settings.times, shutdown: shutdown.clone() };
     let context = ApiContext::new(handle.clone(), reads, api_settings, metrics.clone());
-    let lane_stop = CancellationToken::new();
-    let (mut lane, mut publisher) = start_lane(settings, (handle, commands), metrics, lane_stop.clone()).await?;
+    let lanes_stop = CancellationToken::new();
+    let mut parts = start_lanes(&settings, (handle, commands), &metrics, &lanes_stop).await?;
     tracing::info!(address = %listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string()), "API");
     // A part that ends by itself is a bug, and the process ends with it: another takes over.
     let served = tokio::select! {
         served = api::serve(listener, context) => served,
-        _ = &mut lane => return Err(CoordinatorError::Ended("the lane")),
-        _ = &mut publisher => return Err(CoordinatorError::Ended("the publisher")),
+        Some(_) = parts.join_next() => return Err(CoordinatorError::Ended("a lane or its publisher")),
     };
-    // Callers are answered first, then the lane stops.
-    lane_stop.cancel();
-    lane.await.map_err(|_| CoordinatorError::Ended("the lane"))?;
+    // Callers are answered first, then the lanes stop, and with them their publishers.
+    lanes_stop.cancel();
+    while let Some(ended) = parts.join_next().await {
+        ended.map_err(|_| CoordinatorError::Ended("a lane"))?;
+    }
     served.map_err(|_| CoordinatorError::Ended("the API"))
 }
 
@@ -57,35 +58,71 @@ async fn bind(settings: &CoordinatorSettings) -> Result<TcpListener, Coordinator
     TcpListener::bind(settings.listen).await.map_err(refused)
 }
 
-async fn start_lane(
-    settings: CoordinatorSettings,
-    (handle, commands): (EngineHandle, mpsc::Receiver<crate::engine::handle::Command>),
-    metrics: Metrics,
-    stop: CancellationToken,
-) -> Result<(JoinHandle<()>, JoinHandle<()>), CoordinatorError> {
+/// The lanes, each with its own connections, and their publishers.
+async fn start_lanes(
+    settings: &CoordinatorSettings,
+    (handle, commands): (EngineHandle, Vec<mpsc::Receiver<Command>>),
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) -> Result<JoinSet<()>, CoordinatorError> {
     let database = Database::new(&settings.database_url)?;
     let installation = database.prepare(settings.shard_count).await?;
+    tracing::info!(
+        installation = %installation.id,
+        shards = installation.shard_count,
+        lanes = settings.lanes,
+        database = %database.address(),
+        nats = %settings.nats.address(),
+        "starting"
+    );
+    let mut parts = JoinSet::new();
+    for (index, commands) in commands.into_iter().enumerate() {
+        let lane = LaneStart { index, installation, handle: handle.clone(), metrics: metrics.clone(), stop: stop.clone() };
+        start_lane(settings, lane, commands, &mut parts).await?;
+    }
+    Ok(parts)
+}
+
+/// What the start of one lane needs besides the settings.
+struct LaneStart {
+    index: usize,
+    installation: Installation,
+    handle: EngineHandle,
+    metrics: Metrics,
+    stop: CancellationToken,
+}
+
+async fn start_lane(
+    settings: &CoordinatorSettings,
+    start: LaneStart,
+    commands: mpsc::Receiver<Command>,
+    parts: &mut JoinSet<()>,
+) -> Result<(), CoordinatorError> {
+    let LaneStart { index, installation, handle, metrics, stop } = start;
+    let database = Database::new(&settings.database_url)?;
     let connection = database.lane_connection().await?;
     let inputs = mpsc::channel(INPUTS_MAX);
     let bus = Bus::connect(&settings.nats, settings.times, inputs.0.clone()).await?;
     let now = database.now().await?;
     let shape = StreamShape { installation: installation.id, subject_messages_max: settings.subject_messages_max, now };
-    // Another installation's streams are an error of the set-up: say so at once, and do not run beside it.
-    bus.ensure_streams(shape).await?;
-    bus.ensure_consumers(DEFAULT_QUEUE).await?;
+    if index == 0 {
+        // Another installation's streams are an error of the set-up: say so at once, and do not run beside it.
+        bus.ensure_streams(shape).await?;
+        bus.ensure_consumers(DEFAULT_QUEUE).await?;
+    }
     listen::listen(&bus, inputs.0.clone()).await?;
     let (publisher, work) = mpsc::unbounded_channel();
     let epoch = Arc::new(AtomicU64::new(0));
     let publishing = Publisher { bus: bus.clone(), shape, epoch: epoch.clone(), inputs: inputs.0.clone() };
-    let publishing = tokio::spawn(publishing.run(work));
+    parts.spawn(publishing.run(work));
     let speaker = Speaker::start(bus.client.clone());
-    tracing::info!(installation = %installation.id, shards = installation.shard_count, database = %database.address(), nats = %settings.nats.address(), "starting");
-    let parts = LaneParts {
-        name: settings.name,
+    let lane = LaneParts {
+        index,
+        name: if settings.lanes == 1 { settings.name.clone() } else { format!("{}/{index}", settings.name) },
         times: settings.times,
-        cache_bytes_max: settings.cache_bytes_max,
+        cache_bytes_max: settings.cache_bytes_max / settings.lanes,
         shape,
-        keys: settings.token_keys,
+        keys: settings.token_keys.clone(),
         installation,
         database,
         connection,
@@ -98,5 +135,6 @@ async fn start_lane(
         speaker,
         epoch,
     };
-    Ok((tokio::spawn(Lane::new(parts, now).run(stop)), publishing))
+    parts.spawn(Lane::new(lane, now).run(stop));
+    Ok(())
 }

@@ -12,12 +12,17 @@ pub const OUTCOMES_STREAM: &str = "ORCHESTR8_OUTCOMES";
 pub const TASK_SUBJECTS: &str = "orchestr8.task.>";
 /// All subjects of [`OUTCOMES_STREAM`].
 pub const OUTCOME_SUBJECTS: &str = "orchestr8.outcome.*";
+/// Claims for all shards.
+pub const CLAIM_SUBJECTS: &str = "orchestr8.claim.*";
 /// Heartbeats of all executors.
 pub const BEAT_SUBJECTS: &str = "orchestr8.beat.*";
 /// Control messages to all executors.
 pub const CONTROL_ALL: &str = "orchestr8.control.all";
 /// Beats of all coordinators.
 pub const COORDINATOR_BEATS: &str = "orchestr8.coordinator";
+
+/// Hints among coordinators.
+pub const NUDGES: &str = "orchestr8.nudge";
 
 /// Deduplication id of JetStream: the first dispatch's id.
 pub const HEADER_MESSAGE_ID: &str = "Nats-Msg-Id";
@@ -85,6 +90,12 @@ pub fn claim_subject(shard: u16) -> String {
     format!("orchestr8.claim.{shard}")
 }
 
+/// The shard in a claim's subject.
+#[must_use]
+pub fn shard_of_claim_subject(subject: &str) -> Option<u16> {
+    subject.strip_prefix("orchestr8.claim.")?.parse().ok()
+}
+
 /// Where one executor beats.
 #[must_use]
 pub fn beat_subject(incarnation: Incarnation) -> String {
@@ -95,12 +106,6 @@ pub fn beat_subject(incarnation: Incarnation) -> String {
 #[must_use]
 pub fn control_subject(incarnation: Incarnation) -> String {
     format!("orchestr8.control.{}", incarnation.0.simple())
-}
-
-/// Where the owner of a shard is nudged (inbox rows are due).
-#[must_use]
-pub fn nudge_subject(shard: u16) -> String {
-    format!("orchestr8.nudge.{shard}")
 }
 
 #[cfg(test)]
@@ -121,5 +126,6 @@ mod tests {
     fn an_outcome_subject_names_its_shard() {
         assert_eq!(shard_of_outcome_subject(&outcome_subject(4095)), Some(4095));
         assert_eq!(shard_of_outcome_subject("orchestr8.outcome.x"), None);
+        assert_eq!(shard_of_claim_subject(&claim_subject(7)), Some(7));
     }
 }

@@ -69,7 +69,7 @@ macro_rules! envelopes {
         fn schema_version(&self) -> u32 { self.schema_version }
     })+ };
 }
-envelopes!(DispatchBatch, OutcomeBatch, ClaimBatch, Heartbeat, Control, CoordinatorBeat);
+envelopes!(DispatchBatch, OutcomeBatch, ClaimBatch, Heartbeat, Control, CoordinatorBeat, Nudge);
 
 /// Encodes a message.
 ///

@@ -134,6 +134,25 @@ impl Scene {
         Ok(sqlx::query_scalar(sql).fetch_one(&self.installation.pool).await?)
     }
 
+    /// How many shards a coordinator owns: its name ends with its process's number, and its lanes' with theirs.
+    pub async fn shards_of(&self, coordinator: usize) -> Result<i64> {
+        let name = format!("-{}(/[0-9]+)?$", self.installation.coordinators[coordinator].pid());
+        let owned = "select count(*) from shards where expires_at > clock_timestamp() and owner ~ $1";
+        Ok(sqlx::query_scalar(owned).bind(name).fetch_one(&self.installation.pool).await?)
+    }
+
+    /// Waits until each of the coordinators owns this many shards.
+    pub async fn until_shared(&self, shares: &[(usize, i64)]) -> Result<()> {
+        let look = async || {
+            for (coordinator, share) in shares {
+                let owned = self.shards_of(*coordinator).await?;
+                ensure!(owned == *share, "coordinator {coordinator} owns {owned} shards, not {share}");
+            }
+            Ok(Some(()))
+        };
+        wait_for("the shards to be shared", SOON, look).await
+    }
+
     /// Waits until every task and workflow has ended.
     pub async fn settled(&self) -> Result<()> {
         let look = async || {

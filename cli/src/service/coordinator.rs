@@ -16,7 +16,7 @@ const TOKEN_VARIABLE: &str = "ORCHESTR8_TOKEN";
 
 /// Run a coordinator: it serves the API, keeps the truth in Postgres and publishes ready tasks to NATS JetStream.
 ///
-/// A second one stands by and takes over when the first is gone. Settings come from flags, then the environment, then --config.
+/// Several share the work, and those that are left take over what another one did within ten seconds. Settings come from flags, then the environment, then --config.
 #[derive(Debug, clap::Args)]
 pub struct CoordinatorArgs {
     /// Postgres, `postgres://user:password@host:port/database`. Better in the environment: a command line is for everyone to read.
@@ -46,6 +46,9 @@ pub struct CoordinatorArgs {
     /// Shards of a new database; an existing one keeps its own.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=i64::from(SHARDS_MAX)))]
     shard_count: u16,
+    /// Lanes of this coordinator: each has its own shards and its own connections to Postgres and NATS, and works by itself.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    lanes: u8,
     /// Memory for executions in hand, in bytes; 0 reads them anew each time.
     #[arg(long, value_name = "BYTES", default_value_t = 256 << 20)]
     cache_bytes: usize,
@@ -92,6 +95,7 @@ impl CoordinatorArgs {
             name: self.name.unwrap_or_else(|| format!("{host}-{}", std::process::id())),
             times: ProtocolTimes::new(self.time_base),
             shard_count: self.shard_count,
+            lanes: usize::from(self.lanes),
             cache_bytes_max: self.cache_bytes,
             subject_messages_max: self.subject_messages_max,
         })
@@ -121,6 +125,7 @@ fn log_start(settings: &CoordinatorSettings) {
     );
     tracing::info!(
         shard_count = settings.shard_count,
+        lanes = settings.lanes,
         cache_bytes_max = settings.cache_bytes_max,
         subject_messages_max = settings.subject_messages_max,
         "limits"

@@ -95,6 +95,8 @@ pub struct LeaseTicks {
 #[derive(Debug, Clone)]
 pub struct LeaseTable {
     ticks: LeaseTicks,
+    /// For how long every heartbeat could have been heard.
+    listening_ticks: u32,
     holders: BTreeMap<Incarnation, Incarnate>,
     of_run: HashMap<RunId, Incarnation>,
 }
@@ -127,7 +129,16 @@ impl LeaseTable {
     /// Nobody holds anything.
     #[must_use]
     pub fn new(ticks: LeaseTicks) -> Self {
-        Self { ticks, holders: BTreeMap::new(), of_run: HashMap::new() }
+        Self { ticks, listening_ticks: 0, holders: BTreeMap::new(), of_run: HashMap::new() }
+    }
+
+    /// A run was found in the rows of a shard that was taken. Whoever has not been heard for as long as this table listened is
+    /// as silent as that: a takeover by a lane that heard the heartbeats all the time grants no new lease, one by a lane that
+    /// has just begun to listen grants a full one.
+    pub fn found(&mut self, grant: Grant) {
+        let silent_ticks = self.listening_ticks;
+        self.holders.entry(grant.incarnation).or_insert_with(|| Incarnate { silent_ticks, ..Incarnate::default() });
+        self.granted(grant);
     }
 
     /// A run is held from now on.
@@ -192,6 +203,7 @@ impl LeaseTable {
 
     /// One beat interval has passed on the owner's clock.
     pub fn tick(&mut self) -> Silence {
+        self.listening_ticks = self.listening_ticks.saturating_add(1).min(self.ticks.forget);
         for holder in self.holders.values_mut() {
             holder.silent_ticks = holder.silent_ticks.saturating_add(1);
         }
@@ -203,8 +215,9 @@ impl LeaseTable {
         Silence { suspects, held_back }
     }
 
-    /// Everybody gets a full lease: after a takeover, a reconnect or a pause nobody could have been heard.
+    /// Everybody gets a full lease: after a reconnect or a gap nobody could have been heard.
     pub fn grant_full_leases(&mut self) {
+        self.listening_ticks = 0;
         self.holders.values_mut().for_each(Incarnate::lives);
     }
 
@@ -290,6 +303,32 @@ mod tests {
     fn beat(holder: u128, sequence: u64, runs: &[u128]) -> Beat {
         let listed = |n: &u128| Listed { task: task(), dispatch: DispatchId(Uuid::from_u128(*n)), run: run(*n) };
         Beat { incarnation: incarnation(holder), sequence, runs: runs.iter().map(listed).collect(), last: false }
+    }
+
+    #[test]
+    fn a_takeover_by_a_lane_that_listened_grants_no_new_lease() {
+        let mut table = LeaseTable::new(TICKS);
+        table.beat(&beat(2, 1, &[]));
+        for _ in 0..TICKS.lease - 1 {
+            table.tick();
+        }
+        // 1 was never heard while we listened, 2 fell silent, 3 is heard.
+        table.beat(&beat(3, 1, &[]));
+        (1..=3).for_each(|n| table.found(grant(n, n, 0)));
+        let suspects: Vec<RunId> = table.tick().suspects.iter().map(|suspect| suspect.run).collect();
+        assert_eq!(suspects, [run(1), run(2)]);
+    }
+
+    #[test]
+    fn a_takeover_by_a_lane_that_could_not_listen_grants_a_full_lease() {
+        let mut table = LeaseTable::new(TICKS);
+        (0..TICKS.lease).for_each(|_| drop(table.tick()));
+        table.grant_full_leases();
+        table.found(grant(1, 7, 0));
+        for _ in 0..TICKS.lease - 1 {
+            assert!(table.tick().suspects.is_empty());
+        }
+        assert_eq!(table.tick().suspects.len(), 1);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! - [`retry`]: when a failed attempt is followed by another
 //! - [`leases`]: who holds which run, and who seems lost
 //! - [`marks`]: how far the queued rows have been published
+//! - [`shares`]: how many shards each lane should own
 
 pub mod definition;
 pub mod execution;
@@ -17,3 +18,4 @@ pub mod machine;
 pub mod marks;
 pub mod plan;
 pub mod retry;
+pub mod shares;

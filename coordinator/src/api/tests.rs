@@ -15,7 +15,8 @@ const TOKEN: &str = "a-token-for-tests-0123456789";
 
 /// A router whose database is not there, and what it sends to the lane.
 fn served() -> (Router, mpsc::Receiver<Command>) {
-    let (engine, commands) = EngineHandle::new(8);
+    let (engine, mut commands) = EngineHandle::new(1, 8);
+    let commands = commands.remove(0);
     // Nothing listens on the port: the system gives it to nobody.
     let reads = read_pool(PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(1), 1);
     let tokens = vec![access::Token::new(TOKEN).expect("long enough")];

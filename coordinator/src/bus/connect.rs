@@ -3,7 +3,9 @@
 use crate::engine::input::{Connection, Input};
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, ConnectOptions, Event, ServerAddr, jetstream};
+use orchestr8_proto::names;
 use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::wire::{self, Nudge};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -127,6 +129,18 @@ impl Bus {
             .timeout(times.in_progress().max(Duration::from_secs(2)))
             .build(client.clone());
         Ok(Self { client, jetstream, times })
+    }
+}
+
+impl Bus {
+    /// Tells all coordinators something, and returns when the server has it.
+    ///
+    /// # Errors
+    /// [`BusError::JetStream`]: it is only a hint.
+    pub async fn nudge(&self, nudge: &Nudge) -> Result<(), BusError> {
+        let payload = wire::encode(nudge).map_err(|error| BusError::jetstream("a nudge", error))?;
+        self.client.publish(names::NUDGES, payload).await.map_err(|error| BusError::jetstream("a nudge", error))?;
+        self.client.flush().await.map_err(|error| BusError::jetstream("a nudge", error))
     }
 }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use orchestr8_core::machine::Answer;
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId};
 use orchestr8_proto::names;
-use orchestr8_proto::wire::{self, BATCH_ITEMS_MAX, Control, CoordinatorBeat, RunVerdict, SCHEMA_VERSION, Verdict, WireError};
+use orchestr8_proto::wire::{self, BATCH_ITEMS_MAX, Control, CoordinatorBeat, Nudge, RunVerdict, SCHEMA_VERSION, Verdict, WireError};
 use std::collections::HashMap;
 use tokio::sync::mpsc;
 
@@ -100,6 +100,11 @@ impl Speaker {
     /// The coordinator's beat: executors fetch only while they hear one.
     pub fn coordinator_beat(&self, beat: &CoordinatorBeat) {
         self.say(names::COORDINATOR_BEATS.to_owned(), wire::encode(beat));
+    }
+
+    /// A hint to all coordinators.
+    pub fn nudge(&self, nudge: &Nudge) {
+        self.say(names::NUDGES.to_owned(), wire::encode(&Nudge { schema_version: SCHEMA_VERSION, ..nudge.clone() }));
     }
 
     fn control(&self, subject: String, control: Control) {

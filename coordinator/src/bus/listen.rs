@@ -1,4 +1,4 @@
-//! Claims and heartbeats: core messages, decoded and handed to the lane.
+//! Claims, heartbeats and nudges: core messages, decoded and handed to the lane.
 
 use super::{Bus, BusError};
 use crate::engine::input::Input;
@@ -6,10 +6,10 @@ use async_nats::{Message, Subscriber};
 use futures::StreamExt;
 use orchestr8_proto::ids::{IdError, Incarnation};
 use orchestr8_proto::names;
-use orchestr8_proto::wire::{self, ClaimBatch, Heartbeat};
+use orchestr8_proto::wire::{self, ClaimBatch, Heartbeat, Nudge};
 use tokio::sync::mpsc;
 
-/// Subscribes to claims and heartbeats for as long as the connection lives; they survive reconnects.
+/// Subscribes to claims, heartbeats and nudges for as long as the connection lives; they survive reconnects.
 ///
 /// # Errors
 /// [`BusError::JetStream`] when the client cannot subscribe.
@@ -18,9 +18,11 @@ pub async fn listen(bus: &Bus, inputs: mpsc::Sender<Input>) -> Result<(), BusErr
         let subscribed = bus.client.subscribe(subject.to_owned()).await;
         subscribed.map_err(|error| BusError::jetstream(format!("subscribe to {subject}"), error))
     };
-    let claims = subscribe("orchestr8.claim.*").await?;
+    let claims = subscribe(names::CLAIM_SUBJECTS).await?;
     let beats = subscribe(names::BEAT_SUBJECTS).await?;
+    let nudges = subscribe(names::NUDGES).await?;
     tokio::spawn(forward(claims, inputs.clone(), |message| Ok(Input::Claims(wire::decode::<ClaimBatch>(message.payload)?))));
+    tokio::spawn(forward(nudges, inputs.clone(), |message| Ok(Input::Nudge(wire::decode::<Nudge>(message.payload)?))));
     tokio::spawn(forward(beats, inputs, beat_of));
     Ok(())
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 impl Lane {
     pub(super) async fn act(&mut self, works: Vec<Work>, mut stepped: Stepped) -> Result<(), StoreError> {
-        self.parts.handle.update_health(|health| health.database = None);
+        self.parts.handle.update_health(self.parts.index, |health| health.database = None);
         for (lot, through) in std::mem::take(&mut stepped.tried) {
             if let Some(state) = self.lots.get(&lot) {
                 state.marks.tried_through = state.marks.tried_through.max(through);
@@ -52,12 +52,12 @@ impl Lane {
 
     /// One reader reads all shards of the lane in order: what is decided of one is decided, or absent, of all.
     pub(super) fn advance(&mut self, position: &Position) {
-        for known in self.shards.values_mut() {
-            let behind = known.as_ref().is_none_or(|known| {
+        for held in self.shards.values_mut() {
+            let behind = held.position.as_ref().is_none_or(|known| {
                 known.incarnation != position.incarnation || known.sequence < position.sequence || known.time < position.time
             });
             if behind {
-                *known = Some(position.clone());
+                held.position = Some(position.clone());
             }
         }
     }

@@ -132,7 +132,7 @@ impl Lane {
                     later.push(works.remove(index));
                     continue;
                 }
-                let owned = group.ids.first().is_some_and(|first| self.shards.contains_key(&first.shard()));
+                let owned = group.ids.first().is_some_and(|first| self.owns(first.shard()));
                 if !owned && group.state == GroupState::Fresh {
                     group.ids = self.draw_ids(group.submissions.len(), shard);
                 }
@@ -156,7 +156,7 @@ impl Lane {
 
     /// A group whose ids are fixed can only be made by the owner of their shard.
     fn owns_or_refuses(&self, group: &mut Group) -> bool {
-        let owned = group.ids.first().is_none_or(|first| self.shards.contains_key(&first.shard()));
+        let owned = group.ids.first().is_none_or(|first| self.owns(first.shard()));
         if !owned {
             group.answer(Err(SubmitError::Unavailable("its shard has moved to another coordinator".into())));
         }
@@ -188,7 +188,7 @@ impl Lane {
             // New ones cannot be there yet.
             Work::New(_) | Work::Position(_) => None,
         };
-        let wanted: BTreeSet<ExecutionId> = works.iter().filter_map(of_event).filter(|id| self.shards.contains_key(&id.shard())).collect();
+        let wanted: BTreeSet<ExecutionId> = works.iter().filter_map(of_event).filter(|id| self.owns(id.shard())).collect();
         stepped.executions = self.executions(wanted).await?;
         Ok(())
     }
@@ -244,7 +244,7 @@ impl Lane {
         let id = work.addressed.execution;
         let event = work.addressed.event.clone();
         let Some(execution) = stepped.executions.get_mut(&id) else {
-            if self.shards.contains_key(&id.shard()) {
+            if self.owns(id.shard()) {
                 stepped.effects.extend(answer_unknown(event).map(|effect| (id, effect)));
             }
             return Ok(());
@@ -326,8 +326,8 @@ impl Lane {
         }
         stepped.tried = tried;
         let shards: BTreeSet<u16> =
-            works.iter().filter_map(execution_of).map(ExecutionId::shard).filter(|shard| self.shards.contains_key(shard)).collect();
-        shards.into_iter().for_each(|shard| batch.fence(shard, self.lease));
+            works.iter().filter_map(execution_of).map(ExecutionId::shard).filter(|shard| self.owns(*shard)).collect();
+        shards.into_iter().for_each(|shard| self.fence(&mut batch, shard));
         for (id, execution) in &mut stepped.executions {
             match stepped.new.remove(id) {
                 Some(new) => batch.insert(execution, new),
@@ -358,7 +358,7 @@ impl Lane {
     /// Answers a caller who cancelled something.
     pub(super) fn answer_cancel(&self, work: EventWork, executions: &HashMap<ExecutionId, Execution>) {
         let Some(reply) = work.reply else { return };
-        let owned = self.shards.contains_key(&work.addressed.execution.shard());
+        let owned = self.owns(work.addressed.execution.shard());
         let answer = match executions.get(&work.addressed.execution) {
             None if !owned => Err(CommandError::Unavailable("its shard is another coordinator's".into())),
             None => Err(CommandError::NotFound),

@@ -4,6 +4,7 @@ use lru::LruCache;
 use orchestr8_core::execution::Execution;
 use orchestr8_core::plan::Plan;
 use orchestr8_proto::ids::ExecutionId;
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -45,6 +46,12 @@ impl ExecutionCache {
         {
             self.bytes -= oldest.cached_bytes();
         }
+    }
+
+    /// Forgets the executions of these shards.
+    pub fn forget_shards(&mut self, shards: &BTreeSet<u16>) {
+        let leaving: Vec<ExecutionId> = self.executions.iter().map(|(id, _)| *id).filter(|id| shards.contains(&id.shard())).collect();
+        leaving.into_iter().for_each(|id| drop(self.take(id)));
     }
 
     /// Forgets everything.

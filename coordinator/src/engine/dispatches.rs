@@ -267,7 +267,7 @@ impl Lane {
         let Some(through) = state.marks.tried_through_for(sequence) else { return Ok(()) };
         let mut batch = Batch::default();
         batch.mark(MarkRow { tried_through: through, ..mark_row(state) });
-        batch.fence(lot.shard, self.lease);
+        self.fence(&mut batch, lot.shard);
         commit::commit(&mut self.parts.connection, &batch).await?;
         if let Some(state) = self.lots.get(lot) {
             state.marks.tried_through = through;
@@ -317,7 +317,7 @@ impl Lane {
     async fn check_fence(&mut self, shard: Option<u16>) -> Result<(), StoreError> {
         let Some(shard) = shard else { return Ok(()) };
         let mut batch = Batch::default();
-        batch.fence(shard, self.lease);
+        self.fence(&mut batch, shard);
         commit::commit(&mut self.parts.connection, &batch).await.map(|now| self.clock.told(now))
     }
 

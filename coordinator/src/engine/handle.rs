@@ -4,8 +4,9 @@ use orchestr8_core::plan::Plan;
 use orchestr8_proto::ids::{ExecutionId, TaskId};
 use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
 use serde_json::Value;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -82,6 +83,15 @@ pub enum CancelTarget {
     Task(TaskId),
 }
 
+impl CancelTarget {
+    fn shard(self) -> u16 {
+        match self {
+            Self::Workflow(execution) => execution.shard(),
+            Self::Task(task) => task.shard(),
+        }
+    }
+}
+
 /// What a cancel did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CancelAnswer {
@@ -146,10 +156,18 @@ pub struct ExecutorView {
 /// The callers' side of the engine. Cheap to clone.
 #[derive(Clone)]
 pub struct EngineHandle {
-    commands: mpsc::Sender<Command>,
+    lanes: Arc<[LaneDoor]>,
+    /// Which lane of this process owns which shard.
+    owners: Arc<RwLock<BTreeMap<u16, usize>>>,
+    next_submission: Arc<AtomicUsize>,
     listeners: Arc<Listeners>,
     executors: Arc<Mutex<Vec<ExecutorView>>>,
-    health: Arc<Mutex<EngineHealth>>,
+}
+
+/// One lane as callers see it.
+struct LaneDoor {
+    commands: mpsc::Sender<Command>,
+    health: Mutex<EngineHealth>,
 }
 
 /// What `/readyz` reports about the engine.
@@ -164,13 +182,23 @@ pub struct EngineHealth {
 }
 
 impl EngineHandle {
-    /// A handle and the receiving end for the lane.
+    /// A handle, and for each lane the end that receives its commands, of which `capacity` may wait.
     #[must_use]
-    pub fn new(capacity: usize) -> (Self, mpsc::Receiver<Command>) {
-        let (commands, receiver) = mpsc::channel(capacity);
+    pub fn new(lanes: usize, capacity: usize) -> (Self, Vec<mpsc::Receiver<Command>>) {
         let starting = EngineHealth { shards_owned: 0, nats: Some("starting".into()), database: Some("starting".into()) };
-        let handle = Self { commands, listeners: Arc::default(), executors: Arc::default(), health: Arc::new(Mutex::new(starting)) };
-        (handle, receiver)
+        let door = |_| {
+            let (commands, receiver) = mpsc::channel(capacity);
+            (LaneDoor { commands, health: Mutex::new(starting.clone()) }, receiver)
+        };
+        let (doors, receivers): (Vec<LaneDoor>, Vec<_>) = (0..lanes).map(door).unzip();
+        let handle = Self {
+            lanes: doors.into(),
+            owners: Arc::default(),
+            next_submission: Arc::default(),
+            listeners: Arc::default(),
+            executors: Arc::default(),
+        };
+        (handle, receivers)
     }
 
     /// Commits executions; their ids are durable when this returns.
@@ -180,7 +208,8 @@ impl EngineHandle {
     pub async fn submit(&self, submissions: Vec<Submission>, key: Option<IdempotencyKey>) -> Result<Submitted, SubmitError> {
         let (reply, answer) = oneshot::channel();
         let stopping = || SubmitError::Unavailable("it is shutting down".into());
-        self.commands.send(Command::Submit { submissions, key, reply }).await.map_err(|_| stopping())?;
+        let lane = &self.lanes[self.submission_lane()];
+        lane.commands.send(Command::Submit { submissions, key, reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 
@@ -191,7 +220,8 @@ impl EngineHandle {
     pub async fn cancel(&self, target: CancelTarget) -> Result<CancelAnswer, CommandError> {
         let (reply, answer) = oneshot::channel();
         let stopping = || CommandError::Unavailable("it is shutting down".into());
-        self.commands.send(Command::Cancel { target, reply }).await.map_err(|_| stopping())?;
+        let lane = &self.lanes[self.lane_of(target.shard()).unwrap_or(0)];
+        lane.commands.send(Command::Cancel { target, reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 
@@ -207,10 +237,39 @@ impl EngineHandle {
         self.executors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What `/readyz` reports.
+    /// What `/readyz` reports: the shards of all lanes, and what the first lane that misses something misses.
     #[must_use]
     pub fn health(&self) -> EngineHealth {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut all = EngineHealth::default();
+        for lane in self.lanes.iter() {
+            let health = lane.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            all.shards_owned += health.shards_owned;
+            all.nats = all.nats.or(health.nats);
+            all.database = all.database.or(health.database);
+        }
+        all
+    }
+
+    /// The lane of this process that owns the shard.
+    fn lane_of(&self, shard: u16) -> Option<usize> {
+        self.owners.read().unwrap_or_else(PoisonError::into_inner).get(&shard).copied()
+    }
+
+    /// Lanes with shards take turns.
+    fn submission_lane(&self) -> usize {
+        let first = self.next_submission.fetch_add(1, Ordering::Relaxed);
+        let owns = |lane: &usize| self.lanes[*lane].health.lock().unwrap_or_else(PoisonError::into_inner).shards_owned > 0;
+        let turns = (0..self.lanes.len()).map(|turn| (first.wrapping_add(turn)) % self.lanes.len());
+        turns.clone().find(owns).or_else(|| turns.clone().next()).unwrap_or(0)
+    }
+
+    /// The lane owns these shards now, and no others.
+    pub(super) fn owns(&self, lane: usize, shards: &BTreeSet<u16>) {
+        let mut owners = self.owners.write().unwrap_or_else(PoisonError::into_inner);
+        owners.retain(|_, owner| *owner != lane);
+        owners.extend(shards.iter().map(|shard| (*shard, lane)));
+        drop(owners);
+        self.update_health(lane, |health| health.shards_owned = shards.len());
     }
 
     pub(super) fn wake(&self, ids: impl IntoIterator<Item = ExecutionId>) {
@@ -221,8 +280,8 @@ impl EngineHandle {
         *self.executors.lock().unwrap_or_else(PoisonError::into_inner) = views;
     }
 
-    pub(super) fn update_health(&self, update: impl FnOnce(&mut EngineHealth)) {
-        update(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn update_health(&self, lane: usize, update: impl FnOnce(&mut EngineHealth)) {
+        update(&mut self.lanes[lane].health.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 

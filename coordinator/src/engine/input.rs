@@ -5,7 +5,7 @@ use bytes::Bytes;
 use orchestr8_core::machine::Event;
 use orchestr8_proto::ids::{DispatchId, ExecutionId, TaskId};
 use orchestr8_proto::timestamp::Timestamp;
-use orchestr8_proto::wire::{ClaimBatch, Heartbeat};
+use orchestr8_proto::wire::{ClaimBatch, Heartbeat, Nudge};
 use orchestr8_store::queue::Lot;
 use std::sync::Arc;
 
@@ -32,6 +32,8 @@ pub enum Input {
     Connection(Connection),
     /// The streams were made or looked at.
     Streams(Result<crate::bus::streams::Incarnations, String>),
+    /// A hint of another coordinator.
+    Nudge(Nudge),
     /// JetStream's clock less ours, in microseconds.
     ServerClock(i64),
 }

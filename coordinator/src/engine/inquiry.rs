@@ -4,7 +4,7 @@
 use super::work::Work;
 use orchestr8_proto::ids::TaskId;
 use orchestr8_store::queue::Lot;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// What waits for a verdict.
@@ -106,6 +106,11 @@ impl Inquiries {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.open.is_empty()
+    }
+
+    /// Forgets what is asked about these shards: their next owner sees the evidence too.
+    pub fn forget_shards(&mut self, shards: &BTreeSet<u16>) {
+        self.open.retain(|shard, _| !shards.contains(shard));
     }
 
     /// Forgets everything, for a recovery: evidence comes again.

@@ -36,12 +36,13 @@ impl Lane {
             Input::Surveyed(survey) => self.reconcile(&survey),
             Input::Connection(connection) => self.connection_changed(connection),
             Input::Streams(result) => self.streams_seen(result),
+            Input::Nudge(nudge) => self.take_nudge(&nudge),
             Input::ServerClock(offset_us) => self.server_clock_offset_us = Some(offset_us),
         }
     }
 
     fn take_outcomes(&mut self, message: OutcomeMessage) {
-        let Some(shard) = message.shard.filter(|shard| self.shards.contains_key(shard)) else { return };
+        let Some(shard) = message.shard.filter(|shard| self.owns(*shard)) else { return };
         let Some(incarnations) = self.incarnations.clone().filter(|_| message.generation == self.reader_generation) else { return };
         match wire::decode::<OutcomeBatch>(message.payload) {
             Ok(batch) => {
@@ -70,7 +71,7 @@ impl Lane {
     fn take_claim(&mut self, work: Work, doubtful: Doubtful) {
         let Work::Event(event) = &work else { return };
         let shard = event.addressed.execution.shard();
-        if !self.shards.contains_key(&shard) {
+        if !self.owns(shard) {
             return;
         }
         match doubtful {
@@ -83,7 +84,7 @@ impl Lane {
     fn take_beat(&mut self, beat: Heartbeat) {
         self.look_after_queues(&beat.queues);
         let Some(complete) = self.roster.part(beat) else { return };
-        let reading = self.leases.beat(&complete.beat(|shard| self.shards.contains_key(&shard)));
+        let reading = self.leases.beat(&complete.beat(|shard| self.owns(shard)));
         for suspect in reading.suspects {
             self.suspect(suspect);
         }
@@ -186,7 +187,7 @@ impl Lane {
                 self.leases.grant_full_leases();
                 self.look_after_streams();
                 self.alarms.reader = Some(Instant::now());
-                self.parts.handle.update_health(|health| health.nats = None);
+                self.parts.handle.update_health(self.parts.index, |health| health.nats = None);
             }
             Connection::Gap => {
                 self.leases.grant_full_leases();
@@ -195,7 +196,7 @@ impl Lane {
             Connection::Down => {
                 self.connected = false;
                 tracing::warn!("the connection to NATS is gone; reconnecting");
-                self.parts.handle.update_health(|health| health.nats = Some("disconnected".into()));
+                self.parts.handle.update_health(self.parts.index, |health| health.nats = Some("disconnected".into()));
             }
         }
     }

@@ -7,6 +7,7 @@ use super::input::Input;
 use super::inquiry::Inquiries;
 use super::lots::Lots;
 use super::roster::Roster;
+use super::sharing::Held;
 use super::work::Work;
 use crate::bus::Bus;
 use crate::bus::control::Speaker;
@@ -23,7 +24,7 @@ use orchestr8_proto::tokens::TokenKeys;
 use orchestr8_store::StoreError;
 use orchestr8_store::migrate::{Database, Installation};
 use orchestr8_store::queue::Lot;
-use orchestr8_store::shards::Position;
+use orchestr8_store::shards::LaneIdentity;
 use rand::RngExt;
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -33,6 +34,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// Events in one batch.
 pub const BATCH_EVENTS_MAX: usize = 512;
@@ -47,7 +49,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(40);
 
 /// What a lane is given.
 pub struct LaneParts {
-    /// The coordinator's name, a label.
+    /// Its number within this process, from 0.
+    pub index: usize,
+    /// The coordinator's name and the lane's number, a label.
     pub name: String,
     /// Protocol times.
     pub times: ProtocolTimes,
@@ -85,8 +89,9 @@ pub struct LaneParts {
 pub struct Lane {
     pub(super) parts: LaneParts,
     pub(super) clock: DatabaseClock,
-    pub(super) lease: LeaseId,
-    pub(super) shards: BTreeMap<u16, Option<Position>>,
+    /// Drawn by this start: what says in the database that the lane lives.
+    pub(super) identity: LaneIdentity,
+    pub(super) shards: BTreeMap<u16, Held>,
     pub(super) pending: VecDeque<Work>,
     pub(super) executions: ExecutionCache,
     pub(super) plans: PlanCache,
@@ -106,6 +111,7 @@ pub struct Lane {
     pub(super) vanished: Vec<(Arc<Lot>, i64)>,
     pub(super) purged_below: u64,
     pub(super) in_doubt: bool,
+    /// Leases under which shards of ours may stand in the database: those that are held, and those whose take got no answer.
     pub(super) leases_drawn: Vec<LeaseId>,
     pub(super) queues_known: HashSet<String>,
     pub(super) connected: bool,
@@ -125,6 +131,8 @@ pub(super) struct Alarms {
     pub survey: Instant,
     pub reader: Option<Instant>,
     pub retake: Option<Instant>,
+    /// When the lease of another lane runs out.
+    pub expiry: Option<Instant>,
     pub ask: Option<Instant>,
     pub purge: Instant,
 }
@@ -156,7 +164,7 @@ impl Lane {
         let soon = Instant::now();
         Self {
             clock: DatabaseClock::new(now),
-            lease: LeaseId::random(),
+            identity: LaneIdentity { lane: Uuid::new_v4(), owner: parts.name.clone(), lease_time: times.shard_lease() },
             shards: BTreeMap::new(),
             pending: VecDeque::new(),
             executions: ExecutionCache::new(parts.cache_bytes_max),
@@ -178,7 +186,8 @@ impl Lane {
                 beat: soon,
                 survey: soon + times.reconcile(),
                 reader: None,
-                retake: Some(soon),
+                retake: None,
+                expiry: None,
                 ask: None,
                 purge: soon,
             },
@@ -230,6 +239,11 @@ impl Lane {
         self.feed().await
     }
 
+    /// Whether the shard is one of this lane's.
+    pub(super) fn owns(&self, shard: u16) -> bool {
+        self.shards.contains_key(&shard)
+    }
+
     /// Whether this lane may act for its shards.
     pub(super) fn owns_shards(&self) -> bool {
         !self.shards.is_empty() && !self.in_doubt
@@ -239,7 +253,7 @@ impl Lane {
     fn doubted(&mut self, doubt: &StoreError) {
         tracing::warn!(%doubt, shards = self.shards.len(), "recovering the shards");
         let reason = doubt.to_string();
-        self.parts.handle.update_health(|health| health.database = Some(reason));
+        self.parts.handle.update_health(self.parts.index, |health| health.database = Some(reason));
         // The first at once, the next ones with a growing pause: a doubt that stays must not become a storm.
         let pause = self.parts.times.claim_after() / 20 * (1 << self.doubts_in_row.min(5));
         self.alarms.retake = Some(if self.doubts_in_row == 0 { Instant::now() } else { Instant::now() + pause });
@@ -314,6 +328,7 @@ impl Lane {
             Some(self.alarms.purge),
             self.alarms.reader,
             self.alarms.retake,
+            self.alarms.expiry,
             self.alarms.ask,
             due,
             again,
@@ -325,7 +340,7 @@ impl Lane {
         .expect("some are always set")
     }
 
-    fn instant_of(&self, time: Timestamp) -> Instant {
+    pub(super) fn instant_of(&self, time: Timestamp) -> Instant {
         Instant::now() + time.since(self.clock.peek())
     }
 

@@ -37,6 +37,9 @@ pub struct Lots {
     by_lot: HashMap<Arc<Lot>, LotState>,
     /// Dispatches of a queue and priority that are in the stream, as far as this lane knows.
     stored: HashMap<(String, Priority), u64>,
+    /// Dispatches of one queue and priority in the stream, of all lanes together.
+    subject_max: u64,
+    /// This lane's share of it.
     room_max: u64,
     publishing: usize,
     publishing_bytes: usize,
@@ -72,10 +75,28 @@ impl Stored {
 }
 
 impl Lots {
-    /// No lots; each queue and priority has room for `room_max` dispatches.
+    /// No lots; each queue and priority has room for `subject_max` dispatches, of all lanes together.
     #[must_use]
-    pub fn new(room_max: u64) -> Self {
-        Self { by_lot: HashMap::new(), stored: HashMap::new(), room_max, publishing: 0, publishing_bytes: 0 }
+    pub fn new(subject_max: u64) -> Self {
+        Self { by_lot: HashMap::new(), stored: HashMap::new(), subject_max, room_max: subject_max, publishing: 0, publishing_bytes: 0 }
+    }
+
+    /// This lane owns `owned` of `all` shards: so much of the room is its own, at least one dispatch.
+    pub fn share_is(&mut self, owned: usize, all: usize) {
+        let share = u128::from(self.subject_max) * owned as u128 / (all.max(1) as u128);
+        self.room_max = u64::try_from(share).unwrap_or(u64::MAX).max(1);
+    }
+
+    /// Forgets the lots of these shards; what of them waits for its `PubAck` still counts as under way.
+    pub fn forget_shards(&mut self, shards: &BTreeSet<u16>) {
+        let stored = &mut self.stored;
+        self.by_lot.retain(|lot, state| {
+            let stays = !shards.contains(&lot.shard);
+            if !stays && let Some(all) = stored.get_mut(&(lot.queue.clone(), lot.priority)) {
+                *all = all.saturating_sub(state.stored.len());
+            }
+            stays
+        });
     }
 
     /// Forgets everything, for a recovery.

@@ -7,7 +7,7 @@
 //! commit   every row and the fence in one round trip                   batch
 //! act      because the fence held: publish, answer, confirm, wake      act, dispatches
 //! ```
-//! Any doubt runs the one `recovery`. No verdict without an `inquiry`. What is not published yet lies above the
+//! Shards are shared with other lanes by `sharing`; any doubt runs the one `recovery`. No verdict without an `inquiry`. What is not published yet lies above the
 //! marks of its lot (`lots`). [`handle`] is what the API holds.
 
 mod act;
@@ -23,5 +23,6 @@ pub mod lane;
 mod lots;
 mod recovery;
 mod roster;
+mod sharing;
 mod untrusted;
 pub mod work;

@@ -4,20 +4,20 @@ use super::clock::DatabaseClock;
 use super::input::{Input, Survey};
 use super::inquiry::Doubt;
 use super::lane::Lane;
+use super::sharing::Held;
 use super::work::Work;
 use crate::bus::reader::{Reader, ReaderStart};
 use crate::bus::streams::Incarnations;
 use orchestr8_core::leases::{Grant, Silence};
 use orchestr8_core::machine::Event;
 use orchestr8_core::marks::Marks;
-use orchestr8_proto::ids::LeaseId;
 use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::wire::{CoordinatorBeat, SCHEMA_VERSION};
 use orchestr8_store::StoreError;
 use orchestr8_store::queue::{self, Lot};
 use orchestr8_store::rows::{PositionRow, column};
-use orchestr8_store::shards::{self, SavedMarks, Taker};
-use std::collections::HashMap;
+use orchestr8_store::shards::{self, SavedMarks};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
@@ -36,8 +36,9 @@ impl Lane {
         if self.alarms.retake.is_some_and(|at| at <= now) {
             self.retake().await;
         }
-        if self.alarms.renewal <= now {
+        if self.alarms.renewal <= now || self.alarms.expiry.is_some_and(|at| at <= now) {
             self.alarms.renewal = now + self.parts.times.shard_renewal();
+            self.alarms.expiry = None;
             self.renew().await?;
         }
         if self.alarms.beat <= now {
@@ -77,22 +78,17 @@ impl Lane {
         self.pending.retain(callers);
     }
 
-    /// Takes shards under a new lease and reads what they hold; tries again soon where that fails.
+    /// Takes back what is ours and reads what it holds; tries again soon where that fails.
     async fn retake(&mut self) {
-        let again = Instant::now() + self.parts.times.claim_after();
         match self.recover().await {
-            Ok(owned) if owned == usize::from(self.parts.installation.shard_count) => self.alarms.retake = None,
-            // The others' leases may run out.
-            Ok(owned) => {
-                self.parts.handle.update_health(|health| (health.shards_owned, health.database) = (owned, None));
-                self.alarms.retake = Some(Instant::now() + self.parts.times.shard_renewal());
-            }
+            Ok(()) => self.alarms.retake = None,
             Err(error) => {
                 tracing::warn!(%error, "the shards cannot be recovered yet");
                 self.shards.clear();
+                self.parts.handle.owns(self.parts.index, &BTreeSet::new());
                 let reason = error.to_string();
-                self.parts.handle.update_health(|health| (health.shards_owned, health.database) = (0, Some(reason)));
-                self.alarms.retake = Some(again);
+                self.parts.handle.update_health(self.parts.index, |health| health.database = Some(reason));
+                self.alarms.retake = Some(Instant::now() + self.parts.times.claim_after());
                 self.in_doubt = true;
                 self.doubts_in_row += 1;
             }
@@ -107,62 +103,45 @@ impl Lane {
         Ok(())
     }
 
-    async fn recover(&mut self) -> Result<usize, StoreError> {
-        let all: Vec<u16> = (0..self.parts.installation.shard_count).collect();
-        let others: Vec<u16> = all.iter().copied().filter(|shard| !self.shards.contains_key(shard)).collect();
-        if !self.in_doubt && shards::vacant(&mut self.parts.connection, &others).await? == 0 {
-            return Ok(self.shards.len());
-        }
-        self.in_doubt = true;
+    async fn recover(&mut self) -> Result<(), StoreError> {
         if self.doubts_in_row > 0 {
             // The old connection may be in the middle of something, or hang.
             self.reconnect().await?;
         }
         // A take whose answer was lost may have counted: its lease is one of ours.
-        if !self.leases_drawn.contains(&self.lease) {
-            self.leases_drawn.push(self.lease);
-        }
-        self.lease = LeaseId::random();
-        let taker = Taker { owner: &self.parts.name, lease: self.lease, lease_time: self.parts.times.shard_lease() };
-        let taken = shards::take(&mut self.parts.connection, &all, &self.leases_drawn, taker).await?;
+        let mine = self.leases_drawn.clone();
+        let lease = self.draw_lease();
+        let taken = shards::retake(&mut self.parts.connection, &mine, lease, &self.identity).await?;
         self.let_go();
-        self.shards = taken.into_iter().map(|taken| (taken.shard, taken.position)).collect();
-        self.save().await.map(|renewed| self.clock = DatabaseClock::new(renewed.now))?;
-        self.restore().await?;
-        self.leases_drawn.clear();
+        self.shards.clear();
+        self.hold(taken, lease);
+        let owned: Vec<u16> = self.shards.keys().copied().collect();
+        self.restore(&owned).await?;
         self.in_doubt = false;
-        let owned = self.shards.len();
-        self.alarms.renewal = Instant::now() + self.parts.times.shard_renewal();
-        self.alarms.reader = Some(Instant::now());
-        self.parts.metrics.recovered(owned);
-        self.parts.handle.update_health(|health| (health.shards_owned, health.database) = (owned, None));
-        if owned > 0 {
-            tracing::info!(shards = owned, running = self.leases.len(), "shards recovered");
-            self.parts.speaker.beat_now();
-        }
-        self.again_from = Instant::now() + self.parts.times.beat();
-        Ok(owned)
+        self.parts.metrics.recovered(owned.len());
+        tracing::info!(shards = owned.len(), running = self.leases.len(), "shards recovered");
+        self.taken();
+        // Perhaps some are missing by now.
+        self.alarms.renewal = Instant::now();
+        Ok(())
     }
 
-    async fn restore(&mut self) -> Result<(), StoreError> {
-        let owned: Vec<u16> = self.shards.keys().copied().collect();
-        for shard in 0..self.parts.installation.shard_count {
-            self.leases.forget_shard(shard);
-        }
-        let running = queue::running(&mut self.parts.connection, &owned).await?;
+    /// Reads what shards hold that were just taken.
+    pub(super) async fn restore(&mut self, shards: &[u16]) -> Result<(), StoreError> {
+        let renewed = self.save().await?;
+        self.clock = DatabaseClock::new(renewed.now);
+        shards.iter().for_each(|shard| self.leases.forget_shard(*shard));
+        let running = queue::running(&mut self.parts.connection, shards).await?;
         // A recovery may be long: it keeps its lease.
         self.save().await?;
         for running in running {
             let (task, dispatch, run, incarnation) = (running.task, running.dispatch, running.run, running.incarnation);
-            self.leases.granted(Grant { task, dispatch, run, incarnation, beat_sequence: 0, ticks: None });
+            self.leases.found(Grant { task, dispatch, run, incarnation, beat_sequence: 0, ticks: None });
         }
-        // Nobody was listening: everybody gets a full lease.
-        self.leases.grant_full_leases();
-        let saved = shards::marks(&mut self.parts.connection, &owned).await?;
-        let counts = queue::queued_counts(&mut self.parts.connection, &owned).await?;
+        let saved = shards::marks(&mut self.parts.connection, shards).await?;
+        let counts = queue::queued_counts(&mut self.parts.connection, shards).await?;
         self.restore_lots(saved, counts);
-        let renewed = self.save().await?;
-        self.next_due = renewed.next_due;
+        self.next_due = self.save().await?.next_due;
         Ok(())
     }
 
@@ -189,31 +168,33 @@ impl Lane {
         Ok(())
     }
 
-    /// Renews the leases; positions and marks are saved with them.
+    /// Renews the leases; positions and marks are saved with them. Shards come and go with it.
     async fn renew(&mut self) -> Result<(), StoreError> {
-        if !self.owns_shards() {
+        if self.in_doubt {
             return Ok(());
         }
         let renewed = self.save().await?;
+        self.parts.handle.update_health(self.parts.index, |health| health.database = None);
         self.next_due = match (self.next_due, renewed.next_due) {
             (Some(known), Some(found)) => Some(known.min(found)),
             (known, found) => known.or(found),
         };
-        Ok(())
+        self.alarms.expiry = renewed.next_expiry.map(|at| self.instant_of(at));
+        self.rebalance(renewed.standing).await
     }
 
-    async fn save(&mut self) -> Result<shards::Renewed, StoreError> {
+    pub(super) async fn save(&mut self) -> Result<shards::Renewed, StoreError> {
         crate::kill_points::pass("after_commit_before_position_saved");
         let marks = self.lots.dirty_marks();
-        let row = |(shard, position): (&u16, &Option<shards::Position>)| PositionRow {
+        let row = |(shard, held): (&u16, &Held)| PositionRow {
             shard: i32::from(*shard),
-            lease_id: self.lease.0,
-            stream_incarnation: position.as_ref().map(|position| position.incarnation.clone()),
-            outcome_sequence: position.as_ref().and_then(|position| i64::try_from(position.sequence).ok()),
-            outcome_time: column(position.as_ref().map(|position| position.time)),
+            lease_id: held.lease.0,
+            stream_incarnation: held.position.as_ref().map(|position| position.incarnation.clone()),
+            outcome_sequence: held.position.as_ref().and_then(|position| i64::try_from(position.sequence).ok()),
+            outcome_time: column(held.position.as_ref().map(|position| position.time)),
         };
         let positions: Vec<PositionRow> = self.shards.iter().map(row).collect();
-        let renewed = shards::renew(&mut self.parts.connection, &positions, self.parts.times.shard_lease(), &marks).await?;
+        let renewed = shards::renew(&mut self.parts.connection, &self.identity, &positions, &marks).await?;
         self.clock.told(renewed.now);
         self.renewed_at = Instant::now();
         Ok(renewed)
@@ -221,7 +202,7 @@ impl Lane {
 
     async fn purge(&mut self) -> Result<(), StoreError> {
         let Some(incarnations) = &self.incarnations else { return Ok(()) };
-        let decided = self.shards.get(&0).and_then(Option::as_ref).map_or(0, |position| position.sequence);
+        let decided = self.shards.get(&0).and_then(|held| held.position.as_ref()).map_or(0, |position| position.sequence);
         if decided <= self.purged_below {
             return Ok(());
         }
@@ -241,11 +222,12 @@ impl Lane {
     fn beat(&mut self) {
         self.roster.tick();
         self.parts.handle.show_executors(self.roster.views());
+        // Without a connection nobody can be heard: silence means nothing. A lane without shards listens as well, so that it
+        // knows who is silent when it takes some.
+        let silence = if self.connected { self.leases.tick() } else { Silence::default() };
         if !self.owns_shards() {
             return;
         }
-        // Without a connection nobody can be heard: silence means nothing.
-        let silence = if self.connected { self.leases.tick() } else { Silence::default() };
         if silence.held_back > 0 {
             tracing::error!(executors = silence.held_back, "more than half of the executors fell silent together; losses are held back");
         }
@@ -302,7 +284,7 @@ impl Lane {
         }
         let Some(incarnations) = self.incarnations.clone() else { return self.look_after_streams() };
         self.stop_reader();
-        let known = |position: &Option<shards::Position>| position.clone().filter(|position| position.incarnation == incarnations.outcomes);
+        let known = |held: &Held| held.position.clone().filter(|position| position.incarnation == incarnations.outcomes);
         let positions: Option<Vec<_>> = self.shards.values().map(known).collect();
         let start = ReaderStart {
             generation: self.reader_generation,
@@ -341,13 +323,13 @@ impl Lane {
         match result {
             Err(error) => {
                 tracing::warn!(%error, "the streams are not ready");
-                self.parts.handle.update_health(|health| health.nats = Some(error));
+                self.parts.handle.update_health(self.parts.index, |health| health.nats = Some(error));
                 self.stop_reader();
                 self.alarms.reader = Some(Instant::now() + self.parts.times.claim_after());
                 self.incarnations = None;
             }
             Ok(incarnations) => {
-                self.parts.handle.update_health(|health| health.nats = None);
+                self.parts.handle.update_health(self.parts.index, |health| health.nats = None);
                 let before = self.incarnations.replace(incarnations.clone());
                 if before.as_ref().map(|before| &before.tasks) != Some(&incarnations.tasks) {
                     // A new stream has no consumers.
@@ -433,8 +415,7 @@ impl Lane {
         self.refuse_without_shards();
         self.wait_for_acks().await;
         let saved = if self.shards.is_empty() { Ok(()) } else { self.save().await.map(|_| ()) };
-        let released = shards::release(&mut self.parts.connection, &[self.lease]).await;
-        if let Err(error) = saved.and(released) {
+        if let Err(error) = saved.and(self.leave().await) {
             tracing::warn!(%error, "the shards were not given back; their leases run out");
         }
     }

@@ -155,6 +155,7 @@ fn migrator() -> Migrator {
     Migrator::with_migrations(vec![
         migration(1, "tables", include_str!("../migrations/0001_tables.sql")),
         migration(2, "commit", include_str!("../migrations/0002_commit.sql")),
+        migration(3, "sharing", include_str!("../migrations/0003_sharing.sql")),
     ])
 }
 
@@ -182,12 +183,13 @@ pub fn statements() -> Vec<(&'static str, &'static str)> {
         ("existing", load::EXISTING),
         ("plans", load::PLANS),
         ("outputs", load::OUTPUTS),
-        ("take", shards::TAKE),
+        ("take_vacant", shards::TAKE_VACANT),
+        ("retake", shards::RETAKE),
         ("renew", shards::RENEW),
-        ("release", shards::RELEASE),
+        ("hand_over", shards::HAND_OVER),
+        ("leave", shards::LEAVE),
         ("marks", shards::MARKS),
         ("safe_position", shards::SAFE_POSITION),
-        ("vacant", shards::VACANT),
         ("queued_above", queue::QUEUED_ABOVE),
         ("queued_through", queue::QUEUED_THROUGH),
         ("queued_counts", queue::QUEUED_COUNTS),

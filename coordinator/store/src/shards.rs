@@ -2,6 +2,7 @@
 
 use crate::StoreError;
 use crate::rows::{MarkRow, PositionRow};
+use orchestr8_core::shares::Standing;
 use orchestr8_proto::ids::LeaseId;
 use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::words::Priority;
@@ -10,13 +11,18 @@ use sqlx::{PgConnection, Row};
 use std::time::Duration;
 use time::OffsetDateTime;
 
-/// Takes what nobody owns, what has run out, and what is ours.
-pub const TAKE: &str = "select shard, stream_incarnation, outcome_sequence, outcome_time
-from take_shards($1, $2, $3, $4, $5)";
-/// Saves positions and marks and renews the leases.
-pub const RENEW: &str = "select now, next_due, inbox from renew_shards($1, $2, $3)";
-/// Gives shards back at once.
-pub const RELEASE: &str = "select release_shards($1)";
+/// Takes what nobody owns and what has run out.
+pub const TAKE_VACANT: &str = "select shard, stream_incarnation, outcome_sequence, outcome_time
+from take_vacant($1, $2, $3, $4)";
+/// Takes back what is ours.
+pub const RETAKE: &str = "select shard, stream_incarnation, outcome_sequence, outcome_time
+from retake_shards($1, $2, $3, $4)";
+/// Saves positions and marks, renews the leases, and says that the lane lives.
+pub const RENEW: &str = "select now, next_due, inbox, lanes, rank, vacant, next_expiry from renew_lane($1, $2, $3, $4, $5)";
+/// Gives some shards away.
+pub const HAND_OVER: &str = "select hand_over_shards($1, $2)";
+/// Gives all shards back; the lane has ended.
+pub const LEAVE: &str = "select leave_lane($1, $2)";
 /// Marks of shards.
 pub const MARKS: &str = "select shard, queue, priority, published_through, tried_through, stream_incarnation, checkpoints
 from dispatch_marks where shard = any ($1)";
@@ -27,10 +33,6 @@ case when bool_and(stream_incarnation is not distinct from $1 and outcome_sequen
 case when bool_and(stream_incarnation is not distinct from $1 and outcome_sequence is not null)
   then min(outcome_sequence) end as decided
 from shards";
-/// How many of some shards could be taken.
-pub const VACANT: &str = "select count(*) from shards
-where shard = any ($1) and (lease_id is null or expires_at <= clock_timestamp())";
-
 /// How far the outcomes of a shard are committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
@@ -79,27 +81,50 @@ pub struct Renewed {
     pub next_due: Option<Timestamp>,
     /// Rows wait in the inbox of a renewed shard.
     pub inbox: bool,
+    /// This lane among all that are alive.
+    pub standing: Standing,
+    /// When the first lease of another lane runs out, unless it is renewed.
+    pub next_expiry: Option<Timestamp>,
 }
 
-/// Who takes shards, and for how long.
-#[derive(Debug, Clone, Copy)]
-pub struct Taker<'a> {
-    /// The coordinator's name.
-    pub owner: &'a str,
-    /// A new one for every take.
-    pub lease: LeaseId,
-    /// How long without a renewal.
+/// Who takes shards.
+#[derive(Debug, Clone)]
+pub struct LaneIdentity {
+    /// Drawn by each start of a lane.
+    pub lane: Uuid,
+    /// Name of the coordinator and number of the lane, a label.
+    pub owner: String,
+    /// How long a lease lasts without a renewal.
     pub lease_time: Duration,
 }
 
-/// Takes those of `shards` that are vacant or held under one of `mine`. Their old owners' transactions have ended.
+/// Takes up to `limit` vacant shards under `lease`, a new one for every take. Their old owners' transactions have ended.
 ///
 /// # Errors
-/// [`StoreError`]; whether they were taken is unknown, so take again.
-pub async fn take(connection: &mut PgConnection, shards: &[u16], mine: &[LeaseId], taker: Taker<'_>) -> Result<Vec<Taken>, StoreError> {
-    let wanted: Vec<i32> = shards.iter().map(|shard| i32::from(*shard)).collect();
+/// [`StoreError`]; whether they were taken is unknown, so retake.
+pub async fn take_vacant(
+    connection: &mut PgConnection,
+    limit: u32,
+    lease: LeaseId,
+    identity: &LaneIdentity,
+) -> Result<Vec<Taken>, StoreError> {
+    let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+    let query = sqlx::query(TAKE_VACANT).bind(limit).bind(lease.0).bind(&identity.owner).bind(millis(identity.lease_time));
+    query.fetch_all(connection).await?.iter().map(taken).collect()
+}
+
+/// Takes back under `lease`, a new one, what is held under one of `mine`. What was under way there has ended.
+///
+/// # Errors
+/// [`StoreError`]; whether they were taken is unknown, so retake again.
+pub async fn retake(
+    connection: &mut PgConnection,
+    mine: &[LeaseId],
+    lease: LeaseId,
+    identity: &LaneIdentity,
+) -> Result<Vec<Taken>, StoreError> {
     let mine: Vec<Uuid> = mine.iter().map(|lease| lease.0).collect();
-    let query = sqlx::query(TAKE).bind(wanted).bind(mine).bind(taker.lease.0).bind(taker.owner).bind(millis(taker.lease_time));
+    let query = sqlx::query(RETAKE).bind(mine).bind(lease.0).bind(&identity.owner).bind(millis(identity.lease_time));
     query.fetch_all(connection).await?.iter().map(taken).collect()
 }
 
@@ -115,40 +140,45 @@ fn taken(row: &sqlx::postgres::PgRow) -> Result<Taken, StoreError> {
     Ok(Taken { shard: shard(row.try_get("shard")?)?, position })
 }
 
-/// How many of these shards nobody owns.
-///
-/// # Errors
-/// [`StoreError`]; nothing was changed.
-pub async fn vacant(connection: &mut PgConnection, shards: &[u16]) -> Result<i64, StoreError> {
-    let wanted: Vec<i32> = shards.iter().map(|shard| i32::from(*shard)).collect();
-    Ok(sqlx::query_scalar(VACANT).bind(wanted).fetch_one(connection).await?)
-}
-
-/// Renews leases; positions and marks are saved with them.
+/// Renews leases, those in `positions`; positions and marks are saved with them. Also for a lane without shards.
 ///
 /// # Errors
 /// [`StoreError::Fenced`] when one is no longer held: recover.
 pub async fn renew(
     connection: &mut PgConnection,
+    identity: &LaneIdentity,
     positions: &[PositionRow],
-    lease_time: Duration,
     marks: &[MarkRow],
 ) -> Result<Renewed, StoreError> {
-    let row = sqlx::query(RENEW).bind(positions).bind(millis(lease_time)).bind(marks).fetch_one(connection).await?;
+    let query = sqlx::query(RENEW).bind(identity.lane).bind(&identity.owner).bind(positions);
+    let row = query.bind(millis(identity.lease_time)).bind(marks).fetch_one(connection).await?;
+    let count = |column: &str| row.try_get::<i32, _>(column).map(|count| u32::try_from(count).unwrap_or(0));
     Ok(Renewed {
         now: row.try_get::<OffsetDateTime, _>("now")?.into(),
         next_due: row.try_get::<Option<OffsetDateTime>, _>("next_due")?.map(Timestamp::from),
         inbox: row.try_get("inbox")?,
+        standing: Standing { lanes: count("lanes")?, rank: count("rank")?, vacant: count("vacant")? },
+        next_expiry: row.try_get::<Option<OffsetDateTime>, _>("next_expiry")?.map(Timestamp::from),
     })
 }
 
-/// Gives shards back at once.
+/// Gives these shards away at once; others may take them.
+///
+/// # Errors
+/// [`StoreError`]; whether they were given away is unknown.
+pub async fn hand_over(connection: &mut PgConnection, held: &[(u16, LeaseId)]) -> Result<(), StoreError> {
+    let (shards, leases): (Vec<i32>, Vec<Uuid>) = held.iter().map(|(shard, lease)| (i32::from(*shard), lease.0)).unzip();
+    sqlx::query(HAND_OVER).bind(shards).bind(leases).execute(connection).await?;
+    Ok(())
+}
+
+/// The lane has ended: gives back at once what is held under `leases`.
 ///
 /// # Errors
 /// [`StoreError`]; they expire by themselves.
-pub async fn release(connection: &mut PgConnection, leases: &[LeaseId]) -> Result<(), StoreError> {
+pub async fn leave(connection: &mut PgConnection, lane: Uuid, leases: &[LeaseId]) -> Result<(), StoreError> {
     let leases: Vec<Uuid> = leases.iter().map(|lease| lease.0).collect();
-    sqlx::query(RELEASE).bind(leases).execute(connection).await?;
+    sqlx::query(LEAVE).bind(lane).bind(leases).execute(connection).await?;
     Ok(())
 }
 

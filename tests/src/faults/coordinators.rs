@@ -1,10 +1,9 @@
 //! Coordinators that are killed or asked to end in mid-workflow, and those that take over.
 
 use crate::happy::workflows::check_main;
-use crate::harness::wait_for;
+use crate::harness::{InstallationOptions, wait_for};
 use crate::scene::{SOON, Scene, coordinator_words, executors, noop};
-use anyhow::{Context, Result, ensure};
-use reqwest::{Method, StatusCode};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -67,78 +66,53 @@ async fn a_coordinator_that_ends_gives_its_shards_back() -> Result<()> {
     Ok(())
 }
 
-/// The place of the coordinator that owns all shards: its name ends with its process's number.
-async fn owner(scene: &Scene) -> Result<usize> {
-    let owners: Vec<String> =
-        sqlx::query_scalar("select distinct owner from shards where lease_id is not null and expires_at > clock_timestamp()")
-            .fetch_all(&scene.installation.pool)
-            .await?;
-    ensure!(owners.len() == 1, "not one owner: {owners:?}");
-    let is_it = |pid: i32| owners[0].ends_with(&format!("-{pid}"));
-    scene.installation.coordinators.iter().position(|coordinator| is_it(coordinator.pid())).context("its process")
-}
-
-/// Two coordinators: the second owns nothing, so it is not ready.
-async fn with_standby() -> Result<Scene> {
-    let mut scene = Scene::start(executors(1)).await?;
+/// Two coordinators, each with half of the shards.
+async fn pair() -> Result<Scene> {
+    let mut scene = Scene::start(InstallationOptions { slots: 16, ..executors(1) }).await?;
     let second = scene.installation.add_coordinator().await?;
-    let standby = scene.installation.api_of(second);
-    let look = async || {
-        let (status, parts) = standby.answer(standby.request(Method::GET, "/readyz")).await?;
-        Ok((status == StatusCode::SERVICE_UNAVAILABLE && parts["shards_owned"] == 0).then_some(()))
-    };
-    wait_for("the standby to serve", SOON, look).await?;
+    scene.until_shared(&[(0, 8), (second, 8)]).await?;
     Ok(scene)
 }
 
-#[tokio::test]
-async fn a_standby_reads_and_refuses_what_it_cannot_do() -> Result<()> {
-    let scene = with_standby().await?;
-    let standby = scene.installation.api_of(1);
-    let task = scene.submit(&noop(&json!(1))).await?;
-    assert_eq!(standby.get(&format!("/api/v1/tasks/{task}/result?wait=20s")).await?["status"], "completed");
-    let (status, problem) = standby.answer(standby.request(Method::POST, "/api/v1/tasks").json(&noop(&json!(2)))).await?;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{problem}");
-    assert_eq!(scene.all_completed().await?.len(), 1, "what was refused is not stored");
-    scene.finish().await;
-    Ok(())
+/// Workflows in shards of both coordinators, so far that each has tasks that run.
+async fn both_at_work(scene: &mut Scene) -> Result<()> {
+    let first = scene.installation.api.clone();
+    for coordinator in [0, 1] {
+        scene.installation.api = scene.installation.api_of(coordinator);
+        scene.submit_workflow(&fan(scene)).await?;
+    }
+    scene.installation.api = first;
+    started(scene, 2 + 12).await
 }
 
 #[tokio::test]
 async fn another_coordinator_takes_over_from_a_killed_one() -> Result<()> {
-    let mut scene = with_standby().await?;
-    scene.submit_workflow(&fan(&scene)).await?;
-    started(&scene, 5).await?;
-    let first = owner(&scene).await?;
-    let second = 1 - first;
+    let mut scene = pair().await?;
+    both_at_work(&mut scene).await?;
     let killed = Instant::now();
-    scene.installation.coordinators[first].kill().await?;
-    let look = async || Ok((owner(&scene).await? == second).then_some(()));
-    wait_for("the other one to own all shards", SOON, look).await?;
+    scene.installation.coordinators[0].kill().await?;
+    scene.until_shared(&[(1, 16)]).await?;
     ensure!(killed.elapsed() < TAKEOVER_MAX, "it took {:?}", killed.elapsed());
-    scene.installation.api = scene.installation.api_of(second);
+    scene.installation.api = scene.installation.api_of(1);
     scene.submit(&noop(&Value::Null)).await?;
     scene.ledger.open("go")?;
-    assert_eq!(scene.all_completed().await?.len(), 10);
-    assert_eq!(scene.ledger.starts()?.len(), 8, "no run was lost by the takeover");
+    assert_eq!(scene.all_completed().await?.len(), 19);
+    assert_eq!(scene.ledger.starts()?.len(), 16, "no run was lost by the takeover");
     scene.finish().await;
     Ok(())
 }
 
 #[tokio::test]
 async fn a_paused_owner_that_comes_back_does_no_harm() -> Result<()> {
-    let mut scene = with_standby().await?;
-    scene.submit_workflow(&fan(&scene)).await?;
-    started(&scene, 5).await?;
-    let first = owner(&scene).await?;
-    scene.installation.coordinators[first].pause()?;
-    let look = async || Ok((owner(&scene).await? != first).then_some(()));
-    wait_for("the other one to own all shards", SOON, look).await?;
-    scene.installation.coordinators[first].resume()?;
-    scene.installation.api = scene.installation.api_of(1 - first);
+    let mut scene = pair().await?;
+    both_at_work(&mut scene).await?;
+    scene.installation.coordinators[0].pause()?;
+    scene.until_shared(&[(1, 16)]).await?;
+    scene.installation.coordinators[0].resume()?;
+    scene.until_shared(&[(0, 8), (1, 8)]).await?;
     scene.ledger.open("go")?;
-    assert_eq!(scene.all_completed().await?.len(), 9);
-    assert_eq!(scene.ledger.starts()?.len(), 8);
+    assert_eq!(scene.all_completed().await?.len(), 18);
+    assert_eq!(scene.ledger.starts()?.len(), 16);
     scene.finish().await;
     Ok(())
 }

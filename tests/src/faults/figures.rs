@@ -1,7 +1,7 @@
 //! The published figures, at full time: a base of one second.
 
-use crate::harness::{InstallationOptions, wait_for};
-use crate::scene::{SOON, Scene, noop};
+use crate::harness::InstallationOptions;
+use crate::scene::{Scene, noop};
 use anyhow::{Result, ensure};
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -37,13 +37,12 @@ async fn a_killed_coordinators_shards_are_taken_within_10_s() -> Result<()> {
     let task = scene.submit(&scene.ledger.gated("go")).await?;
     scene.holder(&task).await?;
     let second = scene.installation.add_coordinator().await?;
-    let standby = scene.installation.api_of(second);
-    wait_for("the standby to serve", SOON, async || Ok(standby.get("/healthz").await.ok())).await?;
+    scene.until_shared(&[(0, 8), (second, 8)]).await?;
     let killed = Instant::now();
     scene.installation.coordinators[0].kill().await?;
-    scene.installation.wait_ready(second).await?;
+    scene.until_shared(&[(second, 16)]).await?;
     ensure!(killed.elapsed() <= SHARDS_TAKEN_WITHIN + SLACK, "it took {:?}", killed.elapsed());
-    scene.installation.api = standby;
+    scene.installation.api = scene.installation.api_of(second);
     scene.submit(&noop(&Value::Null)).await?;
     scene.ledger.open("go")?;
     scene.all_completed().await?;

@@ -168,7 +168,7 @@ async fn junk_on_every_subject_stops_nothing() -> Result<()> {
             "orchestr8.claim.x".into(),
             names::CONTROL_ALL.into(),
             names::COORDINATOR_BEATS.into(),
-            names::nudge_subject(0),
+            names::NUDGES.to_owned(),
         ] {
             nats.publish(subject, payload.clone()).await?;
         }

@@ -1,0 +1,142 @@
+//! Shards are shared by all lanes of all coordinators: taking vacant ones, giving some away between batches, and the nudges
+//! by which lanes hear of it before they look by themselves.
+
+use super::lane::Lane;
+use super::work::Work;
+use orchestr8_core::shares::{Balance, Standing, balance};
+use orchestr8_proto::ids::{ExecutionId, LeaseId};
+use orchestr8_proto::wire::{Nudge, SCHEMA_VERSION};
+use orchestr8_store::StoreError;
+use orchestr8_store::commit::Batch;
+use orchestr8_store::shards::{self, Position, Taken};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a lane that ends waits for its last nudge to leave.
+const LAST_NUDGE_MAX: Duration = Duration::from_secs(1);
+
+/// A shard that this lane owns.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    /// Under which lease.
+    pub lease: LeaseId,
+    /// How far its outcomes are decided.
+    pub position: Option<Position>,
+}
+
+impl Lane {
+    /// Makes the batch depend on the lease of a shard. Without one it gets a lease that nobody holds, and fails.
+    pub(super) fn fence(&self, batch: &mut Batch, shard: u16) {
+        let lease = self.shards.get(&shard).map_or_else(LeaseId::random, |held| held.lease);
+        batch.fence(shard, lease);
+    }
+
+    /// A new lease; it is one of ours until a take under it is known to have failed.
+    pub(super) fn draw_lease(&mut self) -> LeaseId {
+        let lease = LeaseId::random();
+        self.leases_drawn.push(lease);
+        lease
+    }
+
+    pub(super) fn hold(&mut self, taken: Vec<Taken>, lease: LeaseId) {
+        self.shards.extend(taken.into_iter().map(|taken| (taken.shard, Held { lease, position: taken.position })));
+    }
+
+    /// What others may know after shards came or went.
+    pub(super) fn show_ownership(&mut self) {
+        let owned: BTreeSet<u16> = self.shards.keys().copied().collect();
+        self.lots.share_is(owned.len(), usize::from(self.parts.installation.shard_count));
+        self.leases_drawn.retain(|drawn| self.shards.values().any(|held| held.lease == *drawn));
+        self.parts.handle.owns(self.parts.index, &owned);
+    }
+
+    /// Moves towards the fair share.
+    pub(super) async fn rebalance(&mut self, standing: Standing) -> Result<(), StoreError> {
+        let owned = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
+        match balance(u32::from(self.parts.installation.shard_count), owned, standing) {
+            Balance::Keep => Ok(()),
+            Balance::Take(count) => self.acquire(count).await,
+            Balance::HandOver(count) => self.hand_over(count).await,
+        }
+    }
+
+    /// Takes vacant shards and reads what they hold; those that are owned already go on.
+    async fn acquire(&mut self, count: u32) -> Result<(), StoreError> {
+        let lease = self.draw_lease();
+        let taken = shards::take_vacant(&mut self.parts.connection, count, lease, &self.identity).await?;
+        let new: Vec<u16> = taken.iter().map(|taken| taken.shard).collect();
+        self.hold(taken, lease);
+        if new.is_empty() {
+            self.show_ownership();
+            return Ok(());
+        }
+        self.restore(&new).await?;
+        tracing::info!(shards = ?new, owned = self.shards.len(), running = self.leases.len(), "shards taken");
+        self.parts.metrics.recovered(new.len());
+        self.taken();
+        Ok(())
+    }
+
+    /// The reader starts anew with the shards as they are now, and before anything goes *again* there is time to hear who
+    /// runs what.
+    pub(super) fn taken(&mut self) {
+        self.show_ownership();
+        self.alarms.reader = Some(Instant::now());
+        self.again_from = Instant::now() + self.parts.times.beat();
+        if !self.shards.is_empty() {
+            self.parts.speaker.beat_now();
+        }
+    }
+
+    /// Gives shards away: everything decided is saved, and what is only gathered is read again by the next owner.
+    async fn hand_over(&mut self, count: u32) -> Result<(), StoreError> {
+        self.save().await?;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let leaving: Vec<(u16, LeaseId)> = self.shards.iter().rev().take(count).map(|(shard, held)| (*shard, held.lease)).collect();
+        shards::hand_over(&mut self.parts.connection, &leaving).await?;
+        let leaving: BTreeSet<u16> = leaving.into_iter().map(|(shard, _)| shard).collect();
+        self.forget(&leaving);
+        tracing::info!(shards = ?leaving, owned = self.shards.len(), "shards handed over");
+        self.show_ownership();
+        self.alarms.reader = Some(Instant::now());
+        self.parts.speaker.nudge(&Nudge { vacant: true, ..Nudge::default() });
+        Ok(())
+    }
+
+    fn forget(&mut self, leaving: &BTreeSet<u16>) {
+        self.shards.retain(|shard, _| !leaving.contains(shard));
+        leaving.iter().for_each(|shard| self.leases.forget_shard(*shard));
+        self.lots.forget_shards(leaving);
+        self.executions.forget_shards(leaving);
+        self.inquiries.forget_shards(leaving);
+        self.vanished.retain(|(lot, _)| !leaving.contains(&lot.shard));
+        self.pending.retain(|work| match work {
+            // Who waits for an answer gets one.
+            Work::Event(event) => event.reply.is_some() || !leaving.contains(&event.addressed.execution.shard()),
+            Work::New(_) | Work::Position(_) => true,
+        });
+    }
+
+    /// Hints of other lanes. They may be forged or lost: what they are about is looked up, and looked at anyway.
+    pub(super) fn take_nudge(&mut self, nudge: &Nudge) {
+        if nudge.vacant {
+            // A flood of hints must not become one of statements.
+            let next = self.renewed_at + self.parts.times.claim_after() / 20;
+            self.alarms.renewal = self.alarms.renewal.min(next);
+        }
+        let changed = nudge.changed_execution_ids.iter().filter_map(|id| ExecutionId::try_from(id.as_ref()).ok());
+        self.parts.handle.wake(changed);
+    }
+
+    /// The lane has ended: its shards are vacant, and others hear of it at once.
+    pub(super) async fn leave(&mut self) -> Result<(), StoreError> {
+        shards::leave(&mut self.parts.connection, self.identity.lane, &self.leases_drawn).await?;
+        let nudge = Nudge { schema_version: SCHEMA_VERSION, vacant: true, ..Nudge::default() };
+        let nudged = tokio::time::timeout(LAST_NUDGE_MAX, self.parts.bus.nudge(&nudge)).await;
+        if let Err(error) = nudged.map_err(|_| "no answer".to_owned()).and_then(|nudged| nudged.map_err(|error| error.to_string())) {
+            tracing::warn!(error, "the other coordinators were not told; they look by themselves");
+        }
+        Ok(())
+    }
+}

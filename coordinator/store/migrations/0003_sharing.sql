@@ -1,0 +1,76 @@
+-- Coordinators share the shards: every lane says that it lives with its renewal, and learns from the same answer how many
+-- do, which place it has among them, and what is vacant. So each can tell its fair share without asking another.
+
+create table coordinator_lanes (
+  id uuid primary key,
+  owner text not null,
+  joined_at timestamptz not null default clock_timestamp(),
+  expires_at timestamptz not null
+);
+comment on table coordinator_lanes is 'Lanes of coordinators that are alive, with or without shards.';
+comment on column coordinator_lanes.id is 'Drawn by each start of a lane.';
+comment on column coordinator_lanes.owner is 'Name of the coordinator and number of the lane, a label.';
+comment on column coordinator_lanes.joined_at is 'Earlier lanes have the larger shares, where shares differ.';
+comment on column coordinator_lanes.expires_at is 'On the clock of the database; renewed with the leases of its shards.';
+
+-- Says that a lane lives, renews its leases and saves positions and marks with them. Raises O8F01 when a lease is no longer
+-- held. next_expiry: when the first lease of another lane runs out, unless it is renewed.
+create function renew_lane(p_lane uuid, p_owner text, p_positions position_row[], p_lease_ms bigint, p_marks mark_row[])
+returns table (now timestamptz, next_due timestamptz, inbox boolean, lanes int, rank int, vacant int, next_expiry timestamptz)
+language plpgsql as $$
+declare
+  ours coordinator_lanes;
+  renewed record;
+begin
+  delete from coordinator_lanes where id in (
+    select l.id from coordinator_lanes l where l.expires_at < clock_timestamp() - interval '1 minute' and l.id <> p_lane
+    for update skip locked);
+  insert into coordinator_lanes as l (id, owner, expires_at)
+  values (p_lane, p_owner, clock_timestamp() + p_lease_ms * interval '1 millisecond')
+  on conflict (id) do update set expires_at = excluded.expires_at
+  returning l.* into ours;
+  -- First, so that the counts below see our own leases as they are now.
+  select r.now, r.next_due, r.inbox into renewed from renew_shards(p_positions, p_lease_ms, p_marks) r;
+  return query select renewed.now, renewed.next_due, renewed.inbox, a.lanes, a.rank, s.vacant, s.next_expiry from
+    (select count(*)::int as lanes, (count(*) filter (where (l.joined_at, l.id) < (ours.joined_at, ours.id)))::int as rank
+      from coordinator_lanes l where l.expires_at > clock_timestamp() or l.id = p_lane) a,
+    (select (count(*) filter (where h.lease_id is null or h.expires_at <= clock_timestamp()))::int as vacant,
+        min(h.expires_at) filter (where h.expires_at > clock_timestamp()
+          and h.lease_id not in (select p.lease_id from unnest(p_positions) p)) as next_expiry
+      from shards h) s;
+end $$;
+
+-- Takes up to p_limit vacant shards under one new lease. A row that another transaction holds is passed over: it is being
+-- taken or renewed, or a commit of its last owner has not ended yet; the next look finds it.
+create function take_vacant(p_limit int, p_lease uuid, p_owner text, p_lease_ms bigint) returns setof shards language sql as $$
+  with vacant as (
+    select s.shard from shards s where s.lease_id is null or s.expires_at <= clock_timestamp()
+    order by s.shard limit p_limit for update skip locked)
+  update shards s set
+    lease_id = p_lease, owner = p_owner, expires_at = clock_timestamp() + p_lease_ms * interval '1 millisecond'
+  from vacant where s.shard = vacant.shard
+  returning s.*
+$$;
+
+-- Takes back under one new lease what is held under one of p_mine, run out or not. Waits for whatever is under way there.
+create function retake_shards(p_mine uuid[], p_lease uuid, p_owner text, p_lease_ms bigint)
+returns setof shards language plpgsql as $$
+begin
+  perform 1 from shards s where s.lease_id = any (p_mine) order by s.shard for update;
+  return query update shards s set
+    lease_id = p_lease, owner = p_owner, expires_at = clock_timestamp() + p_lease_ms * interval '1 millisecond'
+  where s.lease_id = any (p_mine)
+  returning s.*;
+end $$;
+
+-- Gives some shards away.
+create function hand_over_shards(p_shards int[], p_leases uuid[]) returns void language sql as $$
+  update shards s set lease_id = null, owner = null, expires_at = null
+  from unnest(p_shards, p_leases) h (shard, lease_id) where s.shard = h.shard and s.lease_id = h.lease_id
+$$;
+
+-- A lane ends: what it still holds is vacant, and it counts no more.
+create function leave_lane(p_lane uuid, p_leases uuid[]) returns void language sql as $$
+  update shards set lease_id = null, owner = null, expires_at = null where lease_id = any (p_leases);
+  delete from coordinator_lanes where id = p_lane;
+$$;

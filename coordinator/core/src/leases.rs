@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 pub const MISSING_BEATS: u32 = 2;
 /// Executors that must be known before silence of more than half of them is held back.
 pub const MASS_SILENCE_EXECUTORS_MIN: usize = 3;
+/// So many ticks before the end of its lease an executor is clearly late.
+const LATE_TICKS_BEFORE_LEASE: u32 = 2;
 /// Silence of an incarnation that said goodbye: longer than any lease, and room to count on.
 const GOODBYE_TICKS: u32 = u32::MAX / 2;
 
@@ -97,6 +99,8 @@ pub struct LeaseTable {
     ticks: LeaseTicks,
     /// For how long every heartbeat could have been heard.
     listening_ticks: u32,
+    /// Silence that is granted on top of every lease at the moment, because many fell silent together.
+    patience: u32,
     holders: BTreeMap<Incarnation, Incarnate>,
     of_run: HashMap<RunId, Incarnation>,
 }
@@ -129,7 +133,7 @@ impl LeaseTable {
     /// Nobody holds anything.
     #[must_use]
     pub fn new(ticks: LeaseTicks) -> Self {
-        Self { ticks, listening_ticks: 0, holders: BTreeMap::new(), of_run: HashMap::new() }
+        Self { ticks, listening_ticks: 0, patience: 0, holders: BTreeMap::new(), of_run: HashMap::new() }
     }
 
     /// A run was found in the rows of a shard that was taken. Whoever has not been heard for as long as this table listened is
@@ -168,9 +172,9 @@ impl LeaseTable {
     #[must_use]
     pub fn is_suspect(&self, run: RunId) -> bool {
         let holder = self.of_run.get(&run).and_then(|incarnation| self.holders.get(incarnation));
-        holder
-            .and_then(|holder| Some((holder, holder.runs.get(&run)?)))
-            .is_some_and(|(holder, lease)| holder.silent_ticks >= lease.ticks || lease.missing >= MISSING_BEATS)
+        holder.and_then(|holder| Some((holder, holder.runs.get(&run)?))).is_some_and(|(holder, lease)| {
+            holder.silent_ticks >= lease.ticks.saturating_add(self.patience) || lease.missing >= MISSING_BEATS
+        })
     }
 
     /// Runs held in all.
@@ -210,8 +214,8 @@ impl LeaseTable {
         let forget = self.ticks.forget;
         self.holders.retain(|_, holder| !holder.runs.is_empty() || holder.silent_ticks < forget);
         let held_back = self.mass_silence();
-        let patience = if held_back > 0 { self.ticks.mass_silence_hold } else { 0 };
-        let suspects = self.holders.values().flat_map(|holder| holder.silent(patience)).collect();
+        self.patience = if held_back > 0 { self.ticks.mass_silence_hold } else { 0 };
+        let suspects = self.holders.values().flat_map(|holder| holder.silent(self.patience)).collect();
         Silence { suspects, held_back }
     }
 
@@ -232,17 +236,21 @@ impl LeaseTable {
 
     /// How many incarnations fell silent together (within one lease), if those are more than half of at least three.
     ///
-    /// One that was silent for longer than losses are held back, or said goodbye, is gone: it does not count.
+    /// One that was silent for longer than losses are held back, or said goodbye, is gone: it does not count. Those that fell
+    /// silent together do not reach their leases together, since their last beats lie anywhere within one interval: so who is
+    /// clearly late already counts as silent.
     fn mass_silence(&self) -> usize {
         let LeaseTicks { lease, mass_silence_hold, .. } = self.ticks;
-        let held_back = lease..lease.saturating_add(mass_silence_hold);
+        let late = lease.saturating_sub(LATE_TICKS_BEFORE_LEASE).max(2);
+        let held_back = late..lease.saturating_add(mass_silence_hold);
         let silences = || self.holders.values().map(|holder| holder.silent_ticks);
         let mut silent: Vec<u32> = silences().filter(|ticks| held_back.contains(ticks)).collect();
         silent.sort_unstable();
         let with_first = |first: usize| silent[first..].partition_point(|ticks| ticks - silent[first] < lease);
         let together = (0..silent.len()).map(with_first).max().unwrap_or(0);
-        let all = silences().filter(|ticks| *ticks < lease).count() + together;
-        if all >= MASS_SILENCE_EXECUTORS_MIN && together * 2 > all { together } else { 0 }
+        let all = silences().filter(|ticks| *ticks < late).count() + together;
+        let overdue = silent.last().is_some_and(|ticks| *ticks >= lease);
+        if overdue && all >= MASS_SILENCE_EXECUTORS_MIN && together * 2 > all { together } else { 0 }
     }
 }
 
@@ -306,14 +314,30 @@ mod tests {
     }
 
     #[test]
+    fn those_that_fall_silent_together_need_not_reach_their_leases_together() {
+        let mut table = LeaseTable::new(TICKS);
+        (1..=3).for_each(|n| table.granted(grant(n, n, 0)));
+        table.tick();
+        // The last beats of two came after the first one's.
+        table.beat(&beat(2, 1, &[2]));
+        table.beat(&beat(3, 1, &[3]));
+        for _ in 0..TICKS.lease - 2 {
+            assert_eq!(table.tick().suspects, []);
+        }
+        let silence = table.tick();
+        assert_eq!((silence.suspects, silence.held_back), (vec![], 3), "the first one's lease has ended");
+        assert!(!table.is_suspect(run(1)), "no verdict either while losses are held back");
+    }
+
+    #[test]
     fn a_takeover_by_a_lane_that_listened_grants_no_new_lease() {
         let mut table = LeaseTable::new(TICKS);
         table.beat(&beat(2, 1, &[]));
         for _ in 0..TICKS.lease - 1 {
             table.tick();
         }
-        // 1 was never heard while we listened, 2 fell silent, 3 is heard.
-        table.beat(&beat(3, 1, &[]));
+        // 1 was never heard while we listened, 2 fell silent, the others are heard.
+        (3..=6).for_each(|n| drop(table.beat(&beat(n, 1, &[]))));
         (1..=3).for_each(|n| table.found(grant(n, n, 0)));
         let suspects: Vec<RunId> = table.tick().suspects.iter().map(|suspect| suspect.run).collect();
         assert_eq!(suspects, [run(1), run(2)]);

@@ -3,7 +3,7 @@
 use super::parameters::{Parameters, Segment, sequence_number};
 use super::problem::Problem;
 use super::{ApiContext, ids, waiting};
-use crate::engine::handle::Watch;
+use crate::engine::watch::Watch;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive};

@@ -13,7 +13,8 @@
 pub mod access;
 pub mod body;
 pub mod definitions;
-pub mod events;
+pub mod elsewhere;
+mod events;
 pub mod fields;
 pub mod ids;
 pub mod json;

@@ -73,7 +73,7 @@ fn executors_by_queue(executors: &[ExecutorView]) -> Vec<(String, i64)> {
 
 fn readiness(health: &EngineHealth, reads: Option<String>, executors: usize) -> (bool, Value) {
     let database = health.database.clone().or(reads);
-    let shards = (health.shards_owned == 0).then(|| "this coordinator owns no shard".to_owned());
+    let shards = (health.shards_owned == 0 && health.shards_due > 0).then(|| "this coordinator owns no shard".to_owned());
     let parts = [("database", database), ("nats", health.nats.clone()), ("shards", shards)];
     let is_ready = parts.iter().all(|(_, missing)| missing.is_none());
     let part = |missing: Option<String>| json!({ "ready": missing.is_none(), "reason": missing });
@@ -87,12 +87,13 @@ mod tests {
 
     #[test]
     fn readiness_names_the_missing_part() {
-        let health = EngineHealth { shards_owned: 3, nats: None, database: None };
+        let health = EngineHealth { shards_owned: 3, shards_due: 3, nats: None, database: None };
         assert!(readiness(&health, None, 2).0);
         let (is_ready, document) = readiness(&EngineHealth { nats: Some("connection refused".into()), ..health.clone() }, None, 2);
         assert_eq!((is_ready, &document["parts"]["nats"]["reason"]), (false, &json!("connection refused")));
         assert_eq!(document["parts"]["database"]["ready"], json!(true));
         assert_eq!(readiness(&health, Some("no answer".into()), 2).1["parts"]["database"]["reason"], json!("no answer"));
-        assert!(!readiness(&EngineHealth { shards_owned: 0, ..health }, None, 2).0);
+        assert!(!readiness(&EngineHealth { shards_owned: 0, ..health.clone() }, None, 2).0);
+        assert!(readiness(&EngineHealth { shards_owned: 0, shards_due: 0, ..health }, None, 2).0, "more lanes than shards");
     }
 }

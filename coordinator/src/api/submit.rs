@@ -1,12 +1,12 @@
 //! `POST /api/v1/tasks` and `POST /api/v1/workflows`: durable when answered.
 
-use super::ApiContext;
 use super::body::JsonBody;
 use super::parameters::Parameters;
 use super::problem::{Code, Problem};
 use super::single::TaskRequest;
 use super::workflow::WorkflowRequest;
-use crate::engine::handle::{ExecutorView, IdempotencyKey, Submission, SubmitError, Submitted};
+use super::{ApiContext, elsewhere};
+use crate::engine::handle::{ExecutorView, IdempotencyKey, Origin, Submission, SubmitError, Submitted};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -121,6 +121,9 @@ async fn commit(context: &ApiContext, submissions: Vec<Submission>, key: Option<
     let submitted = answer.map_err(|_| Problem::new(Code::Unavailable, unknown))?.map_err(refusal)?;
     if submitted.ids.len() != count {
         return Err(lost_ids(count, submitted.ids.len()));
+    }
+    if let (Origin::Sent, Some(first)) = (submitted.origin, submitted.ids.first()) {
+        elsewhere::made(context, *first).await?;
     }
     Ok(submitted)
 }

@@ -3,7 +3,7 @@
 use super::body::NoBody;
 use super::parameters::{Parameters, Segment};
 use super::problem::{Code, Problem};
-use super::{ApiContext, ids, waiting};
+use super::{ApiContext, elsewhere, ids, waiting};
 use crate::engine::handle::{CancelAnswer, CancelTarget, CommandError};
 use axum::Json;
 use axum::extract::State;
@@ -83,9 +83,13 @@ pub(super) async fn cancel(
 /// Sends a cancel to the engine and says what it did.
 pub(super) async fn cancel_answer(context: &ApiContext, target: CancelTarget) -> Result<(StatusCode, Json<Value>), Problem> {
     let answer = tokio::time::timeout(super::submit::COMMIT_TIMEOUT, context.engine.cancel(target)).await;
-    let no_answer = |_| Problem::new(Code::Unavailable, "the lane did not answer in time; the cancel may still happen: try again");
-    let answer = answer.map_err(no_answer)?.map_err(|error| refusal(&error, target))?;
-    let (word, is_final) = match answer {
+    let answer = match answer.map_err(|_| no_answer())? {
+        Ok(CancelAnswer::Sent(event)) => elsewhere::cancelled(context, target, event).await?.ok_or_else(no_answer)?,
+        answer => answer,
+    };
+    let (word, is_final) = match answer.map_err(|error| refusal(&error, target))? {
+        // Never after it was waited for.
+        CancelAnswer::Sent(_) => return Err(no_answer()),
         CancelAnswer::Workflow(status) => (status.as_str(), status.is_final()),
         CancelAnswer::Task(status) => (status.as_str(), status.is_final()),
     };
@@ -94,6 +98,10 @@ pub(super) async fn cancel_answer(context: &ApiContext, target: CancelTarget) ->
         CancelTarget::Task(id) => json!({ "task_id": id, "workflow_id": id.execution(), "status": word }),
     };
     Ok((if is_final { StatusCode::OK } else { StatusCode::ACCEPTED }, Json(document)))
+}
+
+fn no_answer() -> Problem {
+    Problem::new(Code::Unavailable, "the owner of its shard did not answer in time; the cancel may still happen: try again")
 }
 
 /// The cursor behind a page: its last row, if it has as many as were asked for.

@@ -2,15 +2,17 @@
 
 use crate::engine::input::{Connection, Input};
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{Client, ConnectOptions, Event, ServerAddr, jetstream};
+use async_nats::{Client, ConnectOptions, Event, Request, ServerAddr, jetstream};
 use orchestr8_proto::names;
 use orchestr8_proto::times::ProtocolTimes;
-use orchestr8_proto::wire::{self, Nudge};
+use orchestr8_proto::wire::{self, Nudge, SCHEMA_VERSION};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// PubAcks that may be outstanding on one connection; above every bound of ours, since the client waits at the limit.
 const ACKS_OUTSTANDING_MAX: usize = 60_000;
+/// The owner of a shard answers a nudge within this time, or there is none.
+const OWNER_ANSWERS_MAX: Duration = Duration::from_millis(500);
 /// The oldest nats-server that is tested.
 const SERVER_VERSION_MIN: (i64, i64, i64) = (2, 12, 0);
 
@@ -141,6 +143,17 @@ impl Bus {
         let payload = wire::encode(nudge).map_err(|error| BusError::jetstream("a nudge", error))?;
         self.client.publish(names::NUDGES, payload).await.map_err(|error| BusError::jetstream("a nudge", error))?;
         self.client.flush().await.map_err(|error| BusError::jetstream("a nudge", error))
+    }
+
+    /// Asks whichever coordinator it concerns, and returns when that one has heard it.
+    ///
+    /// # Errors
+    /// [`BusError::JetStream`] without an answer: it is only a hint.
+    pub async fn ask_owner(&self, nudge: Nudge) -> Result<(), BusError> {
+        let failed = |error: String| BusError::jetstream("a nudge", error);
+        let payload = wire::encode(&Nudge { schema_version: SCHEMA_VERSION, ..nudge }).map_err(|error| failed(error.to_string()))?;
+        let request = Request::new().payload(payload).timeout(Some(OWNER_ANSWERS_MAX));
+        self.client.send_request(names::NUDGES, request).await.map(drop).map_err(|error| failed(error.to_string()))
     }
 }
 

@@ -107,6 +107,11 @@ impl Speaker {
         self.say(names::NUDGES.to_owned(), wire::encode(&Nudge { schema_version: SCHEMA_VERSION, ..nudge.clone() }));
     }
 
+    /// Answers who asked, with nothing but that it was heard.
+    pub fn acknowledge(&self, asker: String) {
+        self.say(asker, Ok(Bytes::new()));
+    }
+
     fn control(&self, subject: String, control: Control) {
         self.say(subject, wire::encode(&Control { schema_version: SCHEMA_VERSION, ..control }));
     }

@@ -22,7 +22,10 @@ pub async fn listen(bus: &Bus, inputs: mpsc::Sender<Input>) -> Result<(), BusErr
     let beats = subscribe(names::BEAT_SUBJECTS).await?;
     let nudges = subscribe(names::NUDGES).await?;
     tokio::spawn(forward(claims, inputs.clone(), |message| Ok(Input::Claims(wire::decode::<ClaimBatch>(message.payload)?))));
-    tokio::spawn(forward(nudges, inputs.clone(), |message| Ok(Input::Nudge(wire::decode::<Nudge>(message.payload)?))));
+    tokio::spawn(forward(nudges, inputs.clone(), |message| {
+        let asker = message.reply.map(|subject| subject.to_string());
+        Ok(Input::Nudge(wire::decode::<Nudge>(message.payload)?, asker))
+    }));
     tokio::spawn(forward(beats, inputs, beat_of));
     Ok(())
 }

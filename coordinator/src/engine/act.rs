@@ -5,7 +5,7 @@ use super::dispatches::Wanted;
 use super::handle::{Origin, Submitted};
 use super::inquiry::Doubt;
 use super::lane::Lane;
-use super::work::{EventWork, Work};
+use super::work::{EventWork, Group, Work};
 use crate::bus::control::Outbox;
 use crate::bus::publisher::Again;
 use orchestr8_core::execution::{Execution, Failure};
@@ -14,7 +14,7 @@ use orchestr8_core::machine::{Answer, Effect, Event, Report, Reported};
 use orchestr8_core::plan::TaskIndex;
 use orchestr8_proto::ids::{ExecutionId, Incarnation, RunId};
 use orchestr8_store::StoreError;
-use orchestr8_store::quarantine;
+use orchestr8_store::quarantine::{self, Quarantined};
 use orchestr8_store::queue::Lot;
 use orchestr8_store::shards::Position;
 use serde_json::json;
@@ -43,7 +43,7 @@ impl Lane {
         // New work leaves first: answers and confirmations can wait, a task cannot.
         let published = self.publish_fresh(wanted, &stepped).await;
         self.answer_callers(works, &stepped);
-        self.parts.handle.wake(stepped.executions.keys().copied());
+        self.wake(stepped.executions.keys().copied());
         crate::kill_points::pass("after_commit_before_confirm");
         outbox.send(&self.parts.speaker);
         stepped.executions.into_values().for_each(|execution| self.executions.put(execution));
@@ -126,7 +126,7 @@ impl Lane {
                 }
                 Work::Event(event) => {
                     self.count_event(&event, stepped);
-                    self.answer_cancel(*event, &stepped.executions);
+                    Self::answer_cancel(*event, &stepped.executions);
                 }
                 Work::Position(_) => {}
             }
@@ -176,8 +176,8 @@ impl Lane {
         self.parts.metrics.quarantined();
         match work {
             Work::New(mut group) => {
-                group.answer(Err(super::handle::SubmitError::Refused(error)));
-                Ok(())
+                group.answer(Err(super::handle::SubmitError::Refused(error.clone())));
+                self.quarantine_group(&group, &error).await
             }
             Work::Position(position) => {
                 self.advance(&position);
@@ -187,11 +187,31 @@ impl Lane {
         }
     }
 
+    /// A submission that came from an inbox has nobody to tell.
+    async fn quarantine_group(&mut self, group: &Group, error: &str) -> Result<(), StoreError> {
+        let Some((inbox, first)) = group.inbox.zip(group.ids.first().copied()) else { return Ok(()) };
+        let event = json!({ "event": "submit", "inbox": super::mail::submission_letter(group) });
+        let kept = Quarantined { shard: first.shard(), execution: Some(first), task: None, event, error, inbox: Some(inbox) };
+        quarantine::keep(&mut self.parts.connection, kept).await
+    }
+
     async fn quarantine_event(&mut self, work: EventWork, error: String) -> Result<(), StoreError> {
         let id = work.addressed.execution;
         tracing::error!(workflow_id = %id, %error, event = event_name(&work.addressed.event), "an event is quarantined");
-        let kept = json!({ "event": event_name(&work.addressed.event), "task": task_of(&work.addressed.event) });
-        quarantine::keep(&mut self.parts.connection, id, kept, &error).await?;
+        let task = task_of(&work.addressed.event);
+        let mut event = json!({ "event": event_name(&work.addressed.event), "task": task });
+        if let Some(stored) = work.inbox.and_then(|_| super::mail::letter(&work.addressed)) {
+            event["inbox"] = stored;
+        }
+        let kept = Quarantined {
+            shard: id.shard(),
+            execution: Some(id),
+            task: task.map(|index| id.task(index)),
+            event,
+            error: &error,
+            inbox: work.inbox,
+        };
+        quarantine::keep(&mut self.parts.connection, kept).await?;
         if let Some(reply) = work.reply {
             reply.sender.send(Err(super::handle::CommandError::Unavailable(error.clone()))).ok();
         }

@@ -9,7 +9,6 @@ use orchestr8_core::expression;
 use orchestr8_core::machine::{self, Effect, Event};
 use orchestr8_core::plan::{Plan, TaskIndex};
 use orchestr8_proto::ids::{ExecutionId, RunId, TaskId};
-use orchestr8_proto::words::WorkflowStatus;
 use orchestr8_store::commit::{self, Batch, NewExecution};
 use orchestr8_store::keys::{self, Reservation};
 use orchestr8_store::queue::Lot;
@@ -21,6 +20,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
+use uuid::Uuid;
 
 /// Tries of a submission whose commit ends in doubt, before its caller is told.
 const GROUP_TRIES_MAX: u32 = 3;
@@ -44,6 +44,8 @@ pub(super) struct Stepped {
     pub tried: HashMap<Arc<Lot>, i64>,
     /// Outcomes decided up to here.
     pub positions: Vec<Position>,
+    /// Rows of inboxes that are decided, with their shards.
+    pub inbox: Vec<(u16, Uuid)>,
 }
 
 impl Lane {
@@ -98,8 +100,8 @@ impl Lane {
 
     async fn attempt(&mut self, works: &mut Vec<Work>) -> Result<(), StoreError> {
         let started = Instant::now();
+        let mut stepped = Stepped { inbox: works.iter().filter_map(Work::inbox).collect(), ..Stepped::default() };
         self.admit(works).await?;
-        let mut stepped = Stepped::default();
         self.load(works, &mut stepped).await?;
         self.step_all(works, &mut stepped)?;
         self.evaluate_outputs(&mut stepped).await?;
@@ -148,25 +150,19 @@ impl Lane {
         crate::kill_points::pass("after_reserve_before_commit");
         let doubtful = self.made_already(works).await?;
         works.retain_mut(|work| match work {
-            Work::New(group) => admitted(group, &reservations, &doubtful) && self.owns_or_refuses(group),
+            Work::New(group) => admitted(group, &reservations, &doubtful),
             Work::Event(_) | Work::Position(_) => true,
         });
+        self.send_away(works);
         Ok(())
     }
 
-    /// A group whose ids are fixed can only be made by the owner of their shard.
-    fn owns_or_refuses(&self, group: &mut Group) -> bool {
-        let owned = group.ids.first().is_none_or(|first| self.owns(first.shard()));
-        if !owned {
-            group.answer(Err(SubmitError::Unavailable("its shard has moved to another coordinator".into())));
-        }
-        owned
-    }
-
+    /// The shards take turns. Without shards of its own a lane submits to those of others.
     fn submission_shard(&mut self) -> u16 {
-        let owned = self.shards.len().max(1);
-        self.next_submission_shard = (self.next_submission_shard + 1) % owned;
-        self.shards.keys().nth(self.next_submission_shard).copied().unwrap_or(0)
+        self.next_submission_shard = self.next_submission_shard.wrapping_add(1);
+        let all = self.parts.installation.shard_count;
+        let any = u16::try_from(self.next_submission_shard % usize::from(all.max(1))).unwrap_or(0);
+        self.shards.keys().nth(self.next_submission_shard % self.shards.len().max(1)).copied().unwrap_or(any)
     }
 
     /// Executions of doubtful groups that an earlier commit has made after all.
@@ -325,8 +321,10 @@ impl Lane {
             }
         }
         stepped.tried = tried;
-        let shards: BTreeSet<u16> =
-            works.iter().filter_map(execution_of).map(ExecutionId::shard).filter(|shard| self.owns(*shard)).collect();
+        let decided: Vec<(u16, Uuid)> = stepped.inbox.iter().copied().filter(|(shard, _)| self.owns(*shard)).collect();
+        let touched = works.iter().filter_map(execution_of).map(ExecutionId::shard).filter(|shard| self.owns(*shard));
+        let shards: BTreeSet<u16> = touched.chain(decided.iter().map(|(shard, _)| *shard)).collect();
+        decided.into_iter().for_each(|(_, id)| batch.decides(id));
         shards.into_iter().for_each(|shard| self.fence(&mut batch, shard));
         for (id, execution) in &mut stepped.executions {
             match stepped.new.remove(id) {
@@ -356,43 +354,18 @@ impl Lane {
     }
 
     /// Answers a caller who cancelled something.
-    pub(super) fn answer_cancel(&self, work: EventWork, executions: &HashMap<ExecutionId, Execution>) {
+    pub(super) fn answer_cancel(work: EventWork, executions: &HashMap<ExecutionId, Execution>) {
         let Some(reply) = work.reply else { return };
-        let owned = self.owns(work.addressed.execution.shard());
         let answer = match executions.get(&work.addressed.execution) {
-            None if !owned => Err(CommandError::Unavailable("its shard is another coordinator's".into())),
             None => Err(CommandError::NotFound),
             Some(execution) => match reply.task {
-                None => cancelled_workflow(execution),
-                Some(task) if execution.has_task(task.index()) => cancelled_task(execution, task),
+                None => CancelAnswer::of_workflow(execution.status),
+                Some(task) if execution.has_task(task.index()) => CancelAnswer::of_task(execution.task(task.index()).status.0),
                 Some(_) => Err(CommandError::NotFound),
             },
         };
         // The caller may have gone.
         reply.sender.send(answer).ok();
-    }
-}
-
-fn cancelled_workflow(execution: &Execution) -> Result<CancelAnswer, CommandError> {
-    match execution.status {
-        WorkflowStatus::Completed | WorkflowStatus::Failed => Err(CommandError::AlreadyFinal(execution.status.as_str())),
-        WorkflowStatus::Cancelled | WorkflowStatus::Pending | WorkflowStatus::Running | WorkflowStatus::Paused => {
-            Ok(CancelAnswer::Workflow(execution.status))
-        }
-    }
-}
-
-fn cancelled_task(execution: &Execution, task: TaskId) -> Result<CancelAnswer, CommandError> {
-    use orchestr8_proto::words::TaskStatus;
-    let status = execution.task(task.index()).status.0;
-    match status {
-        TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Skipped => Err(CommandError::AlreadyFinal(status.as_str())),
-        TaskStatus::Cancelled
-        | TaskStatus::Pending
-        | TaskStatus::Queued
-        | TaskStatus::Running
-        | TaskStatus::Retrying
-        | TaskStatus::Waiting => Ok(CancelAnswer::Task(status)),
     }
 }
 

@@ -1,15 +1,16 @@
 //! The one way in for callers: submissions and commands go to the lane that owns their shard, and are answered after its commit.
 
+use super::watch::{Listeners, Watch};
 use orchestr8_core::plan::Plan;
 use orchestr8_proto::ids::{ExecutionId, TaskId};
 use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
 use time::OffsetDateTime;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
 
 /// One execution that a caller wants.
 #[derive(Debug, Clone)]
@@ -46,6 +47,8 @@ pub enum Origin {
     New,
     /// Committed earlier under the same idempotency key.
     Replayed,
+    /// Stored in the inbox of a shard that another lane owns, which makes them in a moment.
+    Sent,
 }
 
 /// The answer to a submission: durable in Postgres.
@@ -84,10 +87,12 @@ pub enum CancelTarget {
 }
 
 impl CancelTarget {
-    fn shard(self) -> u16 {
+    /// Its execution.
+    #[must_use]
+    pub fn execution(self) -> ExecutionId {
         match self {
-            Self::Workflow(execution) => execution.shard(),
-            Self::Task(task) => task.shard(),
+            Self::Workflow(execution) => execution,
+            Self::Task(task) => task.execution(),
         }
     }
 }
@@ -99,6 +104,39 @@ pub enum CancelAnswer {
     Workflow(WorkflowStatus),
     /// The task is now in this state.
     Task(TaskStatus),
+    /// Stored under this id in the inbox of a shard that another coordinator owns, which decides it in a moment.
+    Sent(Uuid),
+}
+
+impl CancelAnswer {
+    /// What a cancel of an execution in this state has done.
+    ///
+    /// # Errors
+    /// [`CommandError::AlreadyFinal`] when it ended in another way.
+    pub const fn of_workflow(status: WorkflowStatus) -> Result<Self, CommandError> {
+        match status {
+            WorkflowStatus::Completed | WorkflowStatus::Failed => Err(CommandError::AlreadyFinal(status.as_str())),
+            WorkflowStatus::Cancelled | WorkflowStatus::Pending | WorkflowStatus::Running | WorkflowStatus::Paused => {
+                Ok(Self::Workflow(status))
+            }
+        }
+    }
+
+    /// What a cancel of a task in this state has done.
+    ///
+    /// # Errors
+    /// [`CommandError::AlreadyFinal`] when it ended in another way.
+    pub const fn of_task(status: TaskStatus) -> Result<Self, CommandError> {
+        match status {
+            TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Skipped => Err(CommandError::AlreadyFinal(status.as_str())),
+            TaskStatus::Cancelled
+            | TaskStatus::Pending
+            | TaskStatus::Queued
+            | TaskStatus::Running
+            | TaskStatus::Retrying
+            | TaskStatus::Waiting => Ok(Self::Task(status)),
+        }
+    }
 }
 
 /// Why a command did nothing.
@@ -133,6 +171,13 @@ pub enum Command {
         target: CancelTarget,
         /// Answered after the commit.
         reply: oneshot::Sender<Result<CancelAnswer, CommandError>>,
+    },
+    /// Asks the owner of an execution's shard, another coordinator, to say when it changes.
+    Watch {
+        /// Which one.
+        execution: ExecutionId,
+        /// Answered when the owner knows, or does not answer.
+        reply: oneshot::Sender<()>,
     },
 }
 
@@ -175,6 +220,8 @@ struct LaneDoor {
 pub struct EngineHealth {
     /// Shards owned by this coordinator.
     pub shards_owned: usize,
+    /// Shards that are its fair share; it may be 0 where there are more lanes than shards.
+    pub shards_due: usize,
     /// The connection to NATS is up and the streams were seen.
     pub nats: Option<String>,
     /// Why the lane cannot commit at the moment; none: it can.
@@ -185,7 +232,7 @@ impl EngineHandle {
     /// A handle, and for each lane the end that receives its commands, of which `capacity` may wait.
     #[must_use]
     pub fn new(lanes: usize, capacity: usize) -> (Self, Vec<mpsc::Receiver<Command>>) {
-        let starting = EngineHealth { shards_owned: 0, nats: Some("starting".into()), database: Some("starting".into()) };
+        let starting = EngineHealth { shards_owned: 0, shards_due: 1, nats: Some("starting".into()), database: Some("starting".into()) };
         let door = |_| {
             let (commands, receiver) = mpsc::channel(capacity);
             (LaneDoor { commands, health: Mutex::new(starting.clone()) }, receiver)
@@ -220,15 +267,16 @@ impl EngineHandle {
     pub async fn cancel(&self, target: CancelTarget) -> Result<CancelAnswer, CommandError> {
         let (reply, answer) = oneshot::channel();
         let stopping = || CommandError::Unavailable("it is shutting down".into());
-        let lane = &self.lanes[self.lane_of(target.shard()).unwrap_or(0)];
+        let lane = &self.lanes[self.lane_of(target.execution().shard()).unwrap_or(0)];
         lane.commands.send(Command::Cancel { target, reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 
-    /// Listens for commits that change an execution. Register first, then read, then wait.
+    /// Listens for commits that change an execution, here or at the coordinator that owns its shard. Then let it read.
     #[must_use]
     pub fn watch(&self, id: ExecutionId) -> Watch {
-        self.listeners.watch(id)
+        let elsewhere = self.lane_of(id.shard()).is_none().then(|| self.lanes[0].commands.clone());
+        self.listeners.watch(id, elsewhere)
     }
 
     /// The executors whose heartbeats were heard lately.
@@ -244,6 +292,7 @@ impl EngineHandle {
         for lane in self.lanes.iter() {
             let health = lane.health.lock().unwrap_or_else(PoisonError::into_inner).clone();
             all.shards_owned += health.shards_owned;
+            all.shards_due += health.shards_due;
             all.nats = all.nats.or(health.nats);
             all.database = all.database.or(health.database);
         }
@@ -272,8 +321,20 @@ impl EngineHandle {
         self.update_health(lane, |health| health.shards_owned = shards.len());
     }
 
-    pub(super) fn wake(&self, ids: impl IntoIterator<Item = ExecutionId>) {
+    /// Wakes who waits here for these executions; gives those that somebody watches elsewhere.
+    pub(super) fn wake(&self, ids: impl Iterator<Item = ExecutionId> + Clone) -> Vec<ExecutionId> {
+        self.listeners.wake(ids.clone());
+        self.listeners.watched_elsewhere(ids)
+    }
+
+    /// Wakes who waits here, for a change that another coordinator committed.
+    pub(super) fn wake_here(&self, ids: impl Iterator<Item = ExecutionId>) {
         self.listeners.wake(ids);
+    }
+
+    /// Another coordinator wants to hear of changes.
+    pub(super) fn watch_for_another(&self, id: ExecutionId) {
+        self.listeners.watch_for_another(id);
     }
 
     pub(super) fn show_executors(&self, views: Vec<ExecutorView>) {
@@ -282,80 +343,5 @@ impl EngineHandle {
 
     pub(super) fn update_health(&self, lane: usize, update: impl FnOnce(&mut EngineHealth)) {
         update(&mut self.lanes[lane].health.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-/// Who waits for which execution. Entries vanish with their last watch.
-#[derive(Default)]
-struct Listeners {
-    waiting: Mutex<HashMap<ExecutionId, (usize, Arc<Notify>)>>,
-}
-
-impl Listeners {
-    fn watch(self: &Arc<Self>, id: ExecutionId) -> Watch {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let (count, notify) = waiting.entry(id).or_insert_with(|| (0, Arc::default()));
-        *count += 1;
-        Watch { id, notify: notify.clone(), listeners: self.clone() }
-    }
-
-    fn wake(&self, ids: impl IntoIterator<Item = ExecutionId>) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.is_empty() {
-            return;
-        }
-        for id in ids {
-            if let Some((_, notify)) = waiting.get(&id) {
-                notify.notify_waiters();
-            }
-        }
-    }
-}
-
-/// A registration for the changes of one execution.
-pub struct Watch {
-    id: ExecutionId,
-    notify: Arc<Notify>,
-    listeners: Arc<Listeners>,
-}
-
-impl Watch {
-    /// Runs `read` until it gives an answer: now, after each change, and at least every `reread`; none after `patience`.
-    ///
-    /// # Errors
-    /// The first error of `read`.
-    pub async fn until<T, E, F>(&self, patience: Duration, reread: Duration, mut read: impl FnMut() -> F) -> Result<Option<T>, E>
-    where
-        F: Future<Output = Result<Option<T>, E>>,
-    {
-        let deadline = tokio::time::Instant::now() + patience;
-        loop {
-            let changed = self.notify.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            if let Some(answer) = read().await? {
-                return Ok(Some(answer));
-            }
-            let now = tokio::time::Instant::now();
-            if now >= deadline {
-                return Ok(None);
-            }
-            tokio::select! {
-                () = changed => {}
-                () = tokio::time::sleep_until(deadline.min(now + reread)) => {}
-            }
-        }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let mut waiting = self.listeners.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((count, _)) = waiting.get_mut(&self.id) {
-            *count -= 1;
-            if *count == 0 {
-                waiting.remove(&self.id);
-            }
-        }
     }
 }

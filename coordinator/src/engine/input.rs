@@ -32,8 +32,8 @@ pub enum Input {
     Connection(Connection),
     /// The streams were made or looked at.
     Streams(Result<crate::bus::streams::Incarnations, String>),
-    /// A hint of another coordinator.
-    Nudge(Nudge),
+    /// A hint of another coordinator, and where it waits for an answer.
+    Nudge(Nudge, Option<String>),
     /// JetStream's clock less ours, in microseconds.
     ServerClock(i64),
 }

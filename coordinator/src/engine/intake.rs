@@ -36,7 +36,7 @@ impl Lane {
             Input::Surveyed(survey) => self.reconcile(&survey),
             Input::Connection(connection) => self.connection_changed(connection),
             Input::Streams(result) => self.streams_seen(result),
-            Input::Nudge(nudge) => self.take_nudge(&nudge),
+            Input::Nudge(nudge, asker) => self.take_nudge(&nudge, asker),
             Input::ServerClock(offset_us) => self.server_clock_offset_us = Some(offset_us),
         }
     }
@@ -203,8 +203,10 @@ impl Lane {
 
     pub(super) fn take_command(&mut self, command: Command) {
         match command {
+            Command::Watch { execution, reply } => self.watch_elsewhere(execution, reply),
             Command::Submit { submissions, key, reply } => {
-                let group = Group { submissions, ids: Vec::new(), key, reply: Some(reply), state: GroupState::Fresh, tries: 0 };
+                let group =
+                    Group { submissions, ids: Vec::new(), key, reply: Some(reply), state: GroupState::Fresh, tries: 0, inbox: None };
                 self.pending.push_back(Work::New(Box::new(group)));
             }
             Command::Cancel { target, reply } => {
@@ -214,19 +216,17 @@ impl Lane {
                 };
                 let addressed = Addressed { execution, event };
                 let reply = Some(CancelReply { task, sender: reply });
-                self.pending.push_back(Work::Event(Box::new(EventWork { addressed, claim: None, reply })));
+                self.pending.push_back(Work::Event(Box::new(EventWork { addressed, claim: None, reply, inbox: None })));
             }
         }
     }
 
-    /// Without shards nothing can be decided: callers are told, events come again.
+    /// In doubt nothing can be decided or stored: callers are told, events come again.
     pub(super) fn refuse_without_shards(&mut self) {
         if !self.shards.is_empty() {
             return;
         }
-        let why = || {
-            "it owns no shards yet: another coordinator does, the lease of one that died has still to run out (10 s), or the database is away".to_owned()
-        };
+        let why = || "the database is away, or this coordinator is stopping".to_owned();
         for work in self.pending.drain(..) {
             match work {
                 Work::New(mut group) if group.state == GroupState::Fresh => {

@@ -6,6 +6,7 @@ use super::handle::{Command, EngineHandle};
 use super::input::Input;
 use super::inquiry::Inquiries;
 use super::lots::Lots;
+use super::mail::Mail;
 use super::roster::Roster;
 use super::sharing::Held;
 use super::work::Work;
@@ -111,6 +112,7 @@ pub struct Lane {
     pub(super) vanished: Vec<(Arc<Lot>, i64)>,
     pub(super) purged_below: u64,
     pub(super) in_doubt: bool,
+    pub(super) mail: Mail,
     /// Leases under which shards of ours may stand in the database: those that are held, and those whose take got no answer.
     pub(super) leases_drawn: Vec<LeaseId>,
     pub(super) queues_known: HashSet<String>,
@@ -194,6 +196,7 @@ impl Lane {
             vanished: Vec::new(),
             purged_below: 0,
             in_doubt: false,
+            mail: Mail::default(),
             leases_drawn: Vec::new(),
             queues_known: HashSet::new(),
             connected: true,
@@ -229,11 +232,12 @@ impl Lane {
             self.refuse_without_shards();
             return Ok(());
         }
-        if !self.pending.is_empty() && !self.shards.is_empty() {
+        self.read_inbox().await?;
+        if !self.pending.is_empty() {
             let batch = self.take_batch();
             self.process(batch).await?;
         }
-        self.refuse_without_shards();
+        self.send_mail().await?;
         self.look_for_vanished().await?;
         self.decide_inquiries();
         self.feed().await

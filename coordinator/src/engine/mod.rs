@@ -7,7 +7,7 @@
 //! commit   every row and the fence in one round trip                   batch
 //! act      because the fence held: publish, answer, confirm, wake      act, dispatches
 //! ```
-//! Shards are shared with other lanes by `sharing`; any doubt runs the one `recovery`. No verdict without an `inquiry`. What is not published yet lies above the
+//! Shards are shared with other lanes by `sharing`, which send each other `mail`; any doubt runs the one `recovery`. No verdict without an `inquiry`. What is not published yet lies above the
 //! marks of its lot (`lots`). [`handle`] is what the API holds.
 
 mod act;
@@ -21,8 +21,10 @@ mod inquiry;
 mod intake;
 pub mod lane;
 mod lots;
+mod mail;
 mod recovery;
 mod roster;
 mod sharing;
 mod untrusted;
+pub mod watch;
 pub mod work;

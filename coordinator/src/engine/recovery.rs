@@ -71,11 +71,13 @@ impl Lane {
         self.lots.clear();
         self.inquiries.clear();
         let callers = |work: &Work| match work {
-            Work::New(_) => true,
+            // Those from the inbox are read again.
+            Work::New(group) => group.inbox.is_none(),
             Work::Event(event) => event.reply.is_some(),
             Work::Position(_) => false,
         };
         self.pending.retain(callers);
+        self.mail.inbox_is_due();
     }
 
     /// Takes back what is ours and reads what it holds; tries again soon where that fails.
@@ -142,6 +144,7 @@ impl Lane {
         let counts = queue::queued_counts(&mut self.parts.connection, shards).await?;
         self.restore_lots(saved, counts);
         self.next_due = self.save().await?.next_due;
+        self.mail.inbox_is_due();
         Ok(())
     }
 
@@ -179,6 +182,9 @@ impl Lane {
             (Some(known), Some(found)) => Some(known.min(found)),
             (known, found) => known.or(found),
         };
+        if renewed.inbox {
+            self.mail.inbox_is_due();
+        }
         self.alarms.expiry = renewed.next_expiry.map(|at| self.instant_of(at));
         self.rebalance(renewed.standing).await
     }

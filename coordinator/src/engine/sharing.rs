@@ -3,14 +3,15 @@
 
 use super::lane::Lane;
 use super::work::Work;
-use orchestr8_core::shares::{Balance, Standing, balance};
+use orchestr8_core::shares::{Balance, Standing, balance, fair_share};
 use orchestr8_proto::ids::{ExecutionId, LeaseId};
-use orchestr8_proto::wire::{Nudge, SCHEMA_VERSION};
+use orchestr8_proto::wire::{BATCH_ITEMS_MAX, Nudge, SCHEMA_VERSION};
 use orchestr8_store::StoreError;
 use orchestr8_store::commit::Batch;
 use orchestr8_store::shards::{self, Position, Taken};
 use std::collections::BTreeSet;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// How long a lane that ends waits for its last nudge to leave.
@@ -54,7 +55,10 @@ impl Lane {
     /// Moves towards the fair share.
     pub(super) async fn rebalance(&mut self, standing: Standing) -> Result<(), StoreError> {
         let owned = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
-        match balance(u32::from(self.parts.installation.shard_count), owned, standing) {
+        let all = u32::from(self.parts.installation.shard_count);
+        let share = usize::try_from(fair_share(all, standing)).unwrap_or(usize::MAX);
+        self.parts.handle.update_health(self.parts.index, |health| health.shards_due = share);
+        match balance(all, owned, standing) {
             Balance::Keep => Ok(()),
             Balance::Take(count) => self.acquire(count).await,
             Balance::HandOver(count) => self.hand_over(count).await,
@@ -114,19 +118,50 @@ impl Lane {
         self.pending.retain(|work| match work {
             // Who waits for an answer gets one.
             Work::Event(event) => event.reply.is_some() || !leaving.contains(&event.addressed.execution.shard()),
-            Work::New(_) | Work::Position(_) => true,
+            Work::New(group) => group.inbox.is_none() || !group.ids.iter().any(|id| leaving.contains(&id.shard())),
+            Work::Position(_) => true,
         });
     }
 
     /// Hints of other lanes. They may be forged or lost: what they are about is looked up, and looked at anyway.
-    pub(super) fn take_nudge(&mut self, nudge: &Nudge) {
+    pub(super) fn take_nudge(&mut self, nudge: &Nudge, asker: Option<String>) {
         if nudge.vacant {
             // A flood of hints must not become one of statements.
             let next = self.renewed_at + self.parts.times.claim_after() / 20;
             self.alarms.renewal = self.alarms.renewal.min(next);
         }
+        if nudge.inbox_shards.iter().any(|shard| u16::try_from(*shard).is_ok_and(|shard| self.owns(shard))) {
+            self.mail.inbox_is_due();
+        }
         let changed = nudge.changed_execution_ids.iter().filter_map(|id| ExecutionId::try_from(id.as_ref()).ok());
-        self.parts.handle.wake(changed);
+        self.parts.handle.wake_here(changed);
+        let watched = nudge.watched_execution_ids.iter().filter_map(|id| ExecutionId::try_from(id.as_ref()).ok());
+        let ours: Vec<ExecutionId> = watched.filter(|id| self.owns(id.shard())).collect();
+        if !ours.is_empty() {
+            ours.into_iter().for_each(|id| self.parts.handle.watch_for_another(id));
+            asker.into_iter().for_each(|asker| self.parts.speaker.acknowledge(asker));
+        }
+    }
+
+    /// Asks the owner of an execution's shard to say when it changes.
+    pub(super) fn watch_elsewhere(&self, execution: ExecutionId, reply: oneshot::Sender<()>) {
+        let bus = self.parts.bus.clone();
+        tokio::spawn(async move {
+            let nudge = Nudge { watched_execution_ids: vec![execution.to_bytes()], ..Nudge::default() };
+            if let Err(error) = bus.ask_owner(nudge).await {
+                tracing::debug!(%error, workflow_id = %execution, "no owner said that it watches; who waits looks by itself");
+            }
+            reply.send(()).ok();
+        });
+    }
+
+    /// Wakes who waits for these executions, here and elsewhere.
+    pub(super) fn wake(&self, ids: impl Iterator<Item = ExecutionId> + Clone) {
+        let elsewhere = self.parts.handle.wake(ids);
+        for changed in elsewhere.chunks(BATCH_ITEMS_MAX) {
+            let changed_execution_ids = changed.iter().map(|id| id.to_bytes()).collect();
+            self.parts.speaker.nudge(&Nudge { changed_execution_ids, ..Nudge::default() });
+        }
     }
 
     /// The lane has ended: its shards are vacant, and others hear of it at once.

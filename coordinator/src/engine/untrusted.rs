@@ -220,7 +220,7 @@ impl Asker<'_> {
 
 fn claim_work(task: TaskId, event: Event, note: ClaimNote) -> Work {
     let addressed = Addressed { execution: task.execution(), event };
-    Work::Event(Box::new(EventWork { addressed, claim: Some(note), reply: None }))
+    Work::Event(Box::new(EventWork { addressed, claim: Some(note), reply: None, inbox: None }))
 }
 
 fn ticks(lease_ms: u64, tick: Duration) -> Option<u32> {

@@ -6,6 +6,7 @@ use orchestr8_core::machine::Event;
 use orchestr8_proto::ids::{ExecutionId, RunId, TaskId};
 use orchestr8_store::shards::Position;
 use tokio::sync::oneshot;
+use uuid::Uuid;
 
 /// One item of a batch.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct EventWork {
     pub claim: Option<ClaimNote>,
     /// A caller that waits.
     pub reply: Option<CancelReply>,
+    /// The row of the inbox that it came from.
+    pub inbox: Option<Uuid>,
 }
 
 /// What a claim says about its lease.
@@ -62,6 +65,8 @@ pub struct Group {
     pub state: GroupState,
     /// Tries that ended in doubt.
     pub tries: u32,
+    /// The row of the inbox that it came from.
+    pub inbox: Option<Uuid>,
 }
 
 /// How much is known about a group.
@@ -89,7 +94,17 @@ impl Work {
     /// An event that nobody waits for.
     #[must_use]
     pub fn event(execution: ExecutionId, event: Event) -> Self {
-        Self::Event(Box::new(EventWork { addressed: Addressed { execution, event }, claim: None, reply: None }))
+        Self::Event(Box::new(EventWork { addressed: Addressed { execution, event }, claim: None, reply: None, inbox: None }))
+    }
+
+    /// The row of the inbox that this came from, and its shard.
+    #[must_use]
+    pub fn inbox(&self) -> Option<(u16, Uuid)> {
+        match self {
+            Self::Event(event) => event.inbox.map(|id| (event.addressed.execution.shard(), id)),
+            Self::New(group) => group.inbox.zip(group.ids.first()).map(|(id, first)| (first.shard(), id)),
+            Self::Position(_) => None,
+        }
     }
 
     /// The run that this declares lost.

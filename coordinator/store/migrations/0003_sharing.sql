@@ -74,3 +74,68 @@ create function leave_lane(p_lane uuid, p_leases uuid[]) returns void language s
   update shards set lease_id = null, owner = null, expires_at = null where lease_id = any (p_leases);
   delete from coordinator_lanes where id = p_lane;
 $$;
+
+-- A batch with events from the inbox: their rows go with the commit that decides them.
+create function commit_batch(
+  p_shards int[], p_leases uuid[],
+  p_plans plan_row[], p_new_executions execution_static[], p_new_execution_states execution_state[],
+  p_new_tasks task_static[], p_new_task_states task_state[],
+  p_execution_states execution_state[], p_task_states task_state[],
+  p_results result_row[], p_attempts attempt_row[], p_history history_row[], p_marks mark_row[], p_inbox uuid[]
+) returns timestamptz language plpgsql as $$
+declare
+  committed timestamptz;
+begin
+  committed := commit_batch(p_shards, p_leases, p_plans, p_new_executions, p_new_execution_states, p_new_tasks, p_new_task_states,
+    p_execution_states, p_task_states, p_results, p_attempts, p_history, p_marks);
+  delete from shard_inbox where shard = any (p_shards) and id = any (p_inbox);
+  return committed;
+end $$;
+
+-- What cannot be applied is kept once, however often it comes.
+alter table quarantined_events add column task_execution_id uuid, add column seen_count bigint not null default 1,
+  add column last_seen_at timestamptz not null default now();
+comment on column quarantined_events.task_execution_id is 'The task that it was about, if it was about one.';
+comment on column quarantined_events.seen_count is 'How often it came.';
+comment on column quarantined_events.last_seen_at is 'When it came last.';
+delete from quarantined_events a using quarantined_events b
+where a.ctid > b.ctid and a.shard = b.shard and a.workflow_id = b.workflow_id and a.event = b.event;
+create unique index quarantined_events_once on quarantined_events (shard, md5(event::text), coalesce(workflow_id, id));
+comment on index quarantined_events_once is 'quarantine_event: the same event again is counted.';
+
+-- Keeps an event that cannot be applied. One from the inbox leaves it; a timer is tried again in an hour, or by a redrive.
+create function quarantine_event(p_shard int, p_workflow uuid, p_task uuid, p_event jsonb, p_error text, p_inbox uuid)
+returns void language plpgsql as $$
+begin
+  insert into quarantined_events as q (shard, workflow_id, task_execution_id, event, error)
+  values (p_shard, p_workflow, p_task, p_event, p_error)
+  on conflict (shard, md5(event::text), coalesce(workflow_id, id)) do update set
+    seen_count = q.seen_count + 1, last_seen_at = clock_timestamp(), error = excluded.error;
+  delete from shard_inbox where shard = p_shard and id = p_inbox;
+  if p_event ->> 'event' = 'due' then
+    update task_executions set due_at = clock_timestamp() + interval '1 hour' where id = p_task and due_at is not null;
+  end if;
+end $$;
+
+-- Tries a quarantined event again: through the inbox of its shard. Returns how that went: redriven; not_found; comes_by_itself,
+-- for what executors or the coordinator will say again, or have decided otherwise.
+create function redrive_event(p_id uuid) returns text language plpgsql as $$
+declare
+  kept quarantined_events;
+begin
+  select * into kept from quarantined_events where id = p_id for update;
+  if not found then
+    return 'not_found';
+  end if;
+  if kept.event ? 'inbox' then
+    insert into shard_inbox (shard, event) values (kept.shard, kept.event -> 'inbox');
+  elsif kept.event ->> 'event' = 'due' then
+    update task_executions set due_at = clock_timestamp() where id = kept.task_execution_id and due_at is not null;
+    insert into shard_inbox (shard, event)
+    values (kept.shard, jsonb_build_object('type', 'due', 'task_id', kept.task_execution_id));
+  else
+    return 'comes_by_itself';
+  end if;
+  delete from quarantined_events where id = p_id;
+  return 'redriven';
+end $$;

@@ -21,6 +21,9 @@ pub const RESULT_COLUMN_BYTES_MAX: usize = 2 * 1024;
 /// The statement of every commit.
 pub const COMMIT: &str = "select commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 
+/// As [`COMMIT`], for a batch with events from the inbox.
+pub const COMMIT_WITH_INBOX: &str = "select commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+
 /// Every row that one batch writes, and the leases that must still be held.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -37,6 +40,7 @@ pub struct Batch {
     attempts: Vec<AttemptRow>,
     history: Vec<HistoryRow>,
     marks: Vec<MarkRow>,
+    inbox: Vec<Uuid>,
 }
 
 /// What the engine does not keep of a submission.
@@ -59,6 +63,11 @@ impl Batch {
     pub fn fence(&mut self, shard: u16, lease: LeaseId) {
         self.shards.push(i32::from(shard));
         self.leases.push(lease.0);
+    }
+
+    /// The batch decides this row of the inbox of one of its shards.
+    pub fn decides(&mut self, inbox: Uuid) {
+        self.inbox.push(inbox);
     }
 
     /// Marks to save with the batch.
@@ -140,7 +149,7 @@ impl Batch {
 /// [`StoreError::Fenced`] and [`StoreError::Version`]: recover. [`StoreError::Refused`]: nothing was written; bisect.
 /// [`StoreError::Unavailable`]: the end is unknown; recover.
 pub async fn commit(connection: &mut PgConnection, batch: &Batch) -> Result<Timestamp, StoreError> {
-    let now: OffsetDateTime = sqlx::query_scalar(COMMIT)
+    let query = sqlx::query_scalar(if batch.inbox.is_empty() { COMMIT } else { COMMIT_WITH_INBOX })
         .bind(&batch.shards)
         .bind(&batch.leases)
         .bind(&batch.plans)
@@ -153,9 +162,9 @@ pub async fn commit(connection: &mut PgConnection, batch: &Batch) -> Result<Time
         .bind(&batch.results)
         .bind(&batch.attempts)
         .bind(&batch.history)
-        .bind(&batch.marks)
-        .fetch_one(connection)
-        .await?;
+        .bind(&batch.marks);
+    let query = if batch.inbox.is_empty() { query } else { query.bind(&batch.inbox) };
+    let now: OffsetDateTime = query.fetch_one(connection).await?;
     Ok(now.into())
 }
 

@@ -7,10 +7,12 @@
 //! - [`shards`]: leases, recovery, renewal
 //! - [`queue`]: what is queued, running or due
 //! - [`keys`]: idempotency keys
+//! - [`inbox`]: events for a shard from elsewhere
 //! - [`quarantine`]: events that could not be applied
 //! - [`read`]: what users ask for
 
 pub mod commit;
+pub mod inbox;
 pub mod keys;
 pub mod load;
 pub mod migrate;

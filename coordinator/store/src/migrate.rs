@@ -171,7 +171,7 @@ fn migration_failed(error: &MigrateError) -> OpenError {
 /// Every statement of the engine by name, for the test that prepares them all.
 #[must_use]
 pub fn statements() -> Vec<(&'static str, &'static str)> {
-    use crate::{commit, keys, load, queue, shards};
+    use crate::{commit, inbox, keys, load, queue, shards};
     vec![
         ("install", INSTALL),
         ("install_shards", INSTALL_SHARDS),
@@ -179,6 +179,9 @@ pub fn statements() -> Vec<(&'static str, &'static str)> {
         ("server_version", SERVER_VERSION),
         ("clock", CLOCK),
         ("commit", commit::COMMIT),
+        ("commit_with_inbox", commit::COMMIT_WITH_INBOX),
+        ("inbox_send", inbox::SEND),
+        ("inbox_read", inbox::READ),
         ("load", load::LOAD),
         ("existing", load::EXISTING),
         ("plans", load::PLANS),

@@ -1,8 +1,11 @@
 //! Several coordinators, and several lanes in one: they share the shards, hand them over between batches, and lose nothing.
 
-use crate::scene::{Scene, coordinator_words, executors, noop, submit_surely};
-use anyhow::{Context, Result};
+use crate::harness::{InstallationOptions, wait_for};
+use crate::scene::{SOON, Scene, coordinator_words, executors, noop, submit_surely};
+use anyhow::{Context, Result, ensure};
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 /// Coordinators that come and go.
 const MANY: usize = 8;
@@ -45,6 +48,90 @@ async fn lanes_of_one_coordinator_share_its_shards() -> Result<()> {
         scene.submit_workflow(&chain()).await?;
     }
     assert_eq!(scene.all_completed().await?.len(), 30 + 6 * 3);
+    scene.finish().await;
+    Ok(())
+}
+
+/// At full time an own look would come every five seconds only.
+#[tokio::test]
+async fn who_waits_at_one_coordinator_hears_at_once_of_what_another_commits() -> Result<()> {
+    let mut scene = Scene::start(InstallationOptions { time_base: Duration::from_secs(1), ..executors(1) }).await?;
+    scene.installation.add_coordinator().await?;
+    scene.until_shared(&[(0, 8), (1, 8)]).await?;
+    let (first, second) = (scene.installation.api_of(0), scene.installation.api_of(1));
+    let gated = scene.submit(&scene.ledger.gated("go")).await?;
+    let path = format!("/api/v1/tasks/{gated}/result?wait=30s");
+    let released = async {
+        scene.until_started(&gated, 1).await?;
+        scene.ledger.open("go")?;
+        wait_for("the end", SOON, async || Ok((scene.ledger.ends()?.len() == 1).then_some(()))).await?;
+        Ok(Instant::now())
+    };
+    let waited = async { (second.get(&path).await, Instant::now()) };
+    let (released, (answer, answered)) = tokio::join!(released, waited);
+    let released: Result<Instant> = released;
+    assert_eq!(answer?["status"], "completed");
+    let late = answered.saturating_duration_since(released?);
+    ensure!(late < Duration::from_secs(2), "it heard only after {late:?}");
+    assert_eq!(first.get(&path).await?["status"], "completed");
+    scene.finish().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_one_coordinator_owns_can_be_cancelled_at_another() -> Result<()> {
+    let mut scene = Scene::start(executors(1)).await?;
+    scene.installation.add_coordinator().await?;
+    scene.until_shared(&[(0, 8), (1, 8)]).await?;
+    let second = scene.installation.api_of(1);
+    let task = scene.submit(&scene.ledger.gated("never")).await?;
+    scene.until_started(&task, 1).await?;
+    let path = format!("/api/v1/tasks/{task}/cancel");
+    let (status, answer) = second.answer(second.request(Method::POST, &path)).await?;
+    assert!(status.is_success(), "{status}: {answer}");
+    assert_eq!(scene.result(&task).await?["status"], "cancelled");
+    let (status, answer) = second.answer(second.request(Method::POST, &path)).await?;
+    assert_eq!((status, &answer["status"]), (StatusCode::OK, &json!("cancelled")), "again is no error");
+    let unknown = "/api/v1/tasks/01900000-0000-7000-8000-000000000001/cancel";
+    for api in [scene.installation.api_of(0), second] {
+        let (status, answer) = api.answer(api.request(Method::POST, unknown)).await?;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{answer}");
+    }
+    assert_eq!(scene.number("select count(*) from shard_inbox").await?, 0);
+    scene.finish().await;
+    Ok(())
+}
+
+/// One shard for two coordinators: the second has none, and serves all the same.
+#[tokio::test]
+async fn a_coordinator_without_shards_serves_as_well() -> Result<()> {
+    let mut scene = Scene::start(coordinator_words(&["--shard-count", "1"])).await?;
+    let second = scene.installation.add_coordinator().await?;
+    scene.installation.wait_ready(second).await?;
+    scene.until_shared(&[(0, 1), (second, 0)]).await?;
+    scene.installation.api = scene.installation.api_of(second);
+    let task = scene.submit(&noop(&json!("here"))).await?;
+    assert_eq!(scene.result(&task).await?["result"], "here");
+    let key = "the same";
+    let send = async |body: Value| {
+        let request = scene.api().request(Method::POST, "/api/v1/tasks").header("idempotency-key", key).json(&body);
+        scene.api().answer(request).await
+    };
+    let (_, made) = send(noop(&json!(1))).await?;
+    let (_, replayed) = send(noop(&json!(1))).await?;
+    assert_eq!(made["task_id"], replayed["task_id"]);
+    assert_eq!(send(noop(&json!(2))).await?.0, StatusCode::CONFLICT);
+    let gated = scene.submit(&scene.ledger.gated("never")).await?;
+    scene.until_started(&gated, 1).await?;
+    let (status, answer) = scene.api().answer(scene.api().request(Method::POST, &format!("/api/v1/tasks/{gated}/cancel"))).await?;
+    assert!(status.is_success(), "{status}: {answer}");
+    assert_eq!(scene.result(&gated).await?["status"], "cancelled");
+    // What is sent while the owner is away is made by whoever comes next.
+    scene.installation.coordinators[0].kill().await?;
+    let late = submit_surely(scene.api(), "/api/v1/tasks", &noop(&json!("late"))).await?;
+    assert_eq!(scene.result(late["task_id"].as_str().context("an id")?).await?["result"], "late");
+    scene.until_shared(&[(second, 1)]).await?;
+    assert_eq!(scene.number("select count(*) from shard_inbox").await?, 0);
     scene.finish().await;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Reads for the API, and the registration of definitions: the one write outside the engine.
 //!
 //! - [`executions`]: workflow executions, one or a page
+//! - [`inbox`]: whether an event that was sent to another owner is decided
 //! - [`tasks`]: tasks, their attempts and results
 //! - [`events`]: the history of an execution after a cursor
 //! - [`definitions`]: named definitions
@@ -12,6 +13,7 @@ pub mod definitions;
 pub mod depths;
 pub mod events;
 pub mod executions;
+pub mod inbox;
 pub mod tasks;
 
 use serde::Serializer;

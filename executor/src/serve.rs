@@ -1,7 +1,7 @@
 //! The executor's loop: takes in what happened, lets the desk decide, does what it says.
 
 use crate::coordinators::Clock;
-use crate::desk::{Desk, Effect, Publication};
+use crate::desk::{Desk, Effect, Publication, answers_subject, pulls_subject};
 use crate::link::{LineState, Link, LinkError, connect};
 use crate::settings::{ExecutorSettings, SettingsError};
 use crate::work::{self, Assignment, Folder, FolderError, Retryable, WorkReport, WorkResult, WorkSettings};
@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Events taken in before their effects are carried out, at most: a burst shares one message, and none waits for long.
 const BURST_MAX: usize = 256;
+/// The server is given this long to let the pulls go; without an answer they end with the connection.
+const LET_GO_WITHIN: Duration = Duration::from_secs(1);
 /// The last heartbeat is given this long to leave.
 const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
 
@@ -39,7 +41,10 @@ pub enum ExecutorError {
 
 /// What comes from outside.
 struct Inputs {
-    inbox: Subscriber,
+    /// Messages of pulls, and what the server says of the pulls.
+    pulls: Subscriber,
+    /// What the rest of our requests is answered.
+    answers: Subscriber,
     control: Subscriber,
     control_all: Subscriber,
     coordinators: Subscriber,
@@ -114,7 +119,8 @@ async fn subscribe(
 ) -> Result<Inputs, ExecutorError> {
     let failed = |error: async_nats::SubscribeError| ExecutorError::Client(error.to_string());
     Ok(Inputs {
-        inbox: client.subscribe(format!("{inbox}.>")).await.map_err(failed)?,
+        pulls: client.subscribe(pulls_subject(inbox)).await.map_err(failed)?,
+        answers: client.subscribe(answers_subject(inbox)).await.map_err(failed)?,
         control: client.subscribe(control_subject(desk.incarnation())).await.map_err(failed)?,
         control_all: client.subscribe(CONTROL_ALL).await.map_err(failed)?,
         coordinators: client.subscribe(COORDINATOR_BEATS).await.map_err(failed)?,
@@ -145,7 +151,14 @@ async fn work_until_drained(
         };
         match &input {
             Input::Gone => return Err(ExecutorError::Client("its connection was closed for good".into())),
-            Input::Shutdown => told = true,
+            Input::Shutdown => {
+                told = true;
+                desk.drain(clock());
+                // Before anything else is sent: each command to the client may end its patience with what is under way.
+                for message in inputs.let_pulls_go().await {
+                    desk.receive(message, clock());
+                }
+            }
             Input::Tick => tick.as_mut().reset(tokio::time::Instant::now() + desk.patience()),
             Input::Inbox(_) | Input::Control(_) | Input::Coordinator(_) | Input::Report(..) | Input::Line(_) => {}
         }
@@ -167,12 +180,32 @@ impl Inputs {
     /// The next thing from outside. Safe to drop between two polls: nothing is taken before it is returned.
     async fn next(&mut self) -> Input {
         tokio::select! {
-            message = self.inbox.next() => message.map_or(Input::Gone, Input::Inbox),
+            // It ends before the others in a drain.
+            Some(message) = self.pulls.next() => Input::Inbox(message),
+            message = self.answers.next() => message.map_or(Input::Gone, Input::Inbox),
             Some((run_id, report)) = self.reports.recv() => Input::Report(run_id, Box::new(report)),
             message = self.control.next() => message.map_or(Input::Gone, Input::Control),
             message = self.control_all.next() => message.map_or(Input::Gone, Input::Control),
             message = self.coordinators.next() => message.map_or(Input::Gone, Input::Coordinator),
         }
+    }
+
+    /// Ends the interest in our pulls, without which the server serves none of them; what they brought until then.
+    ///
+    /// A parked pull that outlived its executor would take a message with it, which nobody sees before the ack wait.
+    async fn let_pulls_go(&mut self) -> Vec<async_nats::Message> {
+        // An error says that the client has ended, and so the pulls have.
+        self.pulls.drain().await.ok();
+        let mut brought = Vec::new();
+        let taken = async {
+            while let Some(message) = self.pulls.next().await {
+                brought.push(message);
+            }
+        };
+        if tokio::time::timeout(LET_GO_WITHIN, taken).await.is_err() {
+            tracing::warn!("the server did not let the pulls go in time: what they bring now comes again after the ack wait");
+        }
+        brought
     }
 }
 
@@ -185,10 +218,9 @@ fn take_in(desk: &mut Desk, input: Input, clock: Clock) {
         Input::Line(LineState::Up(2..)) => desk.reconnected(clock),
         Input::Line(LineState::Down(_)) => desk.disconnected(),
         Input::Tick => desk.tick(clock),
-        Input::Shutdown => desk.drain(clock),
-        // The first connection is the one that everything so far was sent on; that there is none any more is found by
-        // the next wait too, which ends the loop.
-        Input::Line(LineState::Up(0 | 1)) | Input::Gone => {}
+        // The first connection is the one that everything so far was sent on; the drain has begun, and that there is no
+        // client any more ended the loop.
+        Input::Line(LineState::Up(0 | 1)) | Input::Shutdown | Input::Gone => {}
     }
 }
 

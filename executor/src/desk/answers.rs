@@ -38,6 +38,16 @@ pub(super) enum Answer {
     Ack(MessageKey),
 }
 
+/// Where pulls are answered, below `inbox`: apart from the rest, so that the interest in them alone can end.
+pub(crate) fn pulls_subject(inbox: &str) -> String {
+    format!("{inbox}.p.*.*")
+}
+
+/// Where everything else is answered, below `inbox`.
+pub(crate) fn answers_subject(inbox: &str) -> String {
+    format!("{inbox}.*.*")
+}
+
 impl Answer {
     /// The subject's end for this answer.
     pub(super) fn token(self) -> String {

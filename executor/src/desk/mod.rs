@@ -19,6 +19,8 @@ mod scene;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use answers::{answers_subject, pulls_subject};
+
 use crate::beats::{Identity, Rhythm};
 use crate::claims::ClaimLanes;
 use crate::coordinators::{Clock, Coordinators};

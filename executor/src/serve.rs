@@ -1,6 +1,6 @@
 //! The executor's loop: takes in what happened, lets the desk decide, does what it says.
 
-use crate::coordinators::Clock;
+use crate::clock::{Clock, Timekeeper};
 use crate::desk::{Desk, Effect, Publication, answers_subject, pulls_subject};
 use crate::link::{LineState, Link, LinkError, connect};
 use crate::settings::{ExecutorSettings, SettingsError};
@@ -11,7 +11,7 @@ use orchestr8_proto::ids::RunId;
 use orchestr8_proto::names::{CONTROL_ALL, COORDINATOR_BEATS, control_subject};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -64,8 +64,9 @@ enum Input {
     Gone,
 }
 
-/// Carries effects out.
+/// Carries effects out, and tells the time.
 struct Outputs {
+    time: Timekeeper,
     link: Link,
     work: Arc<WorkSettings>,
     reports: mpsc::UnboundedSender<(RunId, WorkReport)>,
@@ -91,7 +92,8 @@ pub async fn serve(mut settings: ExecutorSettings, shutdown: CancellationToken) 
         other => other?,
     };
     let inbox = link.client.new_inbox();
-    let mut desk = Desk::new(&settings, inbox.clone(), Instant::now());
+    let time = Timekeeper::start();
+    let mut desk = Desk::new(&settings, inbox.clone(), time.clock().now);
     let (reports_in, reports) = mpsc::unbounded_channel();
     let mut inputs = subscribe(&link.client, &inbox, &desk, reports).await?;
     tracing::info!(
@@ -101,10 +103,10 @@ pub async fn serve(mut settings: ExecutorSettings, shutdown: CancellationToken) 
         slots = settings.slots,
         "the executor takes work"
     );
-    let mut outputs = Outputs { link, work: Arc::new(settings.work), reports: reports_in };
+    let mut outputs = Outputs { time, link, work: Arc::new(settings.work), reports: reports_in };
     work_until_drained(&mut desk, &mut inputs, &mut outputs, &shutdown).await?;
-    desk.say_farewell(clock());
-    outputs.carry_out(desk.take_effects(clock())).await;
+    desk.say_farewell(time.clock());
+    outputs.carry_out(desk.take_effects(time.clock())).await;
     if tokio::time::timeout(FAREWELL_WITHIN, outputs.link.client.flush()).await.is_err() {
         tracing::warn!("the last heartbeat may not have left");
     }
@@ -138,9 +140,10 @@ async fn work_until_drained(
     tokio::pin!(tick);
     let mut state = outputs.link.state.clone();
     let mut told = false;
+    let time = outputs.time;
     loop {
-        outputs.carry_out(desk.take_effects(clock())).await;
-        if desk.is_drained(Instant::now()) {
+        outputs.carry_out(desk.take_effects(time.clock())).await;
+        if desk.is_drained(time.clock().now) {
             return Ok(());
         }
         let input = tokio::select! {
@@ -153,20 +156,20 @@ async fn work_until_drained(
             Input::Gone => return Err(ExecutorError::Client("its connection was closed for good".into())),
             Input::Shutdown => {
                 told = true;
-                desk.drain(clock());
+                desk.drain(time.clock());
                 // Before anything else is sent: each command to the client may end its patience with what is under way.
                 for message in inputs.let_pulls_go().await {
-                    desk.receive(message, clock());
+                    desk.receive(message, time.clock());
                 }
             }
             Input::Tick => tick.as_mut().reset(tokio::time::Instant::now() + desk.patience()),
             Input::Inbox(_) | Input::Control(_) | Input::Coordinator(_) | Input::Report(..) | Input::Line(_) => {}
         }
-        take_in(desk, input, clock());
+        take_in(desk, input, time.clock());
         // What has arrived meanwhile shares the effects: one message of outcomes instead of many.
         for _ in 1..BURST_MAX {
             let Some(input) = inputs.next().now_or_never() else { break };
-            take_in(desk, input, clock());
+            take_in(desk, input, time.clock());
         }
         // Idle may have turned into busy: then the next tick is sooner.
         let soonest = tokio::time::Instant::now() + desk.patience();
@@ -271,11 +274,6 @@ impl Outputs {
 fn panicked() -> WorkReport {
     let message = "the executor failed while it ran this attempt: its log tells more".to_owned();
     WorkResult::Failed { error_type: "panic".into(), message, exit_code: None, retryable: Retryable::Yes, retry_after: None }.into()
-}
-
-fn clock() -> Clock {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Clock { now: Instant::now(), wall_us: i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX) }
 }
 
 #[cfg(test)]

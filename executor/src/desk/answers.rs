@@ -1,7 +1,8 @@
 //! What others answer: the owners of shards, the coordinators' beats, the broker.
 
 use super::{Desk, Mode};
-use crate::coordinators::{Clock, Heard};
+use crate::clock::Clock;
+use crate::coordinators::Heard;
 use crate::fetch::{PullStatus, Ticket};
 use crate::kill_points::{AFTER_GRANT_BEFORE_DOUBLE_ACK, AFTER_OUTCOME_BEFORE_ACK, kill_point};
 use crate::messages::{MessageKey, Settled};

@@ -10,7 +10,7 @@
 //!   - `clock`: the time that all of it goes by; `coordinators`: silence, installation, JetStream's clock
 //! - [`work`]: one attempt; [`handlers`]: code that runs inside the executor; [`shim`]: the small process around a command
 //! - [`secrecy`]: what commands of the same user must not read
-//! - [`kill_points`]: where fault tests end the process
+//! - [`kill_points`]: where fault tests end or stop the process
 
 pub mod handlers;
 pub mod kill_points;

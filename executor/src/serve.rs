@@ -196,6 +196,9 @@ impl Inputs {
     /// Ends the interest in our pulls, without which the server serves none of them; what they brought until then.
     ///
     /// A parked pull that outlived its executor would take a message with it, which nobody sees before the ack wait.
+    /// A server passes over pulls without interest, and what it cannot deliver goes to the next one at once. The client
+    /// may take the subscription's end for done before the server's answer when anything else wakes it meanwhile: what
+    /// comes in that one round trip and is not seen here waits for the ack wait after all.
     async fn let_pulls_go(&mut self) -> Vec<async_nats::Message> {
         // An error says that the client has ended, and so the pulls have.
         self.pulls.drain().await.ok();

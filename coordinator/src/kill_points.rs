@@ -1,30 +1,43 @@
-//! Named points at which a test kills this process. Compiled in with the feature `kill-points` only.
+//! Named points at which a test kills or stops this process. Compiled in with the feature `kill-points` only.
 //!
-//! `ORCHESTR8_KILL_POINT=name` kills it at the first pass of `name`, `name:3` at the third.
+//! `ORCHESTR8_KILL_POINT=name[:pass][:stop]`: at that pass of the point, the first where none is given, SIGKILL ends the
+//! process; with `stop` SIGSTOP makes it stand still there until it gets SIGCONT. The executor reads the same form.
+
+#[cfg(feature = "kill-points")]
+use nix::sys::signal::Signal;
 
 /// Passes the point `name`; in a test build this may be the end of the process.
 #[cfg(not(feature = "kill-points"))]
 #[inline]
 pub const fn pass(_name: &str) {}
 
-/// Passes the point `name`; in a test build this may be the end of the process.
+/// Passes the point `name`; in a test build this may be the end of the process, or stop it.
+///
+/// # Panics
+/// When the choice has another form, or the system does not let a process signal itself.
 #[cfg(feature = "kill-points")]
 pub fn pass(name: &str) {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
-    static WANTED: LazyLock<Option<(String, u64)>> = LazyLock::new(|| {
-        let wanted = std::env::var("ORCHESTR8_KILL_POINT").ok()?;
-        match wanted.split_once(':') {
-            Some((name, pass)) => Some((name.to_owned(), pass.parse().ok()?)),
-            None => Some((wanted, 1)),
-        }
+    static WANTED: LazyLock<Option<(String, u64, Signal)>> = LazyLock::new(|| {
+        let text = std::env::var("ORCHESTR8_KILL_POINT").ok().filter(|text| !text.is_empty())?;
+        Some(wanted(&text).unwrap_or_else(|| panic!("ORCHESTR8_KILL_POINT=`{text}`: use name[:pass][:stop]")))
     });
     static PASSES: AtomicU64 = AtomicU64::new(0);
-    if let Some((wanted, pass)) = &*WANTED
+    if let Some((wanted, pass, signal)) = &*WANTED
         && wanted == name
         && PASSES.fetch_add(1, Ordering::Relaxed) + 1 == *pass
     {
-        // As kill -9 would: no destructor, no flush.
-        std::process::abort();
+        // To this thread, which goes no step further; the others follow it within moments. No destructor, no flush.
+        nix::sys::signal::raise(*signal).expect("a thread may signal itself");
     }
+}
+
+/// Point, pass (from 1) and signal of a text such as `before_commit:3:stop`; none: it has another form.
+#[cfg(feature = "kill-points")]
+fn wanted(text: &str) -> Option<(String, u64, Signal)> {
+    let (rest, signal) = text.strip_suffix(":stop").map_or((text, Signal::SIGKILL), |rest| (rest, Signal::SIGSTOP));
+    let (name, pass) = rest.split_once(':').unwrap_or((rest, "1"));
+    let pass = pass.parse().ok().filter(|pass| *pass > 0)?;
+    Some((name.to_owned(), pass, signal))
 }

@@ -1,5 +1,6 @@
 //! What the beats of the coordinators tell: whether there are any, JetStream's clock, which streams these are. Pure.
 
+use crate::clock::Clock;
 use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::wire::CoordinatorBeat;
 use std::time::{Duration, Instant};
@@ -7,15 +8,6 @@ use std::time::{Duration, Instant};
 /// The offset to JetStream's clock is the greatest of so long: a beat that lay unread in our socket shows a smaller one,
 /// with which everything would look fresher than it is. A greater one than the true one only asks more often.
 const OFFSET_KEPT: Duration = Duration::from_mins(5);
-
-/// The two clocks of one moment.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock {
-    /// Monotonic; all waits are measured by it.
-    pub now: Instant,
-    /// This machine's idea of the time, Unix microseconds; only ever compared through the offset to JetStream's.
-    pub wall_us: i64,
-}
 
 /// What a beat changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,10 +7,10 @@
 //!   - `freshness`: rule R5, who asks before the start
 //!   - `fetch`: sweeps and parked pulls; `messages`: acks; `claims`: questions to owners; `outcomes`: publications
 //!   - `runs`: from arrival to confirmation; `report`: what an outcome tells; `beats`: heartbeats (rule R4)
-//!   - `coordinators`: silence, installation, JetStream's clock
+//!   - `clock`: the time that all of it goes by; `coordinators`: silence, installation, JetStream's clock
 //! - [`work`]: one attempt; [`handlers`]: code that runs inside the executor; [`shim`]: the small process around a command
 //! - [`secrecy`]: what commands of the same user must not read
-//! - [`kill_points`]: where fault tests end the process
+//! - [`kill_points`]: where fault tests end or stop the process
 
 pub mod handlers;
 pub mod kill_points;
@@ -23,6 +23,7 @@ pub mod work;
 
 mod beats;
 mod claims;
+mod clock;
 mod coordinators;
 mod delivery;
 mod desk;

@@ -1,7 +1,7 @@
 //! The executor's loop: takes in what happened, lets the desk decide, does what it says.
 
-use crate::coordinators::Clock;
-use crate::desk::{Desk, Effect, Publication};
+use crate::clock::{Clock, Timekeeper};
+use crate::desk::{Desk, Effect, Publication, answers_subject, pulls_subject};
 use crate::link::{LineState, Link, LinkError, connect};
 use crate::settings::{ExecutorSettings, SettingsError};
 use crate::work::{self, Assignment, Folder, FolderError, Retryable, WorkReport, WorkResult, WorkSettings};
@@ -11,12 +11,14 @@ use orchestr8_proto::ids::RunId;
 use orchestr8_proto::names::{CONTROL_ALL, COORDINATOR_BEATS, control_subject};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Events taken in before their effects are carried out, at most: a burst shares one message, and none waits for long.
 const BURST_MAX: usize = 256;
+/// The server is given this long to let the pulls go; without an answer they end with the connection.
+const LET_GO_WITHIN: Duration = Duration::from_secs(1);
 /// The last heartbeat is given this long to leave.
 const FAREWELL_WITHIN: Duration = Duration::from_secs(1);
 
@@ -39,7 +41,10 @@ pub enum ExecutorError {
 
 /// What comes from outside.
 struct Inputs {
-    inbox: Subscriber,
+    /// Messages of pulls, and what the server says of the pulls.
+    pulls: Subscriber,
+    /// What the rest of our requests is answered.
+    answers: Subscriber,
     control: Subscriber,
     control_all: Subscriber,
     coordinators: Subscriber,
@@ -59,8 +64,9 @@ enum Input {
     Gone,
 }
 
-/// Carries effects out.
+/// Carries effects out, and tells the time.
 struct Outputs {
+    time: Timekeeper,
     link: Link,
     work: Arc<WorkSettings>,
     reports: mpsc::UnboundedSender<(RunId, WorkReport)>,
@@ -86,7 +92,8 @@ pub async fn serve(mut settings: ExecutorSettings, shutdown: CancellationToken) 
         other => other?,
     };
     let inbox = link.client.new_inbox();
-    let mut desk = Desk::new(&settings, inbox.clone(), Instant::now());
+    let time = Timekeeper::start();
+    let mut desk = Desk::new(&settings, inbox.clone(), time.clock().now);
     let (reports_in, reports) = mpsc::unbounded_channel();
     let mut inputs = subscribe(&link.client, &inbox, &desk, reports).await?;
     tracing::info!(
@@ -96,10 +103,10 @@ pub async fn serve(mut settings: ExecutorSettings, shutdown: CancellationToken) 
         slots = settings.slots,
         "the executor takes work"
     );
-    let mut outputs = Outputs { link, work: Arc::new(settings.work), reports: reports_in };
+    let mut outputs = Outputs { time, link, work: Arc::new(settings.work), reports: reports_in };
     work_until_drained(&mut desk, &mut inputs, &mut outputs, &shutdown).await?;
-    desk.say_farewell(clock());
-    outputs.carry_out(desk.take_effects(clock())).await;
+    desk.say_farewell(time.clock());
+    outputs.carry_out(desk.take_effects(time.clock())).await;
     if tokio::time::timeout(FAREWELL_WITHIN, outputs.link.client.flush()).await.is_err() {
         tracing::warn!("the last heartbeat may not have left");
     }
@@ -114,7 +121,8 @@ async fn subscribe(
 ) -> Result<Inputs, ExecutorError> {
     let failed = |error: async_nats::SubscribeError| ExecutorError::Client(error.to_string());
     Ok(Inputs {
-        inbox: client.subscribe(format!("{inbox}.>")).await.map_err(failed)?,
+        pulls: client.subscribe(pulls_subject(inbox)).await.map_err(failed)?,
+        answers: client.subscribe(answers_subject(inbox)).await.map_err(failed)?,
         control: client.subscribe(control_subject(desk.incarnation())).await.map_err(failed)?,
         control_all: client.subscribe(CONTROL_ALL).await.map_err(failed)?,
         coordinators: client.subscribe(COORDINATOR_BEATS).await.map_err(failed)?,
@@ -132,9 +140,10 @@ async fn work_until_drained(
     tokio::pin!(tick);
     let mut state = outputs.link.state.clone();
     let mut told = false;
+    let time = outputs.time;
     loop {
-        outputs.carry_out(desk.take_effects(clock())).await;
-        if desk.is_drained(Instant::now()) {
+        outputs.carry_out(desk.take_effects(time.clock())).await;
+        if desk.is_drained(time.clock().now) {
             return Ok(());
         }
         let input = tokio::select! {
@@ -145,15 +154,22 @@ async fn work_until_drained(
         };
         match &input {
             Input::Gone => return Err(ExecutorError::Client("its connection was closed for good".into())),
-            Input::Shutdown => told = true,
+            Input::Shutdown => {
+                told = true;
+                desk.drain(time.clock());
+                // Before anything else is sent: each command to the client may end its patience with what is under way.
+                for message in inputs.let_pulls_go().await {
+                    desk.receive(message, time.clock());
+                }
+            }
             Input::Tick => tick.as_mut().reset(tokio::time::Instant::now() + desk.patience()),
             Input::Inbox(_) | Input::Control(_) | Input::Coordinator(_) | Input::Report(..) | Input::Line(_) => {}
         }
-        take_in(desk, input, clock());
+        take_in(desk, input, time.clock());
         // What has arrived meanwhile shares the effects: one message of outcomes instead of many.
         for _ in 1..BURST_MAX {
             let Some(input) = inputs.next().now_or_never() else { break };
-            take_in(desk, input, clock());
+            take_in(desk, input, time.clock());
         }
         // Idle may have turned into busy: then the next tick is sooner.
         let soonest = tokio::time::Instant::now() + desk.patience();
@@ -167,12 +183,35 @@ impl Inputs {
     /// The next thing from outside. Safe to drop between two polls: nothing is taken before it is returned.
     async fn next(&mut self) -> Input {
         tokio::select! {
-            message = self.inbox.next() => message.map_or(Input::Gone, Input::Inbox),
+            // It ends before the others in a drain.
+            Some(message) = self.pulls.next() => Input::Inbox(message),
+            message = self.answers.next() => message.map_or(Input::Gone, Input::Inbox),
             Some((run_id, report)) = self.reports.recv() => Input::Report(run_id, Box::new(report)),
             message = self.control.next() => message.map_or(Input::Gone, Input::Control),
             message = self.control_all.next() => message.map_or(Input::Gone, Input::Control),
             message = self.coordinators.next() => message.map_or(Input::Gone, Input::Coordinator),
         }
+    }
+
+    /// Ends the interest in our pulls, without which the server serves none of them; what they brought until then.
+    ///
+    /// A parked pull that outlived its executor would take a message with it, which nobody sees before the ack wait.
+    /// A server passes over pulls without interest, and what it cannot deliver goes to the next one at once. The client
+    /// may take the subscription's end for done before the server's answer when anything else wakes it meanwhile: what
+    /// comes in that one round trip and is not seen here waits for the ack wait after all.
+    async fn let_pulls_go(&mut self) -> Vec<async_nats::Message> {
+        // An error says that the client has ended, and so the pulls have.
+        self.pulls.drain().await.ok();
+        let mut brought = Vec::new();
+        let taken = async {
+            while let Some(message) = self.pulls.next().await {
+                brought.push(message);
+            }
+        };
+        if tokio::time::timeout(LET_GO_WITHIN, taken).await.is_err() {
+            tracing::warn!("the server did not let the pulls go in time: what they bring now comes again after the ack wait");
+        }
+        brought
     }
 }
 
@@ -185,10 +224,9 @@ fn take_in(desk: &mut Desk, input: Input, clock: Clock) {
         Input::Line(LineState::Up(2..)) => desk.reconnected(clock),
         Input::Line(LineState::Down(_)) => desk.disconnected(),
         Input::Tick => desk.tick(clock),
-        Input::Shutdown => desk.drain(clock),
-        // The first connection is the one that everything so far was sent on; that there is none any more is found by
-        // the next wait too, which ends the loop.
-        Input::Line(LineState::Up(0 | 1)) | Input::Gone => {}
+        // The first connection is the one that everything so far was sent on; the drain has begun, and that there is no
+        // client any more ended the loop.
+        Input::Line(LineState::Up(0 | 1)) | Input::Shutdown | Input::Gone => {}
     }
 }
 
@@ -239,11 +277,6 @@ impl Outputs {
 fn panicked() -> WorkReport {
     let message = "the executor failed while it ran this attempt: its log tells more".to_owned();
     WorkResult::Failed { error_type: "panic".into(), message, exit_code: None, retryable: Retryable::Yes, retry_after: None }.into()
-}
-
-fn clock() -> Clock {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Clock { now: Instant::now(), wall_us: i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX) }
 }
 
 #[cfg(test)]

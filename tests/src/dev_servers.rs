@@ -1,10 +1,11 @@
-//! `orchestr8 dev --servers-only`: servers that are found or fetched, data that survives, and nothing that is orphaned.
+//! `orchestr8 dev`: servers that are found or fetched, data that survives, and nothing that is orphaned.
 
 use crate::harness::servers::{Addresses, ServersOptions, command, connect_nats, is_alive};
-use crate::harness::{Servers, Which, binary, wait_for};
+use crate::harness::{Api, Servers, Which, binary, wait_for};
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
+use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -14,6 +15,10 @@ use std::time::Duration;
 
 /// Far above what any of these steps takes.
 const SOON: Duration = Duration::from_secs(30);
+/// From the start of a whole `dev` to its being up, on a loaded machine.
+const UP_MAX: Duration = Duration::from_mins(2);
+/// After a `dev` was killed nothing of it runs for longer.
+const KILLED_DEV_MAX: Duration = Duration::from_secs(3);
 
 /// A folder that the servers' user can enter, and options to keep data in it.
 fn kept_folder() -> Result<(tempfile::TempDir, ServersOptions)> {
@@ -72,6 +77,60 @@ async fn nothing_is_orphaned_when_dev_is_killed_and_the_data_survives() -> Resul
     wait_until_gone(&old).await?;
     assert_eq!(write_row(&second.first).await?, 2);
     second.end().await
+}
+
+/// `orchestr8 dev` whole, started by this process without a shim between.
+async fn start_whole(folder: &Path) -> Result<std::process::Child> {
+    let log = folder.join("dev.log");
+    let mut dev = Command::new(binary::orchestr8()?);
+    dev.args(["dev", "--executors", "1", "--data"]).arg(folder.join("data")).current_dir(binary::workspace());
+    dev.stdin(Stdio::null()).stdout(std::fs::File::create(&log)?).stderr(std::fs::File::create(folder.join("dev.err"))?);
+    let dev = dev.spawn()?;
+    let up = async || Ok(std::fs::read_to_string(&log)?.lines().any(|line| line == "ready").then_some(()));
+    wait_for("`orchestr8 dev` to be up", UP_MAX, up).await?;
+    Ok(dev)
+}
+
+/// Every living process below `ancestor`, and it.
+fn tree_of(ancestor: i32) -> Result<Vec<i32>> {
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        // One that has ended meanwhile is not of the tree.
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<i32>().ok());
+        parents.extend(parent.map(|parent| (pid, parent)));
+    }
+    let mut tree = vec![ancestor];
+    let mut next = 0;
+    while let Some(parent) = tree.get(next).copied() {
+        tree.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    Ok(tree)
+}
+
+#[tokio::test]
+async fn nothing_runs_soon_after_a_dev_with_a_running_task_was_killed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o711))?;
+    let mut dev = start_whole(folder.path()).await?;
+    let read = |name: &str| std::fs::read_to_string(folder.path().join("data").join(name)).map(|text| text.trim().to_owned());
+    let api = Api::new(read("url")?, read("token")?);
+    // It asks its process group for nothing and does not hear the usual request to end.
+    api.post("/api/v1/tasks", &json!({"run": "trap '' TERM; while :; do sleep 1000 & wait; done"})).await?;
+    let pid = i32::try_from(dev.id())?;
+    let runs = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.starts_with("sleep\0"));
+    wait_for("the task to run", SOON, async || Ok(tree_of(pid)?.iter().any(runs).then_some(()))).await?;
+    let tree = tree_of(pid)?;
+    assert!(tree.len() > 10, "shims, servers, coordinator, executor, task: {tree:?}");
+    dev.kill()?;
+    dev.wait()?;
+    let gone = async || Ok(tree.iter().all(|pid| !is_alive(*pid)).then_some(()));
+    let waited = wait_for("everything to be gone", KILLED_DEV_MAX, gone).await;
+    let left: Vec<_> =
+        tree.iter().filter(|pid| is_alive(**pid)).map(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline"))).collect();
+    waited.with_context(|| format!("these run: {left:?}"))
 }
 
 /// Stands for a test process: it starts `dev` with a pipe that only it holds, and is killed.

@@ -23,8 +23,10 @@ const PORT_DEFAULT: u16 = 8_088;
 const COORDINATOR_GRACE_MS: u64 = 15_000;
 /// How long started tasks may go on after Ctrl-C; then they are handed back, for the next start.
 const DRAIN_TIMEOUT: &str = "5s";
-/// An executor drains, ends its commands and waits for confirmations; when `dev` was killed nobody confirms any more.
+/// An executor drains, ends its commands and waits for confirmations.
 const EXECUTOR_GRACE_MS: u64 = 15_000;
+/// When `dev` was killed, the servers go with it: there is nobody to drain for, and the next start takes up what was cut off.
+const ORPHAN_GRACE_MS: u64 = 500;
 /// How long commands have to end when they are asked to.
 const COMMAND_GRACE: &str = "3s";
 /// The client of `--run` only watches.
@@ -181,8 +183,17 @@ impl Installation {
         env.insert("ORCHESTR8_URL".to_owned(), self.url.clone());
         env.insert("ORCHESTR8_TOKEN".to_owned(), self.token.clone());
         let cwd = std::env::current_dir().map_err(InstallationError::Directory)?;
-        let spec =
-            ShimSpec { argv, env, cwd, uid: None, gid: None, timeout_ms: None, grace_ms: CLIENT_GRACE_MS, stop_signal: StopSignal::Term };
+        let spec = ShimSpec {
+            argv,
+            env,
+            cwd,
+            uid: None,
+            gid: None,
+            timeout_ms: None,
+            grace_ms: CLIENT_GRACE_MS,
+            orphan_grace_ms: None,
+            stop_signal: StopSignal::Term,
+        };
         let mut client = Shim::spawn(&program, &spec, Stdio::inherit(), Stdio::inherit())?;
         let Some(report) = stop.unless(client.ended()).await else {
             client.stop().await;
@@ -263,7 +274,17 @@ impl<'a> Surroundings<'a> {
         let mut env = passed_environment();
         env.extend(secrets.iter().map(|(variable, value)| ((*variable).to_owned(), (*value).clone())));
         let cwd = self.directory.clone();
-        let shim = ShimSpec { argv, env, cwd, uid: None, gid: None, timeout_ms: None, grace_ms, stop_signal: StopSignal::Term };
+        let shim = ShimSpec {
+            argv,
+            env,
+            cwd,
+            uid: None,
+            gid: None,
+            timeout_ms: None,
+            grace_ms,
+            orphan_grace_ms: Some(ORPHAN_GRACE_MS),
+            stop_signal: StopSignal::Term,
+        };
         ChildPlan { log: log_of(self.place, &name), name, shim }
     }
 }

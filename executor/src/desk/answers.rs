@@ -1,7 +1,8 @@
 //! What others answer: the owners of shards, the coordinators' beats, the broker.
 
 use super::{Desk, Mode};
-use crate::coordinators::{Clock, Heard};
+use crate::clock::Clock;
+use crate::coordinators::Heard;
 use crate::fetch::{PullStatus, Ticket};
 use crate::kill_points::{AFTER_GRANT_BEFORE_DOUBLE_ACK, AFTER_OUTCOME_BEFORE_ACK, kill_point};
 use crate::messages::{MessageKey, Settled};
@@ -36,6 +37,16 @@ pub(super) enum Answer {
     Outcomes(u64),
     /// The server confirms an ack.
     Ack(MessageKey),
+}
+
+/// Where pulls are answered, below `inbox`: apart from the rest, so that the interest in them alone can end.
+pub(crate) fn pulls_subject(inbox: &str) -> String {
+    format!("{inbox}.p.*.*")
+}
+
+/// Where everything else is answered, below `inbox`.
+pub(crate) fn answers_subject(inbox: &str) -> String {
+    format!("{inbox}.*.*")
 }
 
 impl Answer {

@@ -1,7 +1,7 @@
 //! Messages of the task stream: read, admitted, decided by rule R5, started.
 
 use super::{Desk, Effect, Mode};
-use crate::coordinators::Clock;
+use crate::clock::Clock;
 use crate::delivery::{Delivery, NAK, TERM};
 use crate::dispatches::{Member, Reading, read};
 use crate::freshness::{Evidence, Start};

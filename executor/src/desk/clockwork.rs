@@ -2,7 +2,7 @@
 
 use super::answers::Answer;
 use super::{DROPPED_MAX, Desk, Line};
-use crate::coordinators::Clock;
+use crate::clock::Clock;
 use crate::delivery::{ACK, IN_PROGRESS};
 use crate::kill_points::{AFTER_START_BEFORE_CLAIM, kill_point};
 use crate::runs::{ClaimStage, Doubt, Stage};

@@ -3,7 +3,7 @@
 use super::Desk;
 use super::answers::Answer;
 use crate::beats::{Outlook, heartbeat, running_for_us};
-use crate::coordinators::Clock;
+use crate::clock::Clock;
 use crate::runs::{ClaimStage, Doubt, Run, Stage};
 use orchestr8_proto::ids::RunId;
 use orchestr8_proto::names::{beat_subject, claim_subject, outcome_subject};

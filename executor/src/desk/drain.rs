@@ -2,7 +2,7 @@
 
 use super::{Desk, Mode};
 use crate::beats::Outlook;
-use crate::coordinators::Clock;
+use crate::clock::Clock;
 use crate::delivery::NAK;
 use crate::messages::MessageKey;
 use crate::report::released_unstarted;

@@ -2,7 +2,7 @@
 
 use super::Desk;
 use super::answers::Answer;
-use crate::coordinators::Clock;
+use crate::clock::Clock;
 use crate::delivery::{ACK, TERM};
 use crate::kill_points::{AFTER_RUN_BEFORE_OUTCOME, kill_point};
 use crate::messages::{MessageKey, Settled};

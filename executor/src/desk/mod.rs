@@ -10,6 +10,8 @@
 
 mod answers;
 mod arrivals;
+#[cfg(test)]
+mod bounds;
 mod clockwork;
 mod departures;
 mod drain;
@@ -19,9 +21,12 @@ mod scene;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use answers::{answers_subject, pulls_subject};
+
 use crate::beats::{Identity, Rhythm};
 use crate::claims::ClaimLanes;
-use crate::coordinators::{Clock, Coordinators};
+use crate::clock::Clock;
+use crate::coordinators::Coordinators;
 use crate::fetch::Fetcher;
 use crate::messages::Messages;
 use crate::outcomes::OutcomeLanes;

@@ -1,7 +1,7 @@
 //! A desk on a stage, for tests: events are played to it, its effects are collected.
 
 use super::{Desk, Effect, Publication};
-use crate::coordinators::Clock;
+use crate::clock::Clock;
 use crate::settings::ExecutorSettings;
 use crate::settings::tests::settings;
 use crate::work::{Assignment, Retryable, WorkReport, WorkResult};

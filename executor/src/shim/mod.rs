@@ -7,7 +7,7 @@
 //!
 //! The two speak lines over a Unix socket, which is the shim's stdin. In: one [`ShimSpec`] as JSON, later `stop`.
 //! Out: [`ShimEvent`]s as JSON: `started` or `spawn_error`, and `ended` as the last. End of file on the socket is the
-//! parent's death and means the same as `stop`. stdout and stderr are the command's own; its stdin is `/dev/null`.
+//! parent's death and means the same as `stop`, with a grace of its own. stdout and stderr are the command's own; its stdin is `/dev/null`.
 //!
 //! Why not less: a uid change clears `PR_SET_PDEATHSIG`, which moreover fires when a *thread* dies; a process group is
 //! left by `setsid`. The shim is a child subreaper, so whatever the command leaves behind becomes the shim's child.
@@ -45,6 +45,9 @@ pub struct ShimSpec {
     pub timeout_ms: Option<u64>,
     /// Between `stop_signal` and SIGKILL to the whole tree.
     pub grace_ms: u64,
+    /// The same once the parent has died and there may be nobody left to end in order for; none: `grace_ms`.
+    #[serde(default)]
+    pub orphan_grace_ms: Option<u64>,
     /// What asks the command's process group to end.
     pub stop_signal: StopSignal,
 }

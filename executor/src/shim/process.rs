@@ -52,6 +52,7 @@ struct Supervisor {
     signals: SignalFd,
     stop_signal: Signal,
     grace: Duration,
+    orphan_grace: Duration,
     phase: Phase,
     end: Option<WaitStatus>,
     timed_out: bool,
@@ -76,6 +77,7 @@ enum Phase {
 enum StopCause {
     Timeout,
     Parent,
+    ParentsDeath,
 }
 
 impl Supervisor {
@@ -89,6 +91,7 @@ impl Supervisor {
             signals,
             stop_signal: spec.stop_signal.into(),
             grace: Duration::from_millis(spec.grace_ms),
+            orphan_grace: Duration::from_millis(spec.orphan_grace_ms.unwrap_or(spec.grace_ms)),
             phase: Phase::Running { until },
             end: None,
             timed_out: false,
@@ -139,16 +142,26 @@ impl Supervisor {
     }
 
     fn stop(&mut self, cause: StopCause, now: Instant) {
-        if !matches!(self.phase, Phase::Running { .. }) || self.end.is_some() {
-            return;
+        let until = match cause {
+            StopCause::Timeout | StopCause::Parent => now + self.grace,
+            StopCause::ParentsDeath => now + self.orphan_grace,
+        };
+        match self.phase {
+            Phase::Running { .. } if self.end.is_none() => {}
+            // Who was asked already may have been given more time by a parent that then died.
+            Phase::Stopping { until: given } => {
+                self.phase = Phase::Stopping { until: given.min(until) };
+                return;
+            }
+            Phase::Running { .. } | Phase::Killing { .. } => return,
         }
         match cause {
             StopCause::Timeout => self.timed_out = true,
-            StopCause::Parent => self.stopped = true,
+            StopCause::Parent | StopCause::ParentsDeath => self.stopped = true,
         }
         // The group may be gone this very moment: then the next reaping sees it.
         killpg(self.command, self.stop_signal).ok();
-        self.phase = Phase::Stopping { until: now + self.grace };
+        self.phase = Phase::Stopping { until };
     }
 
     fn kill(&mut self, now: Instant) {
@@ -187,12 +200,15 @@ impl Supervisor {
     }
 
     fn listen(&mut self, parent: &mut BufReader<UnixStream>) {
-        match self.hear(parent) {
+        let cause = match self.hear(parent) {
             Heard::Nothing => return,
-            Heard::Stop => {}
-            Heard::End => self.parent_lives = false,
-        }
-        self.stop(StopCause::Parent, Instant::now());
+            Heard::Stop => StopCause::Parent,
+            Heard::End => {
+                self.parent_lives = false;
+                StopCause::ParentsDeath
+            }
+        };
+        self.stop(cause, Instant::now());
     }
 
     /// Reads what is there. Only called when there is something, so it does not block.

@@ -43,6 +43,7 @@ fn spec(script: &str) -> ShimSpec {
         gid: None,
         timeout_ms: None,
         grace_ms: 10_000,
+        orphan_grace_ms: None,
         stop_signal: StopSignal::Term,
     }
 }
@@ -150,6 +151,22 @@ async fn the_parents_death_ends_the_tree() {
     drop(shim);
     for pid in tree {
         until_dead(pid).await;
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_end_in_the_parents_name_is_killed_soon_after_the_parents_death() {
+    // The grace is longer than any test waits; the second parent dies after it asked for the end.
+    let deaf = "trap '' TERM; echo $$; while :; do sleep 0.01; done";
+    let spec = ShimSpec { grace_ms: 100_000, orphan_grace_ms: Some(100), ..spec(deaf) };
+    for asks_before in [0, 1] {
+        let (mut shim, mut lines) = start(&spec).await;
+        let command = pid(&mut lines).await;
+        for _ in 0..asks_before {
+            shim.stop().await;
+        }
+        drop(shim);
+        until_dead(command).await;
     }
 }
 

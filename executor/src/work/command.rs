@@ -162,6 +162,7 @@ fn spec(settings: &WorkSettings, assignment: &Assignment, script: &str, scratch:
         gid: settings.user.map(|(_, gid)| gid),
         timeout_ms: (dispatch.timeout_ms != 0).then_some(dispatch.timeout_ms),
         grace_ms: u64::try_from(settings.grace.as_millis()).unwrap_or(u64::MAX),
+        orphan_grace_ms: None,
         stop_signal: StopSignal::Term,
     })
 }

@@ -131,7 +131,7 @@ async fn values_reach_the_script_as_environment_and_file_and_nothing_is_inherite
         with_json: r#"{"file-name": "a b'c", "n": 1, "list": ["x"], "nul": "\u0000"}"#.into(),
         prompt: "do it".into(),
         environment: vec![EnvironmentVariable { name: "OWN".into(), value: "1".into() }],
-        traceparent: "00-1-2-01".into(),
+        traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
         ..script_dispatch("tr '\\0' '\\n' < /proc/self/environ; cat \"$ORCHESTR8_INPUT\" >&2; [ \"$(ls -A)\" = '' ]")
     };
     let report = place.run(dispatch.clone()).await;
@@ -149,7 +149,7 @@ async fn values_reach_the_script_as_environment_and_file_and_nothing_is_inherite
         ("ORCHESTR8_ATTEMPT", "2"),
         ("ORCHESTR8_TASK_NAME", "t"),
         ("ORCHESTR8_WORKFLOW_NAME", "w"),
-        ("TRACEPARENT", "00-1-2-01"),
+        ("TRACEPARENT", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
     ] {
         assert_eq!(found.get(name), Some(&value), "{name}");
     }

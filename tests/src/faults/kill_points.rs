@@ -1,8 +1,9 @@
 //! At every named hop: kill the process there, start it again, and see by the ledger that nothing was lost and all counted once.
+//! At some: stop it there for longer than its lease, and let it go on.
 //!
 //! The binary must be built with the feature `kill-points`, as `make test` does.
 
-use crate::harness::{Api, Installation, Process};
+use crate::harness::{Api, Installation, Process, wait_for};
 use crate::scene::{SOON, Scene, executors, submit_surely};
 use anyhow::{Context, Result, ensure};
 use orchestr8_executor::kill_points as executor_points;
@@ -11,6 +12,8 @@ use serde_json::{Value, json};
 const VARIABLE: &str = "ORCHESTR8_KILL_POINT";
 /// How many single tasks there are besides the workflow's five.
 const SINGLES: usize = 8;
+/// Shards that somebody owns.
+const LEASES: &str = "select count(*) from shards where expires_at > clock_timestamp()";
 
 /// Whose point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +80,64 @@ fn process_of(installation: &mut Installation, side: Side) -> &mut Process {
         Side::Coordinator => &mut installation.coordinators[0],
         Side::Executor => &mut installation.executors[0],
     }
+}
+
+/// Stops the first of two executors at the point, with tasks until it is, and lets the other do its work before it goes on.
+async fn executor_stands_still(point: &str) -> Result<()> {
+    let mut scene = Scene::start(executors(2)).await?;
+    start_with(&mut scene, Side::Executor, &format!("{point}:stop")).await?;
+    let stopped = scene.installation.executors[0].pid();
+    let until_stopped = async || {
+        scene.submit(&scene.ledger.task()).await?;
+        Ok(stands_still(stopped)?.then_some(()))
+    };
+    wait_for("the executor to stop", SOON, until_stopped).await.with_context(|| format!("{point} was never passed"))?;
+    scene.settled().await?;
+    ensure!(stands_still(stopped)?, "the other did the work meanwhile");
+    scene.installation.executors[0].resume()?;
+    wait_for("it to go on", SOON, async || Ok((!stands_still(stopped)?).then_some(()))).await?;
+    for _ in 0..SINGLES {
+        scene.submit(&scene.ledger.task()).await?;
+    }
+    scene.all_completed().await?;
+    scene.finish().await;
+    Ok(())
+}
+
+/// Whether the process is stopped by a signal.
+fn stands_still(pid: i32) -> Result<bool> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    Ok(stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T')))
+}
+
+#[tokio::test]
+async fn an_executor_stands_still_with_a_fetched_message() -> Result<()> {
+    executor_stands_still(executor_points::AFTER_FETCH_BEFORE_START).await
+}
+
+#[tokio::test]
+async fn an_executor_stands_still_with_an_outcome() -> Result<()> {
+    executor_stands_still(executor_points::AFTER_RUN_BEFORE_OUTCOME).await
+}
+
+#[tokio::test]
+async fn a_coordinator_stands_still_before_a_commit_until_its_leases_have_run_out() -> Result<()> {
+    let mut scene = Scene::start(executors(1)).await?;
+    start_with(&mut scene, Side::Coordinator, "before_commit:2:stop").await?;
+    let api = scene.api().clone();
+    let tasks = Value::from((0..SINGLES).map(|_| scene.ledger.task()).collect::<Vec<_>>());
+    let stopped = scene.installation.coordinators[0].pid();
+    let meanwhile = async {
+        wait_for("the coordinator to stop", SOON, async || Ok(stands_still(stopped)?.then_some(()))).await?;
+        let run_out = async || Ok((scene.number(LEASES).await? == 0).then_some(()));
+        wait_for("its leases to run out", SOON, run_out).await?;
+        scene.installation.coordinators[0].resume()
+    };
+    let (submitted, waited) = tokio::join!(submit_surely(&api, "/api/v1/tasks", &tasks), meanwhile);
+    waited.and(submitted)?;
+    assert_eq!(scene.all_completed().await?.len(), SINGLES);
+    scene.finish().await;
+    Ok(())
 }
 
 macro_rules! points {

@@ -1,6 +1,7 @@
 //! What must survive: killed and paused processes, servers that die, stores that are wiped.
 
 mod coordinators;
+mod endings;
 mod executors;
 mod figures;
 mod kill_points;

@@ -205,6 +205,7 @@ pub fn server_spec(argv: Vec<String>, place: &Place, grace_ms: u64, stop_signal:
         gid: account.map(|it| it.gid),
         timeout_ms: None,
         grace_ms,
+        orphan_grace_ms: None,
         stop_signal,
     }
 }

@@ -58,7 +58,10 @@ async fn what_is_not_there_is_named_with_its_address() -> Result<()> {
     let (_, server) = database.rsplit_once('@').context("the address has a login")?;
     let wrong_password = format!("postgres://nobody:secret-word@{server}");
     let (code, line) = refused(folder.path(), &wrong_password, NOWHERE_NATS).await?;
-    assert!(code == Some(69) && line.contains("nobody"), "{code:?} {line}");
+    assert!(code == Some(64) && line.contains("nobody") && !line.contains("at line"), "{code:?} {line}");
+    let (login, _) = database.rsplit_once('/').context("the address has a database")?;
+    let (code, line) = refused(folder.path(), &format!("{login}/no-such-database"), NOWHERE_NATS).await?;
+    assert!(code == Some(64) && line.contains("\"no-such-database\" does not exist") && !line.contains("at line"), "{code:?} {line}");
     let mut executor = Command::new(binary::orchestr8()?);
     executor.args(["executor", "--user", "0:0", "--time-base", "100ms", "--nats-url", NOWHERE_NATS]).kill_on_drop(true);
     let (code, line) = told(executor).await?;

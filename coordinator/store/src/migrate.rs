@@ -150,7 +150,7 @@ impl Database {
 
     fn refused(&self, error: &sqlx::Error) -> OpenError {
         let (address, reason) = (self.address(), words(error));
-        let code = error.as_database_error().and_then(|refusal| refusal.code());
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
         let is_login = code.is_some_and(|code| LOGIN_CODES.iter().any(|login| code.starts_with(login)));
         if is_login { OpenError::Login { address, reason } } else { OpenError::Connect { address, reason } }
     }

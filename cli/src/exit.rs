@@ -11,7 +11,7 @@ pub enum Exit {
     Failed,
     /// The command line cannot be understood.
     Usage,
-    /// A flag, variable or file has a wrong value, or a token is missing or refused.
+    /// A flag, variable or file has a wrong value, or a token or login is missing or refused.
     Configuration,
     /// The coordinator, Postgres or NATS cannot be reached or used.
     Unavailable,
@@ -46,7 +46,7 @@ Exit codes:
   0    done; the work that was waited for completed
   1    the work failed or was cancelled, or the request was refused
   2    the command line cannot be understood
-  64   wrong configuration, or a token that is missing or refused
+  64   wrong configuration, or a token or login that is missing or refused
   69   the coordinator, Postgres or NATS cannot be reached
   124  the time given for waiting is over; the work goes on";
 

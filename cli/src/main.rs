@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Dev(args) => dev::run(&args).unwrap_or_else(|error| {
             eprintln!("error: {error}");
-            Exit::Failed.into()
+            error.exit().into()
         }),
         Command::Coordinator(_) => service::start::<service::coordinator::CoordinatorArgs>(Cli::command()),
         Command::Executor(_) => service::start::<service::executor::ExecutorArgs>(Cli::command()),

@@ -11,6 +11,9 @@ const NAME_WIDTH_MAX: usize = 40;
 /// Longest excerpt of an error in a task's line, in characters.
 const ERROR_CHARACTERS_MAX: usize = 80;
 
+/// Task time over wall time that is worth a word: less is what one task after the other has.
+const GAIN_MIN: f64 = 1.1;
+
 /// One task as the tree shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TreeTask {
@@ -86,10 +89,11 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Task time over wall time, or none without wall time.
+    /// Task time over wall time; none where nothing was gained.
     #[must_use]
     pub fn gain(&self) -> Option<f64> {
-        (!self.wall_time.is_zero()).then(|| self.task_time.as_secs_f64() / self.wall_time.as_secs_f64())
+        let gain = self.task_time.as_secs_f64() / self.wall_time.as_secs_f64();
+        (gain.is_finite() && gain >= GAIN_MIN).then_some(gain)
     }
 }
 
@@ -429,6 +433,10 @@ mod tests {
         tree.completed_at = Some(START + Duration::from_secs(2));
         let summary = tree.summary(START + Duration::from_mins(1));
         assert_eq!((summary.task_time, summary.wall_time, summary.gain()), (Duration::from_secs(4), Duration::from_secs(2), Some(2.0)));
+        for completed_at in [START, START + Duration::from_secs(4)] {
+            tree.completed_at = Some(completed_at);
+            assert_eq!(tree.summary(START).gain(), None, "nothing was gained");
+        }
     }
 
     #[test]

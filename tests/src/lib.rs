@@ -23,6 +23,9 @@ mod harness_itself;
 mod dev_servers;
 
 #[cfg(test)]
+mod dev_words;
+
+#[cfg(test)]
 mod ledger;
 
 #[cfg(test)]

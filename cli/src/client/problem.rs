@@ -27,10 +27,23 @@ pub struct Problem {
     pub field: Option<String>,
     /// What an ambiguous id could stand for.
     #[serde(default)]
-    pub candidates: Vec<String>,
+    pub candidates: Vec<Candidate>,
     /// Each mistake with its place.
     #[serde(default)]
     pub problems: Vec<PlacedProblem>,
+}
+
+/// One of several things whose ids start alike.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+pub struct Candidate {
+    /// Its whole id.
+    pub id: String,
+    /// Its name.
+    #[serde(default)]
+    pub name: String,
+    /// When it was accepted.
+    #[serde(default)]
+    pub created_at: String,
 }
 
 /// One mistake in what was submitted.
@@ -70,7 +83,8 @@ impl Problem {
     #[must_use]
     pub fn lines(&self, file: Option<&str>) -> Vec<String> {
         let mistakes = self.problems.iter().map(|problem| problem.show(file));
-        mistakes.chain(self.candidates.iter().map(|id| harmless_line(id))).collect()
+        let candidates = self.candidates.iter().map(|one| harmless_line(&format!("{} {} {}", one.id, one.created_at, one.name)));
+        mistakes.chain(candidates).collect()
     }
 }
 
@@ -79,6 +93,8 @@ impl fmt::Display for Problem {
         match (self.title.as_str(), self.detail.as_str()) {
             (title, "") => f.write_str(&harmless_line(title))?,
             ("", detail) => f.write_str(&harmless(detail))?,
+            // A problem of the coordinator's says the same in both, the detail with its particulars.
+            (_, detail) if !self.code.is_empty() => f.write_str(&harmless(detail))?,
             (title, detail) => write!(f, "{}: {}", harmless_line(title), harmless(detail))?,
         }
         // A plain field is named in the detail; a nested one says which of several.
@@ -121,16 +137,24 @@ mod tests {
 
     #[test]
     fn a_problem_is_shown_with_its_places() {
-        let body = json!({"type": "x", "title": "The definition is not valid", "detail": "2 problems", "code": "definition_invalid", "problems": [
+        let body = json!({"type": "x", "title": "The definition is not valid", "detail": "the definition has 2 mistakes", "code": "definition_invalid", "problems": [
             {"line": 3, "column": 5, "message": "`nedes` is not a key of a task", "suggestion": "needs"},
             {"path": "input.n", "message": "is not a number"},
         ]});
         let problem = Problem::read(422, "/api/v1/workflows", body.to_string().as_bytes());
-        assert_eq!(problem.to_string(), "The definition is not valid: 2 problems (definition_invalid)");
+        assert_eq!(problem.to_string(), "the definition has 2 mistakes (definition_invalid)");
         assert_eq!(problem.status, 422);
         assert_eq!(problem.problems[0].show(Some("flow.yaml")), "flow.yaml:3:5: `nedes` is not a key of a task (did you mean `needs`?)");
         assert_eq!(problem.problems[0].show(None), "line 3:5: `nedes` is not a key of a task (did you mean `needs`?)");
         assert_eq!(problem.problems[1].show(None), "input.n: is not a number");
+    }
+
+    #[test]
+    fn candidates_are_told_with_time_and_name() {
+        let candidates = json!([{"id": "0199abcd", "name": "build\u{1b}[2J", "created_at": "2026-01-31T12:00:00Z"}]);
+        let body = json!({"title": "More than one", "detail": "more than one task", "code": "ambiguous_id", "candidates": candidates});
+        let problem = Problem::read(409, "/x", body.to_string().as_bytes());
+        assert_eq!(problem.lines(None), ["0199abcd 2026-01-31T12:00:00Z build"]);
     }
 
     #[test]

@@ -55,14 +55,11 @@ pub struct Workflow {
     pub error: Option<String>,
 }
 
-/// `GET /api/v1/workflows/{id}/tasks`, one page.
+/// `GET /api/v1/tasks` and `GET /api/v1/workflows/{id}/tasks`, one page.
 #[derive(Debug, Clone, Deserialize)]
 pub struct TaskPage {
-    /// In the order of the definition.
+    /// Newest first; of one workflow in the order of the definition.
     pub tasks: Vec<Task>,
-    /// Where the next page starts; none on the last.
-    #[serde(default)]
-    pub next_cursor: Option<String>,
 }
 
 /// `GET /api/v1/workflows`, one page.

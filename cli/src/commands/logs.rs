@@ -87,10 +87,16 @@ pub async fn tell_failure(context: &Context, id: TaskId) -> Result<(), CommandEr
         .attempt_history
         .last()
         .and_then(|last| [&last.stderr_tail, &last.stdout_tail].into_iter().flatten().find(|tail| !tail.is_empty()));
-    for line in tail.map(|tail| last_lines(tail, FAILURE_LINES_MAX)).unwrap_or_default() {
+    let lines = tail.map(|tail| last_lines(tail, FAILURE_LINES_MAX)).unwrap_or_default();
+    for line in lines.iter().filter(|line| !is_told(&lines, line, &reason)) {
         eprintln!("  | {}", harmless(line));
     }
     Ok(())
+}
+
+/// Whether the reason, which ends with the last line of stderr, has said all that there is.
+fn is_told(lines: &[&str], line: &str, reason: &str) -> bool {
+    lines.len() == 1 && !line.trim().is_empty() && reason.ends_with(line.trim())
 }
 
 async fn detail(context: &Context, id: TaskId) -> Result<(Task, Value), CommandError> {
@@ -179,5 +185,7 @@ mod tests {
     fn only_the_last_lines_of_a_failure_are_told() {
         assert_eq!(last_lines("a\nb\nc\n", 2), ["b", "c"]);
         assert_eq!(last_lines("a", 2), ["a"]);
+        assert!(is_told(&["oh no "], "oh no ", "exit: exit code 3: oh no"));
+        assert!(!is_told(&["first", "oh no"], "oh no", "exit: exit code 3: oh no") && !is_told(&["x"], "x", "exit code 3"));
     }
 }

@@ -46,7 +46,7 @@ pub enum CommandError {
         reason: String,
     },
     /// The definition in a file has mistakes, which were printed.
-    #[error("{file}: {count} mistakes; nothing was submitted")]
+    #[error("{file}: {}; nothing was submitted", crate::text::counted(*count, "mistake"))]
     Definition {
         /// The file.
         file: String,

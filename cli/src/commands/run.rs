@@ -12,7 +12,7 @@ use super::watch::{follow, read_tree};
 use crate::client::shapes::{Workflow, WorkflowAccepted};
 use crate::exit::Exit;
 use crate::text::{counted, harmless, show_duration};
-use crate::tree::Tree;
+use crate::tree::{Tree, TreeTask};
 use orchestr8_proto::ids::ExecutionId;
 use orchestr8_proto::words::WorkflowStatus;
 use serde_json::{Map, Value};
@@ -66,9 +66,7 @@ pub async fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     }
     let body = body(args)?;
     let context = Context::new(&args.client)?;
-    let answer = context.client.submit(PATH, &body).await.inspect_err(|_| {
-        eprintln!("{}: it was not accepted", harmless(&args.definition));
-    })?;
+    let answer = context.client.submit(PATH, &body).await?;
     let accepted: WorkflowAccepted = context.client.shaped(PATH, &answer)?;
     for warning in &accepted.warnings {
         eprintln!("warning: {}", harmless(warning));
@@ -111,16 +109,23 @@ async fn finish(context: &Context, id: ExecutionId, tree: &Tree) -> Result<Exit,
         Format::Text if !workflow.output.is_null() => emit_foreign(&shown_value(&workflow.output))?,
         Format::Text => {}
     }
-    for failed in tree.failed().take(FAILURES_SHOWN_MAX) {
+    let told: Vec<&TreeTask> = tree.failed().take(FAILURES_SHOWN_MAX).collect();
+    for failed in &told {
         tell_failure(context, failed.id).await?;
     }
-    let reason = workflow.error.as_deref().map(|error| format!(": {}", harmless(error))).unwrap_or_default();
+    let reason = workflow.error.as_deref().filter(|error| !is_told(error, &told));
+    let reason = reason.map(|error| format!(": {}", harmless(error))).unwrap_or_default();
     if workflow.status != WorkflowStatus::Completed {
         eprintln!("workflow {id} {}{reason}", workflow.status);
     }
     tell_gain(tree);
     tell_next(id, Next::Status);
     Ok(super::wait::workflow_end(workflow.status).map_or(Exit::Failed, |(_, exit)| exit))
+}
+
+/// Whether the reason of a failed workflow is one of the tasks that have been told.
+fn is_told(error: &str, told: &[&TreeTask]) -> bool {
+    told.iter().any(|task| error.starts_with(&format!("task `{}` failed", task.name)))
 }
 
 fn tell_gain(tree: &Tree) {

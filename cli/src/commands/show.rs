@@ -6,7 +6,7 @@ use super::target::{GivenId, Target, parse_id};
 use super::task::show_end;
 use super::values::parse_span;
 use super::wait::{until_ended, workflow_end};
-use super::watch::read_tree;
+use super::watch::{read_tasks, read_tree};
 use crate::client::shapes::{Task, Workflow, error_text};
 use crate::exit::Exit;
 use crate::text::{harmless, harmless_line, show_duration};
@@ -22,7 +22,7 @@ const TREE_LINES_MAX: usize = 500;
 /// Columns of a tree that may go into a file.
 const TREE_COLUMNS: usize = 200;
 
-/// Show the state of a task or workflow.
+/// Show the state of a task or workflow; with -o json a workflow has all its tasks under `tasks`.
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
     /// The id of a task or workflow, or its first 8 or more digits.
@@ -56,7 +56,12 @@ pub async fn status(args: &StatusArgs) -> Result<Exit, CommandError> {
     let context = Context::new(&args.client)?;
     let target = context.resolve(&args.id).await?;
     match (context.format, target) {
-        (Format::Json, _) => emit_json(&context.about(target).await?)?,
+        (Format::Json, Target::Workflow(id)) => {
+            let mut document = context.about(target).await?;
+            document["tasks"] = Value::Array(read_tasks(&context, id).await?);
+            emit_json(&document)?;
+        }
+        (Format::Json, Target::Task(_)) => emit_json(&context.about(target).await?)?,
         (Format::Text, Target::Workflow(id)) => workflow_status(&context, id).await?,
         (Format::Text, Target::Task(id)) => task_status(&context, id).await?,
     }

@@ -18,7 +18,7 @@ const PATH: &str = "/api/v1/tasks";
 
 /// Run one task: a shell script or a handler of an executor.
 ///
-/// Prints the task's id and returns. With --wait prints its result instead; the exit code tells the outcome.
+/// Prints the task's id and returns. With --wait the id goes to stderr and stdout gets its result; the exit code tells the outcome.
 #[derive(Debug, clap::Args)]
 pub struct TaskArgs {
     #[command(flatten)]
@@ -132,6 +132,7 @@ pub async fn task(args: &TaskArgs) -> Result<Exit, CommandError> {
         }
         return Ok(Exit::Done);
     }
+    eprintln!("task {}", accepted.task_id);
     let deadline = args.wait_timeout.map(|timeout| Instant::now() + timeout);
     if let Some(ended) = until_ended(&context, Target::Task(accepted.task_id), deadline).await? {
         return show_end(&context, &ended);

@@ -9,7 +9,6 @@ use crate::client::{ClientError, Pauses};
 use crate::exit::Exit;
 use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -25,7 +24,7 @@ const IDS_MAX: usize = 256;
 
 /// Wait until tasks or workflows have ended.
 ///
-/// Prints one line per id as it ends: the id and its final state. Survives restarts of the coordinator.
+/// Prints one line per id as it ends: the id and its final state. With -o json: all ids with their states, at the end. Survives restarts of the coordinator.
 #[derive(Debug, clap::Args)]
 pub struct WaitArgs {
     /// Ids of tasks or workflows, or their first 8 or more digits.
@@ -76,7 +75,8 @@ pub async fn wait(args: &WaitArgs) -> Result<Exit, CommandError> {
     }
     let ended = if args.any { first_of(&context, &targets, deadline).await? } else { all_of(&context, &targets, deadline).await? };
     if context.format == Format::Json {
-        emit_json(&report(&targets, &ended))?;
+        let statuses = futures::future::try_join_all(targets.iter().map(|target| status_now(&context, *target, &ended))).await?;
+        emit_json(&report(&targets, &statuses))?;
     }
     let needed = if args.any { 1 } else { targets.len() };
     Ok(verdict(&ended, needed))
@@ -92,10 +92,20 @@ fn verdict(ended: &[Ended], needed: usize) -> Exit {
     }
 }
 
-fn report(targets: &[Target], ended: &[Ended]) -> Value {
-    let by_target: HashMap<Target, &Ended> = ended.iter().map(|ended| (ended.target, ended)).collect();
-    let status = |target: &Target| by_target.get(target).map(|ended| ended.status);
-    targets.iter().map(|target| json!({"id": target.to_string(), "status": status(target)})).collect()
+/// The state that it ended in, else the one that it is in now; null while nobody can tell.
+async fn status_now(context: &Context, target: Target, ended: &[Ended]) -> Result<Value, CommandError> {
+    if let Some(ended) = ended.iter().find(|ended| ended.target == target) {
+        return Ok(json!(ended.status));
+    }
+    match context.client.get(&target.path()).await {
+        Ok(answer) => Ok(answer["status"].clone()),
+        Err(error) if error.is_passing() => Ok(Value::Null),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn report(targets: &[Target], statuses: &[Value]) -> Value {
+    targets.iter().zip(statuses).map(|(target, status)| json!({"id": target.to_string(), "status": status})).collect()
 }
 
 async fn all_of(context: &Context, targets: &[Target], deadline: Option<Instant>) -> Result<Vec<Ended>, CommandError> {
@@ -252,7 +262,7 @@ mod tests {
     fn the_report_names_every_id_once() {
         let one = ended(&[Exit::Done]);
         let other = Target::Workflow(ExecutionId::generate(1, 0, &mut rand::rng()));
-        let report = report(&[one[0].target, other], &one);
-        assert_eq!(report, json!([{"id": one[0].target.to_string(), "status": "x"}, {"id": other.to_string(), "status": null}]));
+        let report = report(&[one[0].target, other], &[json!("x"), json!("running")]);
+        assert_eq!(report, json!([{"id": one[0].target.to_string(), "status": "x"}, {"id": other.to_string(), "status": "running"}]));
     }
 }

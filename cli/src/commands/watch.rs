@@ -3,7 +3,7 @@
 use super::CommandError;
 use super::context::Context;
 use super::wait::{ABSENCE_MAX, workflow_end};
-use crate::client::shapes::{Task, TaskPage, Workflow, error_text};
+use crate::client::shapes::{Task, Workflow, error_text};
 use crate::client::sse::SseEvent;
 use crate::client::{EventStream, Pauses, StreamEnd};
 use crate::tree::{Colors, Look, Tree, TreeTask};
@@ -11,6 +11,7 @@ use orchestr8_proto::ids::{ExecutionId, TaskId};
 use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
 use serde::Deserialize;
+use serde_json::Value;
 use std::io::IsTerminal;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -71,19 +72,36 @@ pub async fn follow(context: &Context, id: ExecutionId, deadline: Option<Instant
 pub async fn read_tree(context: &Context, id: ExecutionId) -> Result<Tree, CommandError> {
     let path = format!("/api/v1/workflows/{id}");
     let workflow: Workflow = context.client.shaped(&path, &context.client.get(&path).await?)?;
+    let tasks: Vec<Task> = context.client.shaped(&path, &Value::Array(read_tasks(context, id).await?))?;
+    let tasks = tasks.into_iter().map(tree_task).collect();
+    let Workflow { workflow_name: name, status, created_at, completed_at, .. } = workflow;
+    Ok(Tree { name, status, created_at, completed_at, tasks })
+}
+
+/// All tasks of a workflow, as the coordinator answers them.
+///
+/// # Errors
+/// [`CommandError::Client`].
+pub async fn read_tasks(context: &Context, id: ExecutionId) -> Result<Vec<Value>, CommandError> {
     let mut tasks = Vec::new();
     let mut cursor = String::new();
     loop {
-        let path = format!("{path}/tasks?limit={PAGE_ROWS}{cursor}");
-        let page: TaskPage = context.client.shaped(&path, &context.client.get(&path).await?)?;
-        tasks.extend(page.tasks.into_iter().map(tree_task));
+        let path = format!("/api/v1/workflows/{id}/tasks?limit={PAGE_ROWS}{cursor}");
+        let page: Page = context.client.shaped(&path, &context.client.get(&path).await?)?;
+        tasks.extend(page.tasks);
         match page.next_cursor {
             Some(next) => cursor = format!("&cursor={next}"),
-            None => break,
+            None => return Ok(tasks),
         }
     }
-    let Workflow { workflow_name: name, status, created_at, completed_at, .. } = workflow;
-    Ok(Tree { name, status, created_at, completed_at, tasks })
+}
+
+/// One page of tasks, not looked into.
+#[derive(Debug, Deserialize)]
+struct Page {
+    tasks: Vec<Value>,
+    #[serde(default)]
+    next_cursor: Option<String>,
 }
 
 fn tree_task(task: Task) -> TreeTask {
@@ -110,6 +128,8 @@ struct HistoryEvent {
     task_id: Option<TaskId>,
     #[serde(default)]
     attempt: Option<u32>,
+    #[serde(default)]
+    started_at: Option<Timestamp>,
     #[serde(default)]
     error_type: Option<String>,
     #[serde(default)]
@@ -188,7 +208,8 @@ impl Followed {
         task.status = status;
         task.completed_at = status.is_final().then_some(at);
         match status {
-            TaskStatus::Running => task.started_at = Some(at),
+            // A run is claimed some time after its start: without that, no time is better than a wrong one.
+            TaskStatus::Running => task.started_at = happened.started_at.map(OffsetDateTime::from),
             TaskStatus::Pending | TaskStatus::Queued | TaskStatus::Retrying | TaskStatus::Waiting => task.started_at = None,
             TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Skipped | TaskStatus::Cancelled => {}
         }
@@ -289,7 +310,10 @@ mod tests {
 
     fn happen(followed: &mut Followed, kind: &str, second: u8) -> Change {
         let id = followed.tree.tasks[0].id;
-        let data = json!({"type": kind, "at": format!("2026-01-01T00:00:{second:02}Z"), "task_id": id, "task": "build", "attempt": 1});
+        let mut data = json!({"type": kind, "at": format!("2026-01-01T00:00:{second:02}Z"), "task_id": id, "task": "build", "attempt": 1});
+        if kind == "task.running" {
+            data["started_at"] = json!("2026-01-01T00:00:01Z");
+        }
         followed.apply(&SseEvent { event: String::new(), data: data.to_string(), id: format!("{second}") })
     }
 
@@ -304,7 +328,7 @@ mod tests {
         }
         let task = &followed.tree.tasks[0];
         assert_eq!((task.status, task.attempts), (TaskStatus::Completed, 1));
-        assert_eq!(task.duration(followed.now()), Some(Duration::from_secs(3)));
+        assert_eq!(task.duration(followed.now()), Some(Duration::from_secs(4)), "from its start, not from its claim");
         assert_eq!(followed.tree.status, WorkflowStatus::Completed);
         assert_eq!(followed.last_id.as_deref(), Some("6"));
     }

@@ -129,10 +129,11 @@ impl Installation {
         let token = kept_secret(&place.root.join("token"))?;
         keep_token_keys(&place.root.join("token-keys"))?;
         create_folder(&place.root.join("runs"), 0o711)?;
-        let port = match options.port {
-            None if ports::is_free(PORT_DEFAULT) => PORT_DEFAULT,
-            wanted => ports::choose("--port", wanted)?,
-        };
+        let port = ports::choose_or(PORT_DEFAULT, "--port", options.port)?;
+        if let Some(passed_over) = port.passed_over {
+            eprintln!("port {passed_over} is taken by something else, so the coordinator listens on {}", port.port);
+        }
+        let port = port.port;
         let url = format!("http://127.0.0.1:{port}");
         let coordinator = Kept::start(around.coordinator(port)).await?;
         let mut installation = Self { coordinator, executors: Vec::new(), url, token };
@@ -165,7 +166,7 @@ impl Installation {
                 nats.server.version
             ));
         }
-        lines.push(format!("executors    {}", self.executors.len()));
+        lines.push(format!("executors    {}", executors_shown(self.executors.len())));
         lines.push(format!("token        {}", place.root.join("token").display()));
         lines.push(format!("logs         {}", place.logs().display()));
         lines.join("\n")
@@ -256,7 +257,8 @@ impl<'a> Surroundings<'a> {
     fn executor(&self, number: u16, slots: u16) -> ChildPlan {
         let mut argv =
             words(&["executor", "--queues", "default,agents", "--drain-timeout", DRAIN_TIMEOUT, "--grace", COMMAND_GRACE, "--name"]);
-        argv.push(format!("dev-{number}"));
+        let name = format!("executor-{number}");
+        argv.push(name.clone());
         argv.extend(["--slots".to_owned(), slots.to_string()]);
         argv.extend(["--allow-workdir".to_owned(), text_of(&self.directory)]);
         argv.extend(["--run-root".to_owned(), text_of(&self.place.root.join("runs"))]);
@@ -265,7 +267,7 @@ impl<'a> Surroundings<'a> {
             argv.extend(["--user".to_owned(), format!("{}:{}", owner.uid, owner.gid)]);
         }
         argv.extend(usable_toolchain(owner).into_iter().flat_map(|name| ["--pass-env".to_owned(), name.to_owned()]));
-        self.child(format!("executor-{number}"), argv, &[("ORCHESTR8_NATS_URL", &self.nats_url)], EXECUTOR_GRACE_MS)
+        self.child(name, argv, &[("ORCHESTR8_NATS_URL", &self.nats_url)], EXECUTOR_GRACE_MS)
     }
 
     /// Secrets travel in the environment: a command line is for everyone to read.
@@ -303,6 +305,15 @@ fn log_of(place: &Place, name: &str) -> PathBuf {
     place.logs().join(format!("{name}.log"))
 }
 
+/// Their names: those in lists, on command lines and of their logs.
+fn executors_shown(count: usize) -> String {
+    match count {
+        0 => "none".to_owned(),
+        1 => "executor-1".to_owned(),
+        _ => format!("executor-1 to executor-{count}"),
+    }
+}
+
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
@@ -337,6 +348,10 @@ mod tests {
             database_url: "postgres://u:secret@h/d".to_owned(),
             nats_url: "nats://u:secret@h".to_owned(),
         };
+        let named = around.executor(2, 4);
+        let after = named.shim.argv.iter().skip_while(|word| *word != "--name").nth(1);
+        assert_eq!((after, named.name.as_str()), (Some(&named.name), "executor-2"), "one name everywhere");
+        assert!(executors_shown(2).ends_with(&named.name) && named.log.ends_with("executor-2.log"));
         for plan in [around.coordinator(8_088), around.executor(1, 4)] {
             assert!(plan.shim.argv.iter().all(|word| !word.contains("secret")), "{:?}", plan.shim.argv);
             assert_eq!(plan.shim.env.get("ORCHESTR8_NATS_URL"), Some(&around.nats_url));

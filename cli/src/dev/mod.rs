@@ -20,15 +20,19 @@ mod secrets;
 mod servers;
 mod stop;
 
-use installation::{Installation, InstallationOptions};
-use place::{Base, Place};
-use servers::{Lifetime, Servers, ServersOptions, Which};
+use crate::exit::Exit;
+use installation::{Installation, InstallationError, InstallationOptions};
+use place::{Base, Place, PlaceError};
+use servers::ports::PortError;
+use servers::{Lifetime, Servers, ServersError, ServersOptions, Which};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use stop::Stop;
 
 /// What a process ended by Ctrl-C exits with, by custom.
 const EXIT_INTERRUPTED: u8 = 130;
+/// Said as soon as the end is asked for: draining may take a while.
+const STOPPING: &str = "stopping";
 
 /// Runs everything on this machine: Postgres, nats-server, a coordinator and executors.
 #[derive(Debug, clap::Args)]
@@ -91,16 +95,29 @@ pub enum DevError {
     System(#[from] std::io::Error),
     /// The folder.
     #[error(transparent)]
-    Place(#[from] place::PlaceError),
+    Place(#[from] PlaceError),
     /// A step on a file.
     #[error(transparent)]
     File(#[from] files::FileError),
     /// The servers.
     #[error(transparent)]
-    Servers(#[from] servers::ServersError),
+    Servers(#[from] ServersError),
     /// The coordinator, an executor or the workflow's client.
     #[error(transparent)]
-    Installation(#[from] installation::InstallationError),
+    Installation(#[from] InstallationError),
+}
+
+impl DevError {
+    /// The exit code.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::Installation(InstallationError::Port(PortError::Taken { .. }))
+            | Self::Servers(ServersError::Port(PortError::Taken { .. }))
+            | Self::Place(PlaceError::NotOurs(_)) => Exit::Configuration,
+            Self::System(_) | Self::Place(_) | Self::File(_) | Self::Servers(_) | Self::Installation(_) => Exit::Failed,
+        }
+    }
 }
 
 /// Starts everything and stays until a signal, the end of stdin (`--servers-only`) or the end of the workflow (`--run`).
@@ -136,7 +153,17 @@ async fn dev(args: &DevArgs) -> Result<ExitCode, DevError> {
         Lifetime::Kept => files::remove(&place.root.join(installation::URL_FILE))?,
         Lifetime::Ephemeral => files::remove(&place.root)?,
     }
+    if result.is_ok() && args.run.is_none() && !args.servers.servers_only {
+        eprintln!("{}", farewell(lifetime, &place));
+    }
     result
+}
+
+fn farewell(lifetime: Lifetime, place: &Place) -> String {
+    match lifetime {
+        Lifetime::Kept => format!("stopped; data is kept in {}", place.root.display()),
+        Lifetime::Ephemeral => "stopped; data was ephemeral and is removed".to_owned(),
+    }
 }
 
 /// From the start of the servers to their end.
@@ -181,7 +208,7 @@ async fn serve_installation(args: &DevArgs, servers: &Servers, place: &Place, st
     } else {
         println!("{}\nready", installation.banner(servers, place));
         stop.requested().await;
-        eprintln!("stopping");
+        eprintln!("{STOPPING}");
         ExitCode::SUCCESS
     };
     installation.stop().await;
@@ -189,6 +216,7 @@ async fn serve_installation(args: &DevArgs, servers: &Servers, place: &Place, st
 }
 
 fn interrupted() -> ExitCode {
+    eprintln!("{STOPPING}");
     ExitCode::from(EXIT_INTERRUPTED)
 }
 

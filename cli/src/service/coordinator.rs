@@ -105,7 +105,7 @@ impl CoordinatorArgs {
 /// Who must act on an error.
 fn told(error: &CoordinatorError) -> ServiceError {
     match error {
-        CoordinatorError::Database(OpenError::Address(_)) => ServiceError::Configuration(error.to_string()),
+        CoordinatorError::Database(OpenError::Address(_) | OpenError::Login { .. }) => ServiceError::Configuration(error.to_string()),
         CoordinatorError::Database(_) | CoordinatorError::Bus(_) => ServiceError::Unavailable(error.to_string()),
         CoordinatorError::Listen { .. } | CoordinatorError::Exposed(_) | CoordinatorError::Token(_) => {
             ServiceError::Configuration(error.to_string())

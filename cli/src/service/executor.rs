@@ -5,6 +5,7 @@ use crate::commands::values::{parse_pair, parse_span};
 use crate::text::show_duration;
 use nix::unistd::{Gid, Uid, User, getgid, gethostname};
 use orchestr8_executor::handlers::Handlers;
+use orchestr8_executor::link::LinkError;
 use orchestr8_executor::secrecy::close_memory;
 use orchestr8_executor::settings::{QUEUES_MAX, SLOTS_MAX, UNCONFIRMED_BYTES_MAX, UNCONFIRMED_MAX};
 use orchestr8_executor::work::WorkSettings;
@@ -91,9 +92,21 @@ impl Service for ExecutorArgs {
         served.map_err(|error| match error {
             ExecutorError::Settings(error) => ServiceError::Configuration(error.to_string()),
             ExecutorError::Folder(error) => ServiceError::Unavailable(error.to_string()),
-            ExecutorError::Link(error) => ServiceError::Unavailable(error.to_string()),
+            ExecutorError::Link(error) => link_told(&error),
             ExecutorError::Client(_) => ServiceError::Failed(error.to_string()),
         })
+    }
+}
+
+/// Who must act where NATS cannot be used.
+fn link_told(error: &LinkError) -> ServiceError {
+    match error {
+        LinkError::Address { .. } | LinkError::Refused { .. } | LinkError::NkeyFile { .. } => {
+            ServiceError::Configuration(error.to_string())
+        }
+        LinkError::Unreachable { .. } | LinkError::SmallPayload { .. } | LinkError::Shutdown => {
+            ServiceError::Unavailable(error.to_string())
+        }
     }
 }
 

@@ -218,6 +218,9 @@ pub struct HistoryEvent {
     /// From 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u32>,
+    /// When the attempt started: the claim that makes it `running` comes later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
     /// Where it ran.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub executor: Option<Arc<str>>,

@@ -2,7 +2,7 @@
 
 use super::parameters::rfc3339;
 use super::problem::{Code, Problem};
-use orchestr8_core::definition::{DURATION_MAX, parse_duration};
+use orchestr8_core::definition::{DURATION_MAX, nearest_key, parse_duration};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -172,7 +172,8 @@ impl Fields {
     pub fn finish(mut self) -> Result<(), Problem> {
         let Some((name, value)) = self.object.iter().next() else { return Ok(()) };
         self.known.sort_unstable();
-        Err(refused(name, value, &format!("is not a known key; known are: {}", self.known.join(", "))))
+        let hint = nearest_key(name, &self.known).map(|key| format!(" (did you mean `{key}`?)")).unwrap_or_default();
+        Err(refused(name, value, &format!("is not a known key{hint}; known are: {}", self.known.join(", "))))
     }
 }
 
@@ -232,6 +233,13 @@ mod tests {
         let mut given = fields(json!({"run": null, "usr_id": "x"}));
         assert_eq!(given.text("run", 10), Ok(None));
         assert!(said(given.finish()).contains("`usr_id` is not a known key; known are: run"));
+        for (key, meant) in
+            [("users_id", "`users_id` is not a known key (did you mean `user_id`?); known are: run, user_id"), ("command", "`run`")]
+        {
+            let mut given = fields(json!({key: "x"}));
+            drop((given.value("user_id"), given.value("run")));
+            assert!(said(given.finish()).contains(meant), "{key}");
+        }
         let given = fields(json!({"callback_url": "x"}));
         assert_eq!(given.refuse_not_yet(&["callback_url"]).map_err(|problem| problem.code()), Err(Code::NotYet));
     }

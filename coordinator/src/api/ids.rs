@@ -69,6 +69,7 @@ fn bad(text: &str, what: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orchestr8_store::read::Candidate;
 
     #[test]
     fn an_id_is_whole_or_a_prefix() {
@@ -82,9 +83,14 @@ mod tests {
 
     #[test]
     fn an_ambiguous_prefix_names_its_candidates() {
-        let two = vec![Uuid::from_u128(1), Uuid::from_u128(2)];
+        let candidate = |number, name: &str| {
+            let created_at = time::macros::datetime!(2026-01-31 12:00 UTC);
+            Candidate { id: Uuid::from_u128(number), name: name.into(), created_at }
+        };
+        let two = vec![candidate(2, "test"), candidate(1, "build")];
         let problem = only_one(PrefixMatch::Many(two), "task", "00000000").expect_err("ambiguous");
         assert_eq!(problem.code(), Code::AmbiguousId);
-        assert!(format!("{problem:?}").contains(&Uuid::from_u128(2).to_string()));
+        let said = format!("{problem:?}");
+        assert!(said.contains(&Uuid::from_u128(2).to_string()) && said.contains("build") && said.contains("2026-01-31"), "{said}");
     }
 }

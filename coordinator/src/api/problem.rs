@@ -4,10 +4,9 @@ use super::parameters::{Parameters, Segment};
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use orchestr8_store::read::ReadError;
+use orchestr8_store::read::{Candidate, ReadError};
 use serde::Serialize;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 /// Bytes of a refused value that are repeated in the answer, at most.
 const VALUE_BYTES_SHOWN_MAX: usize = 200;
@@ -79,7 +78,7 @@ codes! {
         "The `Allow` header names the methods.";
     AmbiguousId = "ambiguous_id", CONFLICT, "More than one id starts like this",
         "Ids begin with their time: those drawn within the same minute share their first digits.",
-        "Pass more digits, or one of `candidates` as a whole.";
+        "Pass more digits, or the `id` of one of `candidates` as a whole.";
     KeyReused = "key_reused", CONFLICT, "The idempotency key was used with another body",
         "An Idempotency-Key stands for one request; this one was sent before with another body or to another path.",
         "Send the same body to get the first answer again, or draw a new key.";
@@ -143,7 +142,7 @@ struct Inside {
     field: Option<String>,
     value: Option<Value>,
     findings: Vec<Finding>,
-    candidates: Vec<Uuid>,
+    candidates: Vec<Candidate>,
 }
 
 impl Problem {
@@ -184,7 +183,7 @@ impl Problem {
 
     /// Lists what an ambiguous id could stand for.
     #[must_use]
-    pub fn with_candidates(mut self, candidates: Vec<Uuid>) -> Self {
+    pub fn with_candidates(mut self, candidates: Vec<Candidate>) -> Self {
         self.inside.candidates = candidates;
         self
     }

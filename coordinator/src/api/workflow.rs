@@ -182,7 +182,7 @@ fn invalid(problems: Problems, lines: Lines) -> Problem {
         suggestion: problem.suggestion,
     };
     let findings: Vec<Finding> = problems.0.into_iter().map(finding).collect();
-    let detail = format!("the definition has {}: see `problems`", counted(findings.len()));
+    let detail = format!("the definition has {}", counted(findings.len()));
     Problem::new(Code::InvalidDefinition, detail).at("definition").with_findings(findings)
 }
 
@@ -191,7 +191,7 @@ fn misfit(problems: &[InputProblem]) -> Problem {
         let (path, message) = (format!("input{}", problem.pointer), problem.message.clone());
         Finding { line: None, column: None, path, message, suggestion: None }
     };
-    let detail = format!("the input has {}: see `problems`", counted(problems.len()));
+    let detail = format!("the input has {}", counted(problems.len()));
     Problem::new(Code::InvalidInput, detail).at("input").with_findings(problems.iter().map(finding).collect())
 }
 

@@ -20,6 +20,10 @@ const INSTALLATION: &str = "select id, shard_count from installation";
 const CLOCK: &str = "select clock_timestamp()";
 const SERVER_VERSION: &str = "select current_setting('server_version_num')::int";
 
+/// SQLSTATE of what only another address helps against: wrong user, password or rule (class 28), no such database, no right
+/// to connect to it.
+const LOGIN_CODES: [&str; 3] = ["28", "3D000", "42501"];
+
 /// Settings of a lane's session. Its statements are planned once: they all go by index from a list of ids, whatever the
 /// sizes, so the plans that would go wrong as tables grow are switched off. A session that hangs gives its locks back.
 const LANE_SESSION: &[(&str, &str)] = &[
@@ -49,7 +53,15 @@ pub enum OpenError {
     /// The address cannot be understood.
     #[error("database_url is not an address of Postgres: {0}; use postgres://user:password@host:port/database")]
     Address(String),
-    /// Nothing answers there, or it refuses us.
+    /// The server is there and does not let us in: user, password, database or its rules are wrong.
+    #[error("Postgres at {address} refuses the login: {reason}; correct user, password and database in database_url")]
+    Login {
+        /// Without password.
+        address: String,
+        /// The server's words.
+        reason: String,
+    },
+    /// Nothing answers there, or not now.
     #[error("cannot connect to Postgres at {address}: {reason}")]
     Connect {
         /// Without password.
@@ -137,8 +149,16 @@ impl Database {
     }
 
     fn refused(&self, error: &sqlx::Error) -> OpenError {
-        OpenError::Connect { address: self.address(), reason: error.to_string() }
+        let (address, reason) = (self.address(), words(error));
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        let is_login = code.is_some_and(|code| LOGIN_CODES.iter().any(|login| code.starts_with(login)));
+        if is_login { OpenError::Login { address, reason } } else { OpenError::Connect { address, reason } }
     }
+}
+
+/// The server's message alone: its display adds a line of the server's own source.
+fn words(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |refusal| refusal.message().to_owned())
 }
 
 async fn install(connection: &mut PgConnection, shard_count: u16) -> Result<Installation, StoreError> {
@@ -164,6 +184,8 @@ fn migration_failed(error: &MigrateError) -> OpenError {
         MigrateError::VersionMissing(version) => {
             format!("it has migration {version}, which this version does not know: run a newer coordinator")
         }
+        MigrateError::Execute(error) => words(error),
+        MigrateError::ExecuteMigration(error, version) => format!("migration {version}: {}", words(error)),
         other => other.to_string(),
     })
 }

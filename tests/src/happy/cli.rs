@@ -4,7 +4,7 @@ use super::workflows::MAIN;
 use crate::harness::binary;
 use crate::scene::{Scene, executors};
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use tokio::process::Command;
 
@@ -41,11 +41,14 @@ async fn task_waits_shows_results_and_fails_loudly() -> Result<()> {
     let scene = Scene::start(executors(1)).await?;
     let said = orchestr8(&scene, &["task", "--run", "echo hello", "--wait"]).await?;
     assert_eq!((said.code, said.line()), (Some(0), "hello"), "{said:?}");
+    let id = said.stderr.lines().find_map(|line| line.strip_prefix("task ")).with_context(|| format!("no id: {said:?}"))?;
+    assert_eq!(orchestr8(&scene, &["result", id]).await?.line(), "hello");
     let said = orchestr8(&scene, &["task", "--run", "echo oh no >&2; exit 3", "--max-retries", "0", "--wait"]).await?;
     assert!(said.code == Some(1) && said.stdout.is_empty() && said.stderr.contains("failed"), "{said:?}");
     let said = orchestr8(&scene, &["task", "--handler", "noop", "--with", "output={\"a\": 1}", "--wait", "-o", "json"]).await?;
     let json: Value = serde_json::from_str(&said.stdout)?;
     assert_eq!(json["result"]["a"], 1);
+    assert!(said.stderr.contains(json["task_id"].as_str().context("an id")?), "{said:?}");
     let said = orchestr8(&scene, &["task", "--handler", "sleep", "--with", "duration=\"1h\"", "--wait", "--wait-timeout", "300ms"]).await?;
     assert_eq!(said.code, Some(124), "{said:?}");
     let said = orchestr8(&scene, &["task"]).await?;
@@ -68,6 +71,10 @@ async fn run_watch_wait_list_logs_cancel() -> Result<()> {
     let slow = orchestr8(&scene, &["task", "--handler", "sleep", "--with", "duration=3600", "--tag", "slow"]).await?.line().to_owned();
     let any = orchestr8(&scene, &["wait", &quick, &slow, "--any"]).await?;
     assert!(any.code == Some(0) && any.stdout.contains(&quick) && !any.stdout.contains(&slow), "{any:?}");
+    let any = orchestr8(&scene, &["wait", &quick, &slow, "--any", "-o", "json"]).await?;
+    let states: Value = serde_json::from_str(&any.stdout)?;
+    assert_eq!((&states[0]["status"], &states[1]["id"]), (&json!("completed"), &json!(slow)), "{any:?}");
+    assert!(["queued", "running"].iter().any(|status| states[1]["status"] == *status), "{any:?}");
     let all = orchestr8(&scene, &["wait", &quick, &id, "--all"]).await?;
     assert_eq!((all.code, all.stdout.lines().count()), (Some(0), 2), "{all:?}");
     let late = orchestr8(&scene, &["wait", &quick, &slow, "--all", "--timeout", "300ms"]).await?;
@@ -77,11 +84,58 @@ async fn run_watch_wait_list_logs_cancel() -> Result<()> {
     let list = orchestr8(&scene, &["list", "--tag", "slow"]).await?;
     assert!(list.stdout.contains(&slow[..8]) && !list.stdout.contains(&quick), "{list:?}");
     assert!(orchestr8(&scene, &["status", &id]).await?.stdout.contains("completed"));
+    let whole: Value = serde_json::from_str(&orchestr8(&scene, &["status", &id, "-o", "json"]).await?.stdout)?;
+    let tasks = whole["tasks"].as_array().with_context(|| format!("tasks in {whole}"))?;
+    assert_eq!((&whole["workflow_id"], tasks.len()), (&json!(id), 6), "{whole}");
+    assert!(tasks.iter().all(|task| task["status"] == "completed" && task["name"].is_string()), "{whole}");
     assert_eq!(orchestr8(&scene, &["cancel", &slow]).await?.code, Some(0));
     assert_eq!(orchestr8(&scene, &["wait", &slow]).await?.code, Some(1), "cancelled is not completed");
     assert_eq!(orchestr8(&scene, &["cancel", &quick]).await?.code, Some(1), "it has ended already");
     let result = orchestr8(&scene, &["result", &quick]).await?;
     assert_eq!((result.code, result.line()), (Some(0), "quick"), "{result:?}");
+    scene.finish().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_goes_wrong_is_said_once() -> Result<()> {
+    let scene = Scene::start(executors(1)).await?;
+    let failing = "name: failing\ntasks:\n- {name: a, run: 'echo oh no >&2; exit 3', retry: {max_attempts: 1}}\n";
+    let failing = file(&scene, "failing.yaml", failing)?.display().to_string();
+    let said = orchestr8(&scene, &["run", &failing, "--wait"]).await?;
+    assert!(said.code == Some(1) && said.stderr.contains("task a failed: exit: exit code 3: oh no\n"), "{said:?}");
+    assert_eq!((said.stderr.matches("oh no").count(), said.stderr.matches(" failed\n").count()), (1, 1), "{said:?}");
+    assert!(!said.stderr.contains(" x)"), "one task gains nothing: {said:?}");
+    let main = file(&scene, "main.yaml", MAIN)?.display().to_string();
+    let said = orchestr8(&scene, &["run", &main, "--input", "who=5", "--input", "count=1"]).await?;
+    let expected = "error: the input has a mistake (invalid_input)\n  input/who: 5 is not of type \"string\"\n";
+    assert_eq!((said.code, said.stderr.as_str()), (Some(1), expected));
+    let said = orchestr8(&scene, &["status", "0190b2c4-0000-7000-8000-000000000000"]).await?;
+    let expected = "error: there is no workflow `0190b2c4-0000-7000-8000-000000000000` (not_found)\n";
+    assert_eq!((said.code, said.stderr.as_str()), (Some(1), expected));
+    scene.finish().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_ambiguous_beginning_of_an_id_lists_what_it_could_mean() -> Result<()> {
+    let scene = Scene::start(executors(0)).await?;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(scene.submit_workflow(&json!({"definition": MAIN, "input": {"who": "x", "count": 1}})).await?);
+    }
+    // The first eight digits change once in 65 s: at most one of the three has others.
+    let said = orchestr8(&scene, &["status", &ids[1][..8]]).await?;
+    assert!(said.code == Some(1) && said.stderr.contains("(ambiguous_id)"), "{said:?}");
+    let candidates: Vec<&str> = said.stderr.lines().filter(|line| line.starts_with(&format!("  {}", &ids[1][..8]))).collect();
+    assert!(candidates.len() >= 2, "{said:?}");
+    for candidate in candidates {
+        let words: Vec<&str> = candidate.split_whitespace().collect();
+        assert!(
+            ids.iter().any(|id| id == words[0]) && words[1].starts_with("20") && words[1].ends_with('Z') && words[2] == "main",
+            "{said:?}"
+        );
+    }
     scene.finish().await;
     Ok(())
 }

@@ -35,6 +35,7 @@ async fn a_script_gets_its_values_and_its_output_comes_back() -> Result<()> {
     let detail = scene.api().get(&format!("/api/v1/tasks/{task}")).await?;
     let attempt = &detail["attempt_history"][0];
     assert_eq!((&attempt["stdout_tail"], &attempt["stderr_tail"]), (&json!("to-stdout\n"), &json!("to-stderr\n")));
+    assert_eq!(attempt["exit_code"], 0);
     assert_eq!((&detail["agent_name"], &detail["executor_id"]), (&json!("run"), &json!("executor-0")));
     assert_eq!(detail["task_description"], "say $(hi)");
     scene.finish().await;
@@ -84,6 +85,29 @@ async fn a_failure_is_retried_after_its_backoff_and_only_as_often_as_allowed() -
     let never = scene.submit(&never).await?;
     scene.result(&never).await?;
     assert_eq!(scene.until(&never, "failed").await?["attempts"], 1, "its type is not retried");
+    scene.finish().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_error_of_an_earlier_attempt_is_not_that_of_the_next() -> Result<()> {
+    let scene = Scene::start(executors(1)).await?;
+    let mut task = scene.ledger.gated("go");
+    let script = format!("[ $ORCHESTR8_ATTEMPT -gt 1 ] || exit 7\n{}", task["run"].as_str().context("a script")?);
+    task["run"] = json!(script);
+    task["retry_backoff"] = json!({"initial_interval": 1, "jitter": 0});
+    let task = scene.submit(&task).await?;
+    let error = |answer: &Value| (answer["error"].clone(), answer["error_type"].clone());
+    assert_eq!(error(&scene.until(&task, "retrying").await?), (json!("exit code 7"), json!("exit")));
+    let running = scene.until(&task, "running").await?;
+    assert_eq!(error(&running), (Value::Null, Value::Null), "{running}");
+    assert_eq!(error(&running["attempt_history"][0]), (json!("exit code 7"), json!("exit")), "{running}");
+    let result = scene.api().get(&format!("/api/v1/tasks/{task}/result")).await?;
+    assert_eq!((&result["status"], error(&result)), (&json!("running"), (Value::Null, Value::Null)), "{result}");
+    assert_eq!(scene.api().get(&format!("/api/v1/tasks/{task}/status")).await?["error"], Value::Null);
+    assert_eq!(scene.number("select count(*) from task_executions where error_type = 'exit'").await?, 1, "reports still find it");
+    scene.ledger.open("go")?;
+    assert_eq!(scene.result(&task).await?["status"], "completed");
     scene.finish().await;
     Ok(())
 }

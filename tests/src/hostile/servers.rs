@@ -58,7 +58,10 @@ async fn what_is_not_there_is_named_with_its_address() -> Result<()> {
     let (_, server) = database.rsplit_once('@').context("the address has a login")?;
     let wrong_password = format!("postgres://nobody:secret-word@{server}");
     let (code, line) = refused(folder.path(), &wrong_password, NOWHERE_NATS).await?;
-    assert!(code == Some(69) && line.contains("nobody"), "{code:?} {line}");
+    assert!(code == Some(64) && line.contains("nobody") && !line.contains("at line"), "{code:?} {line}");
+    let (login, _) = database.rsplit_once('/').context("the address has a database")?;
+    let (code, line) = refused(folder.path(), &format!("{login}/no-such-database"), NOWHERE_NATS).await?;
+    assert!(code == Some(64) && line.contains("\"no-such-database\" does not exist") && !line.contains("at line"), "{code:?} {line}");
     let mut executor = Command::new(binary::orchestr8()?);
     executor.args(["executor", "--user", "0:0", "--time-base", "100ms", "--nats-url", NOWHERE_NATS]).kill_on_drop(true);
     let (code, line) = told(executor).await?;
@@ -95,11 +98,19 @@ async fn an_old_nats_server_and_a_newer_schema_are_refused() -> Result<()> {
 }
 
 #[tokio::test]
-async fn anothers_streams_are_left_alone() -> Result<()> {
+async fn anothers_streams_are_left_alone_and_a_refused_login_is_told() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let scene = Scene::start(executors(0)).await?;
     let (code, line) = refused(folder.path(), &database().await?, &scene.installation.nats_url).await?;
     assert!(code == Some(69) && line.contains("installation"), "{code:?} {line}");
+    let (_, server) = scene.installation.nats_url.rsplit_once('@').context("the address has a login")?;
+    let mut stranger = Command::new(binary::orchestr8()?);
+    stranger.args(["executor", "--time-base", "100ms", "--nats-url"]).arg(format!("nats://nobody:secret-word@{server}")).kill_on_drop(true);
+    if nix::unistd::Uid::effective().is_root() {
+        stranger.args(["--user", "0:0"]);
+    }
+    let (code, line) = told(stranger).await?;
+    assert!(code == Some(64) && line.contains("refused") && line.contains("check user, password"), "{code:?} {line}");
     scene.finish().await;
     Ok(())
 }

@@ -40,6 +40,25 @@ pub fn choose(option: &'static str, wanted: Option<u16>) -> Result<u16, PortErro
     }
 }
 
+/// A port, and the one that would have been taken if it were free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chosen {
+    /// The port.
+    pub port: u16,
+    /// The default, where something else has it.
+    pub passed_over: Option<u16>,
+}
+
+/// The wanted port, else the default, else any that is free.
+///
+/// # Errors
+/// [`PortError`] when the wanted one is taken.
+pub fn choose_or(default: u16, option: &'static str, wanted: Option<u16>) -> Result<Chosen, PortError> {
+    let is_passed_over = wanted.is_none() && !is_free(default);
+    let port = choose(option, if is_passed_over { None } else { wanted.or(Some(default)) })?;
+    Ok(Chosen { port, passed_over: is_passed_over.then_some(default) })
+}
+
 /// Whether nothing listens there now.
 #[must_use]
 pub fn is_free(port: u16) -> bool {
@@ -59,5 +78,9 @@ mod tests {
         let free = choose("--postgres-port", None).expect("some port is free");
         assert!(PORTS.contains(&free));
         assert_eq!(choose("--postgres-port", Some(free)), Ok(free));
+        assert_eq!(choose_or(free, "--port", None), Ok(Chosen { port: free, passed_over: None }));
+        let instead = choose_or(port, "--port", None).expect("some port is free");
+        assert!(instead.port != port && instead.passed_over == Some(port), "{instead:?}");
+        assert_eq!(choose_or(free, "--port", Some(port)), Err(PortError::Taken { option: "--port", port }));
     }
 }

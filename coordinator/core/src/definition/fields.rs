@@ -90,7 +90,7 @@ impl Reader {
             } else if !known.contains(&key) {
                 let problem =
                     Problem::at(entry.position, &path, format!("unknown key `{}`: use one of {}", shortened(key), known.join(", ")));
-                self.problems.add_unknown(problem, key, known.iter().copied());
+                self.problems.add_unknown_key(problem, key, known);
             }
         }
         let entries = entries.iter().map(|entry| (entry.key.as_str(), entry)).collect();

@@ -2,7 +2,7 @@
 
 use crate::expression::on_large_stack;
 use crate::plan::Plan;
-use jsonschema::{PatternOptions, Validator};
+use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -11,6 +11,10 @@ use std::collections::HashMap;
 const SCHEMA_VALUES_MAX: usize = 5_000;
 /// Problems reported for one input.
 const PROBLEMS_MAX: usize = 50;
+/// Characters of a refused value that are repeated, at most.
+const VALUE_CHARS_MAX: usize = 80;
+/// Characters of a message, at most: some list every key that is not allowed.
+const MESSAGE_CHARS_MAX: usize = 500;
 
 /// One thing that is wrong with an input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
@@ -31,11 +35,24 @@ pub fn check_input(plan: &Plan, input: &Value) -> Result<(), Vec<InputProblem>> 
     let problems = on_large_stack(|| match validator(schema) {
         Ok(validator) => {
             let errors = validator.iter_errors(input).take(PROBLEMS_MAX);
-            errors.map(|error| InputProblem { pointer: error.instance_path().to_string(), message: error.masked().to_string() }).collect()
+            errors.map(|error| problem(&error)).collect()
         }
         Err(message) => vec![InputProblem { pointer: String::new(), message }],
     });
     if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+fn problem(error: &ValidationError<'_>) -> InputProblem {
+    let value = cut(error.instance().to_string(), VALUE_CHARS_MAX);
+    let message = cut(error.masked_with(value).to_string(), MESSAGE_CHARS_MAX);
+    InputProblem { pointer: error.instance_path().to_string(), message }
+}
+
+fn cut(text: String, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 /// Checks a schema, without an input.

@@ -35,7 +35,7 @@ pub use drawing::mermaid;
 pub use duration::{DURATION_MAX, DurationError, format_duration, parse_duration};
 pub use hash::plan_hash;
 pub use input::{InputProblem, check_input};
-pub use problem::{PROBLEMS_MAX, Problem, Problems, nearest};
+pub use problem::{PROBLEMS_MAX, Problem, Problems, nearest, nearest_key};
 pub use retry::{ATTEMPTS_MAX, BACKOFF_COEFFICIENT_MAX, NON_RETRYABLE_MAX, default_retry};
 pub use rules::{FieldProblem, NAME_BYTES_MAX, SCRIPT_BYTES_MAX};
 pub use single::{SingleTask, single_task};

@@ -11,6 +11,22 @@ const CANDIDATES_MAX: usize = 1_000;
 /// Longest name that gets a suggestion, in bytes.
 const SUGGESTED_BYTES_MAX: usize = 64;
 
+/// Keys that other tools have for the same thing, and ours: no typing mistake leads from one to the other.
+const KEYS_ELSEWHERE: [(&str, &str); 12] = [
+    ("depends_on", "needs"),
+    ("dependsOn", "needs"),
+    ("depends", "needs"),
+    ("dependencies", "needs"),
+    ("after", "needs"),
+    ("command", "run"),
+    ("cmd", "run"),
+    ("script", "run"),
+    ("environment", "env"),
+    ("cwd", "workdir"),
+    ("working_directory", "workdir"),
+    ("allow_failure", "continue_on_failure"),
+];
+
 /// One thing that is wrong with a definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -84,6 +100,13 @@ impl Collector {
         }
     }
 
+    /// Adds a problem with the nearest of the known keys.
+    pub fn add_unknown_key(&mut self, problem: Problem, key: &str, known: &[&str]) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.push(Problem { suggestion: nearest_key(key, known), ..problem });
+        }
+    }
+
     /// Adds a problem; beyond [`PROBLEMS_MAX`] it is dropped.
     pub fn push(&mut self, problem: Problem) {
         if self.problems.len() < PROBLEMS_MAX {
@@ -111,6 +134,13 @@ impl Collector {
         self.problems.sort_by_key(|problem| (problem.line, problem.column));
         Problems(self.problems)
     }
+}
+
+/// The known key that another tool's or a mistyped key was probably meant to be.
+#[must_use]
+pub fn nearest_key(key: &str, known: &[&str]) -> Option<String> {
+    let meant = KEYS_ELSEWHERE.iter().find(|(elsewhere, ours)| *elsewhere == key && known.contains(ours));
+    meant.map(|(_, ours)| (*ours).to_owned()).or_else(|| nearest(key, known.iter().copied()))
 }
 
 /// The known word that `word` was probably meant to be: a typing mistake or two away.

@@ -240,6 +240,8 @@ impl<'a> Turn<'a> {
         let task = self.execution.task(index);
         let failing = matches!(kind, "task.failed" | "task.retrying" | "task.lost" | "task.released");
         let failure = task.failure.clone().filter(|_| failing);
+        // Who ran the attempt before says nothing about one that nobody has taken yet.
+        let executor = task.executor.clone().filter(|_| kind != "task.queued");
         self.execution.record(HistoryEvent {
             kind,
             at: self.now,
@@ -247,7 +249,8 @@ impl<'a> Turn<'a> {
             task: Some(name),
             phase,
             attempt: (task.attempt > 0).then_some(task.attempt),
-            executor: task.executor.clone(),
+            started_at: task.started_at.filter(|_| kind == "task.running"),
+            executor,
             error_type: failure.as_ref().map(|failure| failure.error_type.clone()),
             error: failure.map(|failure| failure.message.clone()),
         });
@@ -262,6 +265,7 @@ impl<'a> Turn<'a> {
             task: None,
             phase: None,
             attempt: None,
+            started_at: None,
             executor: None,
             error_type: None,
             error,

@@ -3,7 +3,7 @@
 use super::advance::{Numbering, Start};
 use super::{Effect, LOSSES_IN_ROW_MAX, Progressed, Report, Reported, Turn};
 use crate::execution::{AttemptOutcome, AttemptRecord, Failure, Usage};
-use crate::plan::TaskIndex;
+use crate::plan::{TaskIndex, TaskKind};
 use crate::retry::{self, FailedAttempt};
 use orchestr8_proto::ids::{DispatchId, RunId};
 use orchestr8_proto::words::TaskStatus;
@@ -46,9 +46,11 @@ impl Turn<'_> {
         }
     }
 
-    fn completed(&mut self, index: TaskIndex, report: Report, output: serde_json::Value) {
+    fn completed(&mut self, index: TaskIndex, mut report: Report, output: serde_json::Value) {
         let claimed = self.execution.task(index).holder.is_some();
         if claimed || report.usage != Usage::default() {
+            // A script has completed only if it exited with 0; the message does not repeat it.
+            report.usage.exit_code = matches!(self.planned(index).kind, TaskKind::Run { .. }).then_some(0);
             self.keep_attempt(index, report, AttemptOutcome::Completed, None);
         }
         if !output.is_null() {

@@ -120,7 +120,8 @@ const STATUS: &str = "select status from workflow_executions where id = $1";
 
 const COUNTS: &str = "select phase, status, count(*) as tasks from task_executions where id > $1 and id <= $2 group by phase, status";
 
-const MATCHING: &str = "select id from workflow_executions where id >= $1 and id <= $2 order by id limit $3";
+const MATCHING: &str =
+    "select id, workflow_name as name, created_at from workflow_executions where id >= $1 and id <= $2 order by id desc limit $3";
 
 pub(super) const STATEMENTS: &[(&str, &str)] = &[
     ("executions page", PAGE),

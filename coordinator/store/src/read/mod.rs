@@ -16,7 +16,7 @@ pub mod executions;
 pub mod inbox;
 pub mod tasks;
 
-use serde::Serializer;
+use serde::{Serialize, Serializer};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::{Connection, PgExecutor, PgPool, Row};
 use std::fmt::Display;
@@ -103,6 +103,18 @@ pub fn statements() -> Vec<(&'static str, &'static str)> {
     std::iter::once(("answers", ANSWERS)).chain(modules.into_iter().flatten().copied()).collect()
 }
 
+/// One of several that start alike: enough to see which is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Candidate {
+    /// Of the workflow or task.
+    pub id: Uuid,
+    /// Of the workflow, or of the task in its definition.
+    pub name: String,
+    /// When it was accepted.
+    #[serde(serialize_with = "rfc3339")]
+    pub created_at: OffsetDateTime,
+}
+
 /// What an id or a prefix of one stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PrefixMatch {
@@ -110,15 +122,15 @@ pub enum PrefixMatch {
     None,
     /// Exactly this.
     One(Uuid),
-    /// More than one; the first [`CANDIDATES_MAX`] of them.
-    Many(Vec<Uuid>),
+    /// More than one; the newest [`CANDIDATES_MAX`] of them, newest first.
+    Many(Vec<Candidate>),
 }
 
-impl From<Vec<Uuid>> for PrefixMatch {
-    fn from(mut found: Vec<Uuid>) -> Self {
+impl From<Vec<Candidate>> for PrefixMatch {
+    fn from(mut found: Vec<Candidate>) -> Self {
         match found.len() {
             0 => Self::None,
-            1 => Self::One(found[0]),
+            1 => Self::One(found[0].id),
             _ => {
                 found.truncate(CANDIDATES_MAX);
                 Self::Many(found)
@@ -151,10 +163,14 @@ impl IdRange {
     }
 }
 
-/// The ids of a range, one more than are shown.
+/// What has an id of a range, one more than are shown.
 async fn ids_in(db: impl PgExecutor<'_>, statement: &'static str, range: IdRange) -> Result<PrefixMatch, ReadError> {
     let limit = i64::try_from(CANDIDATES_MAX + 1).expect("a small constant");
-    let found: Vec<Uuid> = sqlx::query_scalar(statement).bind(range.first).bind(range.last).bind(limit).fetch_all(db).await?;
+    let rows = sqlx::query(statement).bind(range.first).bind(range.last).bind(limit).fetch_all(db).await?;
+    let candidate = |row: &PgRow| -> Result<Candidate, ReadError> {
+        Ok(Candidate { id: row.try_get("id")?, name: row.try_get("name")?, created_at: row.try_get("created_at")? })
+    };
+    let found: Vec<Candidate> = rows.iter().map(candidate).collect::<Result<_, _>>()?;
     Ok(found.into())
 }
 

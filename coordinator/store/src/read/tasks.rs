@@ -52,9 +52,9 @@ pub struct TaskRecord {
     pub attempts: i32,
     /// Attempts in all that the policy allows.
     pub max_attempts: i32,
-    /// Message of the last failure.
+    /// Why it failed, or why it is tried again; an earlier attempt's failure is that attempt's alone.
     pub error: Option<String>,
-    /// Stable word for the last failure.
+    /// Stable word for it.
     pub error_type: Option<String>,
 }
 
@@ -125,9 +125,9 @@ pub struct TaskResult {
     /// When its end was committed.
     #[serde(serialize_with = "rfc3339_or_null")]
     pub completed_at: Option<OffsetDateTime>,
-    /// Message of the last failure.
+    /// As in [`TaskRecord::error`].
     pub error: Option<String>,
-    /// Stable word for the last failure.
+    /// Stable word for it.
     pub error_type: Option<String>,
 }
 
@@ -202,7 +202,8 @@ const RESULT: &str = "select t.id, t.status, t.completed_at, t.error, t.error_ty
             where r.task_execution_id = t.id and r.result_type = 'file'), '[]') as files_created
     from task_executions t where t.id = $1";
 
-const MATCHING: &str = "select id from task_executions where id >= $1 and id <= $2 order by id limit $3";
+const MATCHING: &str =
+    "select id, task_name as name, created_at from task_executions where id >= $1 and id <= $2 order by id desc limit $3";
 
 pub(super) const STATEMENTS: &[(&str, &str)] = &[
     ("tasks page", PAGE),
@@ -281,6 +282,7 @@ pub async fn result(db: impl PgExecutor<'_>, id: TaskId) -> Result<Option<TaskRe
     let Some(row) = sqlx::query(RESULT).bind(id.0).fetch_optional(db).await? else { return Ok(None) };
     let status: TaskStatus = word(&row, "status")?;
     let is_completed = status == TaskStatus::Completed;
+    let (error_type, error) = own_error(&row, status)?;
     Ok(Some(TaskResult {
         task_id: row.try_get("id")?,
         status,
@@ -288,8 +290,8 @@ pub async fn result(db: impl PgExecutor<'_>, id: TaskId) -> Result<Option<TaskRe
         result_type: is_completed.then_some("summary"),
         files_created: row.try_get("files_created")?,
         completed_at: row.try_get("completed_at")?,
-        error: row.try_get("error")?,
-        error_type: row.try_get("error_type")?,
+        error,
+        error_type,
     }))
 }
 
@@ -303,6 +305,8 @@ pub async fn matching(db: impl PgExecutor<'_>, range: IdRange) -> Result<PrefixM
 
 fn record(row: &PgRow) -> Result<TaskRecord, ReadError> {
     let max_retries: i32 = row.try_get("max_retries")?;
+    let status = word(row, "status")?;
+    let (error_type, error) = own_error(row, status)?;
     Ok(TaskRecord {
         task_id: row.try_get("id")?,
         workflow_id: row.try_get("workflow_id")?,
@@ -310,7 +314,7 @@ fn record(row: &PgRow) -> Result<TaskRecord, ReadError> {
         agent_name: row.try_get("agent_name")?,
         task_description: row.try_get("task_description")?,
         phase: row.try_get("phase")?,
-        status: word(row, "status")?,
+        status,
         priority: word(row, "priority")?,
         queue: row.try_get("queue")?,
         executor_id: row.try_get("executor_id")?,
@@ -320,9 +324,23 @@ fn record(row: &PgRow) -> Result<TaskRecord, ReadError> {
         next_retry_at: row.try_get("next_retry_at")?,
         attempts: row.try_get("attempt")?,
         max_attempts: max_retries.saturating_add(1),
-        error: row.try_get("error")?,
-        error_type: row.try_get("error_type")?,
+        error,
+        error_type,
     })
+}
+
+/// Type and message of the failure that explains the task's state. The row keeps the last one, whatever came after it.
+fn own_error(row: &PgRow, status: TaskStatus) -> Result<(Option<String>, Option<String>), ReadError> {
+    match status {
+        TaskStatus::Failed | TaskStatus::Retrying => Ok((row.try_get("error_type")?, row.try_get("error")?)),
+        TaskStatus::Pending
+        | TaskStatus::Queued
+        | TaskStatus::Running
+        | TaskStatus::Waiting
+        | TaskStatus::Completed
+        | TaskStatus::Skipped
+        | TaskStatus::Cancelled => Ok((None, None)),
+    }
 }
 
 fn attempt(row: &PgRow) -> Result<AttemptRecord, ReadError> {

@@ -138,6 +138,11 @@ fn the_document_itself_is_checked() {
             "name: w\ntask: [{name: a, run: x}]\ntasks: [{name: a, run: x}]",
             "2:1 task: unknown key `task`: use one of name, description, input, output, phases, tasks (did you mean `tasks`?)",
         ),
+        (
+            "name: w\ntasks: [{name: a, run: x}, {name: b, run: x, depends_on: [a]}]",
+            "2:46 tasks[1].depends_on: unknown key `depends_on`: use one of name, run, handler, sleep, needs, with, env, prompt, \
+             retry, timeout, continue_on_failure, at_most_once, priority, queue, workdir, agent_name (did you mean `needs`?)",
+        ),
         ("name: w\nschedule: daily\ntasks: [{name: a, run: x}]", "2:1 schedule: `schedule` is not yet supported: remove it"),
         ("name: w\ntasks: [{name: a, run: x}]\nphases: []", "2:1 tasks: `tasks` and `phases` are both given: use exactly one of them"),
         (

@@ -3,6 +3,7 @@
 use super::plans::{plan, retry, with};
 use super::scene::{Scene, failed};
 use crate::execution::AttemptOutcome;
+use crate::plan::{TaskKind, TaskPlan};
 use orchestr8_proto::timestamp::Timestamp;
 
 #[test]
@@ -13,6 +14,19 @@ fn a_claim_makes_its_run_the_holder() {
     scene.shows("a running; running");
     assert_eq!(scene.task("a").started_at, Some(Timestamp(5_000_000)));
     assert_eq!(scene.task("a").executor.as_deref(), Some("executor-1"));
+    let [running] = scene.changes.history.as_slice() else { panic!("one event: {:?}", scene.changes.history) };
+    assert_eq!((running.kind, running.started_at), ("task.running", Some(Timestamp(5_000_000))), "not the time of the claim");
+}
+
+#[test]
+fn a_completed_script_exited_with_zero_and_a_handler_has_no_exit_code() {
+    let script = |a: &mut TaskPlan| a.kind = TaskKind::Run { script: "true".into() };
+    for (plan, exit_code) in [(with(plan("a"), "a", script), Some(0)), (plan("a"), None)] {
+        let mut scene = Scene::start(plan, "publish a");
+        scene.check(scene.asks("a", 1), "left a, r1 holds a, r1 granted");
+        scene.check(scene.completes("a", 1), "confirm r1, r1 holds nothing, a completed, ended completed");
+        assert_eq!(scene.changes.attempts[0].usage.exit_code, exit_code);
+    }
 }
 
 #[test]

@@ -27,6 +27,8 @@ fn a_lost_run_is_dispatched_again_under_a_new_id_and_asks_first() {
     assert!(new.id != old.id && new.ask_first && !old.ask_first);
     assert_eq!((scene.task("a").attempt, scene.task("a").retry_count), (2, 0));
     assert_eq!(scene.changes.attempts[0].outcome, AttemptOutcome::Lost);
+    let told: Vec<_> = scene.changes.history.iter().map(|event| (event.kind, event.executor.as_deref())).collect();
+    assert_eq!(told, [("task.lost", Some("executor-1")), ("task.queued", None)], "nobody has the next attempt yet");
     scene.check(late, "confirm r1");
     scene.check(scene.claims("a", 1, 60), "left a, r1 holds a, r1 granted");
 }

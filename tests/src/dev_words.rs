@@ -1,0 +1,56 @@
+//! What `orchestr8 dev` says of itself: the port that it took instead, its executors, and its end.
+
+use crate::harness::process::ProcessPlan;
+use crate::harness::{Process, binary, wait_for};
+use anyhow::{Context, Result};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+/// From the start of `dev` to its being up, on a loaded machine.
+const UP_MAX: Duration = Duration::from_mins(2);
+/// The coordinator's port where nothing else has it.
+const PORT_DEFAULT: u16 = 8_088;
+
+async fn dev(folder: &Path, words: &[&str]) -> Result<Process> {
+    use std::os::unix::fs::PermissionsExt;
+    // The servers of a `dev` of root run as another user, who has to pass.
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711))?;
+    let data = folder.join("data").to_string_lossy().into_owned();
+    let words = ["dev", "--data", &data].iter().chain(words).map(|word| (*word).to_owned()).collect();
+    let tools = ("ORCHESTR8_TOOLS".to_owned(), binary::workspace().join(".orchestr8/tools").to_string_lossy().into_owned());
+    Process::start(ProcessPlan { name: "dev".to_owned(), words, environment: vec![tools], log: folder.join("dev.log") }).await
+}
+
+#[tokio::test]
+async fn dev_tells_the_port_that_it_took_instead_and_its_end() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    // Where somebody else has the port already, it is taken as well.
+    let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, PORT_DEFAULT)).ok();
+    let mut dev = dev(folder.path(), &["--executors", "2"]).await?;
+    let said = || std::fs::read_to_string(folder.path().join("dev.log"));
+    let up = async || Ok(said()?.lines().any(|line| line == "ready").then_some(()));
+    wait_for("`orchestr8 dev` to be up", UP_MAX, up).await.with_context(|| said().unwrap_or_default())?;
+    dev.terminate().await?;
+    let said = said()?;
+    let instead = said.lines().find(|line| line.starts_with("port 8088 is taken")).with_context(|| said.clone())?;
+    let port = instead.rsplit(' ').next().context("a port")?;
+    assert!(said.contains(&format!("coordinator  http://127.0.0.1:{port}\n")), "{said}");
+    assert!(said.contains("executors    executor-1 to executor-2\n"), "{said}");
+    let end: Vec<&str> = said.lines().skip_while(|line| *line != "stopping").collect();
+    let data = folder.path().canonicalize()?.join("data");
+    assert_eq!(end, ["stopping", &format!("stopped; data is kept in {}", data.display())], "{said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_taken_port_that_was_asked_for_is_a_configuration_error() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let port = taken.local_addr()?.port().to_string();
+    let mut dev = dev(folder.path(), &["--executors", "0", "--port", &port]).await?;
+    let report = tokio::time::timeout(UP_MAX, dev.ended()).await??;
+    let said = std::fs::read_to_string(folder.path().join("dev.log"))?;
+    assert!(report.exit_code == Some(64) && said.contains(&format!("--port {port}")), "{report:?} {said}");
+    Ok(())
+}

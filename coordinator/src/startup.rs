@@ -110,7 +110,7 @@ async fn start_lane(
         bus.ensure_streams(shape).await?;
         bus.ensure_consumers(DEFAULT_QUEUE).await?;
     }
-    listen::listen(&bus, inputs.0.clone()).await?;
+    let heard = listen::listen(&bus, inputs.0.clone()).await?;
     let (publisher, work) = mpsc::unbounded_channel();
     let epoch = Arc::new(AtomicU64::new(0));
     let publishing = Publisher { bus: bus.clone(), shape, epoch: epoch.clone(), inputs: inputs.0.clone() };
@@ -131,6 +131,7 @@ async fn start_lane(
         commands,
         handle,
         metrics,
+        heard,
         publisher,
         speaker,
         epoch,

@@ -48,6 +48,8 @@ multiples! {
     shard_lease = 10,
     /// Shard leases are renewed this often.
     shard_renewal = 3,
+    /// A lane that hears no coordinator's beat over NATS, its own included, for this long is cut off from it.
+    bus_silence = 7,
     /// An executor that hears no coordinator for this long stops fetching.
     coordinator_silence = 10,
     /// The first re-publication of an outcome that nobody confirmed; doubles up to `outcome_again_max`.
@@ -97,6 +99,7 @@ mod tests {
     fn the_times_stand_in_the_order_that_the_rules_need() {
         let times = ProtocolTimes::new(Duration::from_millis(100));
         assert!(times.claim_after() < times.fresh_delivery());
+        assert!(times.beat() * 2 < times.bus_silence() && times.bus_silence() < times.shard_lease());
         assert!(times.fresh_delivery() + times.in_progress() < times.ack_wait());
         assert!(times.in_progress() * 2 < times.ack_wait());
         assert!(times.beat() * 4 < times.run_lease());

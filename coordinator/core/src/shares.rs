@@ -5,7 +5,8 @@
 /// A lane's place among all lanes that are alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Standing {
-    /// Lanes that are alive, this one included; at least 1.
+    /// Lanes that share the shards, this one included; 0: this one has no share, because it is cut off from NATS and others are
+    /// not.
     pub lanes: u32,
     /// Lanes that joined before this one.
     pub rank: u32,
@@ -28,7 +29,10 @@ pub enum Balance {
 /// so that a lane that joins moves as few shards as possible.
 #[must_use]
 pub fn fair_share(shards: u32, standing: Standing) -> u32 {
-    let lanes = standing.lanes.max(1);
+    let lanes = standing.lanes;
+    if lanes == 0 {
+        return 0;
+    }
     shards / lanes + u32::from(standing.rank < shards % lanes)
 }
 
@@ -79,6 +83,12 @@ mod tests {
                 prop_assert_eq!(balance(shards, count, Standing { lanes, rank, vacant }), Balance::Keep);
             }
         }
+    }
+
+    #[test]
+    fn a_lane_without_a_share_gives_everything_away() {
+        assert_eq!(balance(16, 5, Standing { lanes: 0, rank: 0, vacant: 3 }), Balance::HandOver(5));
+        assert_eq!(balance(16, 0, Standing { lanes: 0, rank: 0, vacant: 3 }), Balance::Keep);
     }
 
     #[test]

@@ -7,13 +7,15 @@ use futures::StreamExt;
 use orchestr8_proto::ids::{IdError, Incarnation};
 use orchestr8_proto::names;
 use orchestr8_proto::wire::{self, ClaimBatch, Heartbeat, Nudge};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
-/// Subscribes to claims, heartbeats and nudges for as long as the connection lives; they survive reconnects.
+/// Subscribes to claims, heartbeats and nudges for as long as the connection lives; they survive reconnects. Gives the time of
+/// the last beat of a coordinator, this one included.
 ///
 /// # Errors
 /// [`BusError::JetStream`] when the client cannot subscribe.
-pub async fn listen(bus: &Bus, inputs: mpsc::Sender<Input>) -> Result<(), BusError> {
+pub async fn listen(bus: &Bus, inputs: mpsc::Sender<Input>) -> Result<watch::Receiver<Instant>, BusError> {
     let subscribe = async |subject: &str| {
         let subscribed = bus.client.subscribe(subject.to_owned()).await;
         subscribed.map_err(|error| BusError::jetstream(format!("subscribe to {subject}"), error))
@@ -21,13 +23,25 @@ pub async fn listen(bus: &Bus, inputs: mpsc::Sender<Input>) -> Result<(), BusErr
     let claims = subscribe(names::CLAIM_SUBJECTS).await?;
     let beats = subscribe(names::BEAT_SUBJECTS).await?;
     let nudges = subscribe(names::NUDGES).await?;
+    let coordinators = subscribe(names::COORDINATOR_BEATS).await?;
     tokio::spawn(forward(claims, inputs.clone(), |message| Ok(Input::Claims(wire::decode::<ClaimBatch>(message.payload)?))));
     tokio::spawn(forward(nudges, inputs.clone(), |message| {
         let asker = message.reply.map(|subject| subject.to_string());
         Ok(Input::Nudge(wire::decode::<Nudge>(message.payload)?, asker))
     }));
     tokio::spawn(forward(beats, inputs, beat_of));
-    Ok(())
+    Ok(last_heard(coordinators))
+}
+
+/// When a coordinator's beat came last. Kept beside the lane, which may be busy for longer than a beat.
+fn last_heard(mut coordinators: Subscriber) -> watch::Receiver<Instant> {
+    let (heard, last) = watch::channel(Instant::now());
+    tokio::spawn(async move {
+        while coordinators.next().await.is_some() {
+            heard.send_replace(Instant::now());
+        }
+    });
+    last
 }
 
 /// A heartbeat counts only on its own subject: the rights of a NATS user bind the subject, not what the message says.

@@ -25,14 +25,14 @@ use orchestr8_proto::tokens::TokenKeys;
 use orchestr8_store::StoreError;
 use orchestr8_store::migrate::{Database, Installation};
 use orchestr8_store::queue::Lot;
-use orchestr8_store::shards::LaneIdentity;
+use orchestr8_store::shards::{Hears, LaneIdentity};
 use rand::RngExt;
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -78,6 +78,8 @@ pub struct LaneParts {
     pub handle: EngineHandle,
     /// What is counted.
     pub metrics: Metrics,
+    /// When a coordinator's beat came over NATS last.
+    pub heard: watch::Receiver<Instant>,
     /// To the publisher.
     pub publisher: mpsc::UnboundedSender<Vec<Publish>>,
     /// Control messages to executors.
@@ -112,6 +114,8 @@ pub struct Lane {
     pub(super) vanished: Vec<(Arc<Lot>, i64)>,
     pub(super) purged_below: u64,
     pub(super) in_doubt: bool,
+    /// What the database was told of hearing NATS.
+    pub(super) hears: Hears,
     pub(super) mail: Mail,
     /// Leases under which shards of ours may stand in the database: those that are held, and those whose take got no answer.
     pub(super) leases_drawn: Vec<LeaseId>,
@@ -196,6 +200,7 @@ impl Lane {
             vanished: Vec::new(),
             purged_below: 0,
             in_doubt: false,
+            hears: Hears::Beats,
             mail: Mail::default(),
             leases_drawn: Vec::new(),
             queues_known: HashSet::new(),
@@ -325,6 +330,7 @@ impl Lane {
         let now = Instant::now();
         let again = Some(self.again_from).filter(|at| *at > now && self.lots.has_again());
         let full = self.lots.next_try().filter(|at| *at > now);
+        let deaf = Some(*self.parts.heard.borrow() + self.parts.times.bus_silence()).filter(|_| self.hears == Hears::Beats);
         [
             Some(self.alarms.renewal),
             Some(self.alarms.beat),
@@ -337,6 +343,7 @@ impl Lane {
             due,
             again,
             full,
+            deaf,
         ]
         .into_iter()
         .flatten()

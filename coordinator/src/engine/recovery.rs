@@ -36,7 +36,7 @@ impl Lane {
         if self.alarms.retake.is_some_and(|at| at <= now) {
             self.retake().await;
         }
-        if self.alarms.renewal <= now || self.alarms.expiry.is_some_and(|at| at <= now) {
+        if self.alarms.renewal <= now || self.alarms.expiry.is_some_and(|at| at <= now) || self.hearing_changed() {
             self.alarms.renewal = now + self.parts.times.shard_renewal();
             self.alarms.expiry = None;
             self.renew().await?;
@@ -200,7 +200,8 @@ impl Lane {
             outcome_time: column(held.position.as_ref().map(|position| position.time)),
         };
         let positions: Vec<PositionRow> = self.shards.iter().map(row).collect();
-        let renewed = shards::renew(&mut self.parts.connection, &self.identity, &positions, &marks).await?;
+        let hearing = self.hearing();
+        let renewed = shards::renew(&mut self.parts.connection, (&self.identity, hearing), &positions, &marks).await?;
         self.clock.told(renewed.now);
         self.renewed_at = Instant::now();
         Ok(renewed)

@@ -8,7 +8,7 @@ use orchestr8_proto::ids::{ExecutionId, LeaseId};
 use orchestr8_proto::wire::{BATCH_ITEMS_MAX, Nudge, SCHEMA_VERSION};
 use orchestr8_store::StoreError;
 use orchestr8_store::commit::Batch;
-use orchestr8_store::shards::{self, Position, Taken};
+use orchestr8_store::shards::{self, Hearing, Hears, Position, Taken};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -63,6 +63,27 @@ impl Lane {
             Balance::Take(count) => self.acquire(count).await,
             Balance::HandOver(count) => self.hand_over(count).await,
         }
+    }
+
+    /// Whether NATS is heard otherwise than the database was told.
+    pub(super) fn hearing_changed(&self) -> bool {
+        !self.in_doubt && self.hears != self.hears_now()
+    }
+
+    fn hears_now(&self) -> Hears {
+        if self.parts.heard.borrow().elapsed() < self.parts.times.bus_silence() { Hears::Beats } else { Hears::Nothing }
+    }
+
+    /// What the database is told now.
+    pub(super) fn hearing(&mut self) -> Hearing {
+        let now = self.hears_now();
+        match (self.hears, now) {
+            (Hears::Beats, Hears::Nothing) => tracing::warn!("cut off from NATS: coordinators that are not take over its shards"),
+            (Hears::Nothing, Hears::Beats) => tracing::info!("NATS is heard again"),
+            (Hears::Beats, Hears::Beats) | (Hears::Nothing, Hears::Nothing) => {}
+        }
+        self.hears = now;
+        Hearing { hears: now, settle_time: self.parts.times.beat() }
     }
 
     /// Takes vacant shards and reads what they hold; those that are owned already go on.

@@ -5,17 +5,21 @@ create table coordinator_lanes (
   id uuid primary key,
   owner text not null,
   joined_at timestamptz not null default clock_timestamp(),
-  expires_at timestamptz not null
+  expires_at timestamptz not null,
+  hears_since timestamptz
 );
 comment on table coordinator_lanes is 'Lanes of coordinators that are alive, with or without shards.';
 comment on column coordinator_lanes.id is 'Drawn by each start of a lane.';
 comment on column coordinator_lanes.owner is 'Name of the coordinator and number of the lane, a label.';
 comment on column coordinator_lanes.joined_at is 'Earlier lanes have the larger shares, where shares differ.';
 comment on column coordinator_lanes.expires_at is 'On the clock of the database; renewed with the leases of its shards.';
+comment on column coordinator_lanes.hears_since is 'Since when it hears the coordinators over NATS; null: it is cut off, and others that are not take its shards.';
 
 -- Says that a lane lives, renews its leases and saves positions and marks with them. Raises O8F01 when a lease is no longer
--- held. next_expiry: when the first lease of another lane runs out, unless it is renewed.
-create function renew_lane(p_lane uuid, p_owner text, p_positions position_row[], p_lease_ms bigint, p_marks mark_row[])
+-- held. Shards are shared by the lanes that have heard NATS for p_settle_ms, or by all if none has: lanes is their number, 0 for
+-- one that is not among them. next_expiry: when the first lease of another lane runs out, unless it is renewed.
+create function renew_lane(
+  p_lane uuid, p_owner text, p_hears boolean, p_settle_ms bigint, p_positions position_row[], p_lease_ms bigint, p_marks mark_row[])
 returns table (now timestamptz, next_due timestamptz, inbox boolean, lanes int, rank int, vacant int, next_expiry timestamptz)
 language plpgsql as $$
 declare
@@ -25,15 +29,22 @@ begin
   delete from coordinator_lanes where id in (
     select l.id from coordinator_lanes l where l.expires_at < clock_timestamp() - interval '1 minute' and l.id <> p_lane
     for update skip locked);
-  insert into coordinator_lanes as l (id, owner, expires_at)
-  values (p_lane, p_owner, clock_timestamp() + p_lease_ms * interval '1 millisecond')
-  on conflict (id) do update set expires_at = excluded.expires_at
+  insert into coordinator_lanes as l (id, owner, expires_at, hears_since)
+  values (p_lane, p_owner, clock_timestamp() + p_lease_ms * interval '1 millisecond', case when p_hears then clock_timestamp() end)
+  on conflict (id) do update set
+    expires_at = excluded.expires_at, hears_since = case when p_hears then coalesce(l.hears_since, excluded.hears_since) end
   returning l.* into ours;
   -- First, so that the counts below see our own leases as they are now.
   select r.now, r.next_due, r.inbox into renewed from renew_shards(p_positions, p_lease_ms, p_marks) r;
-  return query select renewed.now, renewed.next_due, renewed.inbox, a.lanes, a.rank, s.vacant, s.next_expiry from
-    (select count(*)::int as lanes, (count(*) filter (where (l.joined_at, l.id) < (ours.joined_at, ours.id)))::int as rank
-      from coordinator_lanes l where l.expires_at > clock_timestamp() or l.id = p_lane) a,
+  return query with alive as (
+    select l.id, l.joined_at,
+      coalesce(l.hears_since < clock_timestamp() - p_settle_ms * interval '1 millisecond', false) as hears
+    from coordinator_lanes l where l.expires_at > clock_timestamp() or l.id = p_lane),
+  sharing as (select * from alive l where l.hears or not exists (select 1 from alive o where o.hears))
+  select renewed.now, renewed.next_due, renewed.inbox, a.lanes, a.rank, s.vacant, s.next_expiry from
+    (select case when bool_or(l.id = p_lane) then count(*)::int else 0 end as lanes,
+        (count(*) filter (where (l.joined_at, l.id) < (ours.joined_at, ours.id)))::int as rank
+      from sharing l) a,
     (select (count(*) filter (where h.lease_id is null or h.expires_at <= clock_timestamp()))::int as vacant,
         min(h.expires_at) filter (where h.expires_at > clock_timestamp()
           and h.lease_id not in (select p.lease_id from unnest(p_positions) p)) as next_expiry
@@ -138,4 +149,19 @@ begin
   end if;
   delete from quarantined_events where id = p_id;
   return 'redriven';
+end $$;
+
+-- The lease id alone decides: every take draws a new one under the lock of the row, so a lease that has run out and was not taken
+-- is still its owner's, and a database that stood still for longer than a lease costs no recovery.
+create or replace function check_fence(p_shards int[], p_leases uuid[]) returns void language plpgsql as $$
+declare
+  held bigint;
+begin
+  select count(*) into held from (
+    select 1 from shards s join unnest(p_shards, p_leases) f (shard, lease_id) on s.shard = f.shard and s.lease_id = f.lease_id
+    for key share of s
+  ) fenced;
+  if held <> cardinality(p_shards) then
+    raise exception 'the lease of a shard is no longer held' using errcode = 'O8F01';
+  end if;
 end $$;

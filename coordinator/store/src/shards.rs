@@ -18,7 +18,7 @@ from take_vacant($1, $2, $3, $4)";
 pub const RETAKE: &str = "select shard, stream_incarnation, outcome_sequence, outcome_time
 from retake_shards($1, $2, $3, $4)";
 /// Saves positions and marks, renews the leases, and says that the lane lives.
-pub const RENEW: &str = "select now, next_due, inbox, lanes, rank, vacant, next_expiry from renew_lane($1, $2, $3, $4, $5)";
+pub const RENEW: &str = "select now, next_due, inbox, lanes, rank, vacant, next_expiry from renew_lane($1, $2, $3, $4, $5, $6, $7)";
 /// Gives some shards away.
 pub const HAND_OVER: &str = "select hand_over_shards($1, $2)";
 /// Gives all shards back; the lane has ended.
@@ -98,6 +98,24 @@ pub struct LaneIdentity {
     pub lease_time: Duration,
 }
 
+/// Whether a lane hears the coordinators over NATS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hearing {
+    /// It does.
+    pub hears: Hears,
+    /// Who has heard them for this long shares the shards with the others that have.
+    pub settle_time: Duration,
+}
+
+/// Whether a lane hears the coordinators over NATS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hears {
+    /// Its own beat, or another's.
+    Beats,
+    /// For too long nothing: it is cut off.
+    Nothing,
+}
+
 /// Takes up to `limit` vacant shards under `lease`, a new one for every take. Their old owners' transactions have ended.
 ///
 /// # Errors
@@ -146,11 +164,12 @@ fn taken(row: &sqlx::postgres::PgRow) -> Result<Taken, StoreError> {
 /// [`StoreError::Fenced`] when one is no longer held: recover.
 pub async fn renew(
     connection: &mut PgConnection,
-    identity: &LaneIdentity,
+    (identity, hearing): (&LaneIdentity, Hearing),
     positions: &[PositionRow],
     marks: &[MarkRow],
 ) -> Result<Renewed, StoreError> {
-    let query = sqlx::query(RENEW).bind(identity.lane).bind(&identity.owner).bind(positions);
+    let query = sqlx::query(RENEW).bind(identity.lane).bind(&identity.owner);
+    let query = query.bind(hearing.hears == Hears::Beats).bind(millis(hearing.settle_time)).bind(positions);
     let row = query.bind(millis(identity.lease_time)).bind(marks).fetch_one(connection).await?;
     let count = |column: &str| row.try_get::<i32, _>(column).map(|count| u32::try_from(count).unwrap_or(0));
     Ok(Renewed {

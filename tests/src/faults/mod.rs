@@ -6,4 +6,5 @@ mod figures;
 mod kill_points;
 mod load;
 mod servers;
+mod starts;
 mod storm;

@@ -174,7 +174,7 @@ fn word<T: FromStr<Err: Display>>(row: &PgRow, column: &'static str) -> Result<T
 }
 
 /// Connections come and go, and servers restart (SQLSTATE classes 08, 53, 57 and 58); a timeout is one of class 57.
-fn is_transient(error: &sqlx::Error) -> bool {
+pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(refusal) => refusal.code().is_some_and(|code| {
             ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) || matches!(code.as_ref(), "40001" | "40P01" | "55P03")

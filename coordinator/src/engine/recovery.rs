@@ -312,7 +312,7 @@ impl Lane {
         };
         self.read_through = None;
         self.reader_from = start.from.map_or(Timestamp(0), |from| from.before(self.parts.times.reader_overlap()));
-        self.reader = Some(Reader::start(self.parts.bus.clone(), start, self.parts.inputs.0.clone()));
+        self.reader = Some(Reader::start(self.parts.bus.clone(), start, self.parts.inputs.0.clone(), self.parts.metrics.outcome_readers()));
     }
 
     /// What an ended reader has sent and the lane has not taken yet counts no more: the next one reads it again.

@@ -198,6 +198,7 @@ fn migrator() -> Migrator {
     Migrator::with_migrations(vec![
         migration(1, "tables", include_str!("../migrations/0001_tables.sql")),
         migration(2, "commit", include_str!("../migrations/0002_commit.sql")),
+        migration(3, "queued_at", include_str!("../migrations/0003_queued_at.sql")),
     ])
 }
 

@@ -66,7 +66,8 @@ impl From<sqlx::Error> for ReadError {
 #[must_use]
 pub fn read_pool(options: PgConnectOptions, connections_max: u32) -> PgPool {
     let timeout_ms = STATEMENT_TIMEOUT.as_millis().to_string();
-    let session = [("statement_timeout", timeout_ms.as_str()), ("plan_cache_mode", "auto")];
+    // To compile a statement takes longer than any of these runs.
+    let session = [("statement_timeout", timeout_ms.as_str()), ("plan_cache_mode", "auto"), ("jit", "off")];
     PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)

@@ -64,6 +64,7 @@ async fn outcomes_that_are_not_committed_are_counted() -> Result<()> {
     scene.ledger.open("go")?;
     until(&scene, "orchestr8_outcome_lag", |seen| seen.is_some_and(|seen| seen >= 1.0)).await?;
     lock.rollback().await?;
+    drop(own);
     scene.all_completed().await?;
     until(&scene, "orchestr8_outcome_lag", |seen| seen == Some(0.0)).await?;
     scene.finish().await;

@@ -85,7 +85,7 @@ async fn start_lane(
     let now = patience.keep("Postgres", || database.now()).await?;
     let shape = StreamShape { installation: installation.id, subject_messages_max: settings.subject_messages_max, now };
     // Another installation's streams are an error of the set-up: say so at once, and do not run beside it.
-    patience.keep("JetStream", || bus.permitted(made(&bus, shape))).await?;
+    patience.keep("JetStream", || Box::pin(bus.permitted(made(&bus, shape)))).await?;
     listen::listen(&bus, inputs.0.clone()).await?;
     let (publisher, work) = mpsc::unbounded_channel();
     let epoch = Arc::new(AtomicU64::new(0));

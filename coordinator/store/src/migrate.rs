@@ -86,8 +86,11 @@ impl OpenError {
     pub const fn may_pass(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Store(StoreError::Unavailable(_)) => true,
-            Self::Address(_) | Self::Refused { .. } | Self::Version { .. } | Self::Migrate(_) => false,
-            Self::Store(StoreError::Fenced | StoreError::Version | StoreError::Refused { .. } | StoreError::Unreadable(_)) => false,
+            Self::Address(_)
+            | Self::Refused { .. }
+            | Self::Version { .. }
+            | Self::Migrate(_)
+            | Self::Store(StoreError::Fenced | StoreError::Version | StoreError::Refused { .. } | StoreError::Unreadable(_)) => false,
         }
     }
 }

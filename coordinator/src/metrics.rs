@@ -1,16 +1,18 @@
 //! Every metric of the coordinator: name, unit, help, and one method per domain event. Nothing else touches the registry.
 
+use crate::bus::lag::OutcomeReaders;
 use orchestr8_proto::words::TaskStatus;
-use orchestr8_store::read::depths::QueueDepth;
-use prometheus_client::encoding::EncodeLabelSet;
+use orchestr8_store::read::depths::{QueueAge, QueueDepth};
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Queues (times priorities and states) with a series of their own; the tasks of further queues are shown as queue `other`.
@@ -20,6 +22,7 @@ const QUEUES_SHOWN_MAX: usize = 1_000;
 #[derive(Clone)]
 pub struct Metrics {
     series: Arc<Series>,
+    readers: OutcomeReaders,
 }
 
 /// What is counted at a scrape, not at an event.
@@ -27,6 +30,8 @@ pub struct Metrics {
 pub struct Observed {
     /// Of all unfinished tasks, of all shards.
     pub depths: Vec<QueueDepth>,
+    /// Of all queues with queued tasks, of all shards.
+    pub oldest_queued: Vec<QueueAge>,
     /// Each queue with the number of executors that fetch from it.
     pub executors: Vec<(String, i64)>,
     /// Shards owned by this coordinator.
@@ -53,6 +58,8 @@ struct Series {
     request_duration: Family<RouteLabel, Histogram, RequestBuckets>,
     tasks: Family<DepthLabels, Gauge>,
     demand: Family<QueueLabel, Gauge>,
+    oldest_queued: Family<QueueLabel, Gauge<f64, AtomicU64>>,
+    outcome_lag: OutcomeLag,
     executors: Family<QueueLabel, Gauge>,
     shards_owned: Gauge,
 }
@@ -92,6 +99,22 @@ struct DepthLabels {
     state: &'static str,
 }
 
+/// A gauge that can be absent: unknown is not zero.
+#[derive(Debug, Clone, Default)]
+struct OutcomeLag {
+    messages: Arc<Mutex<Option<i64>>>,
+}
+
+impl Collector for OutcomeLag {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(messages) = *self.messages.lock().unwrap_or_else(PoisonError::into_inner) else { return Ok(()) };
+        let help = "Messages of the outcome stream for the shards of this coordinator that are not committed: not read yet, or read and \
+            not committed; take the sum; absent while it reads none, because it owns no shard or Postgres or NATS is away";
+        let gauge = ConstGauge::new(messages);
+        gauge.encode(encoder.encode_descriptor("outcome_lag", help, None, gauge.metric_type())?)
+    }
+}
+
 /// 1 ms to 65 s, so that `?wait=` shows too.
 #[derive(Clone)]
 struct RequestBuckets;
@@ -104,7 +127,7 @@ impl MetricConstructor<Histogram> for RequestBuckets {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { series: Arc::new(Series::registered()) }
+        Self { series: Arc::new(Series::registered()), readers: OutcomeReaders::default() }
     }
 }
 
@@ -190,14 +213,30 @@ impl Metrics {
         let series = &self.series;
         series.tasks.clear();
         series.demand.clear();
+        series.oldest_queued.clear();
         series.executors.clear();
         series.shards_owned.set(observed.shards_owned);
         for depth in observed.depths.iter().take(QUEUES_SHOWN_MAX) {
             self.observe_depth(depth);
         }
+        for age in observed.oldest_queued.iter().take(QUEUES_SHOWN_MAX) {
+            series.oldest_queued.get_or_create(&QueueLabel { queue: age.queue.clone() }).set(age.age.as_secs_f64());
+        }
         for (queue, executors) in observed.executors.iter().take(QUEUES_SHOWN_MAX) {
             series.executors.get_or_create(&QueueLabel { queue: queue.clone() }).set(*executors);
         }
+    }
+
+    /// Replaces the lag of this coordinator's outcomes; none: nobody can tell, which is not zero.
+    pub fn observe_outcome_lag(&self, messages: Option<u64>) {
+        let lag = messages.map(|messages| i64::try_from(messages).unwrap_or(i64::MAX));
+        *self.series.outcome_lag.messages.lock().unwrap_or_else(PoisonError::into_inner) = lag;
+    }
+
+    /// Where readers of outcomes register.
+    #[must_use]
+    pub fn outcome_readers(&self) -> &OutcomeReaders {
+        &self.readers
     }
 
     /// The text of `/metrics`.
@@ -250,6 +289,8 @@ impl Series {
             request_duration: Family::new_with_constructor(RequestBuckets),
             tasks: Family::default(),
             demand: Family::default(),
+            oldest_queued: Family::default(),
+            outcome_lag: OutcomeLag::default(),
             executors: Family::default(),
             shards_owned: Gauge::default(),
         };
@@ -295,6 +336,9 @@ impl Series {
         registry.register("tasks", help, self.tasks.clone());
         let help = "Slots that queued and running tasks want, of all shards; take the maximum";
         registry.register("queue_demand_slots", help, self.demand.clone());
+        let help = "Since when the oldest queued task of the queue waits for an executor, of all shards; take the maximum; absent where nothing is queued";
+        registry.register_with_unit("oldest_queued_age", help, Unit::Seconds, self.oldest_queued.clone());
+        registry.register_collector(Box::new(self.outcome_lag.clone()));
         registry.register("executors", "Executors heard lately that fetch from the queue", self.executors.clone());
         registry.register("shards_owned", "Shards owned by this coordinator", self.shards_owned.clone());
     }
@@ -338,11 +382,20 @@ mod tests {
         let depth = |queue: &str, status, tasks| QueueDepth { queue: queue.into(), priority: Priority::Normal, status, tasks };
         metrics.observe(&Observed { depths: vec![depth("old", TaskStatus::Queued, 1)], ..Observed::default() });
         let depths = vec![depth("new", TaskStatus::Queued, 2), depth("new", TaskStatus::Running, 3), depth("new", TaskStatus::Retrying, 9)];
-        metrics.observe(&Observed { depths, executors: vec![("new".into(), 2)], shards_owned: 16 });
+        let oldest_queued = vec![QueueAge { queue: "new".into(), age: Duration::from_millis(1_500) }];
+        let executors = vec![("new".into(), 2)];
+        metrics.observe(&Observed { depths, oldest_queued, executors, shards_owned: 16 });
+        metrics.observe_outcome_lag(Some(4));
         let text = metrics.text();
-        assert!(!text.contains("old"), "{text}");
+        assert!(!text.contains("queue=\"old\""), "{text}");
         assert!(text.contains("orchestr8_tasks{queue=\"new\",priority=\"normal\",state=\"queued\"} 2"), "{text}");
         assert!(text.contains("orchestr8_queue_demand_slots{queue=\"new\"} 5"), "{text}");
+        assert!(text.contains("orchestr8_oldest_queued_age_seconds{queue=\"new\"} 1.5"), "{text}");
+        assert!(text.contains("\norchestr8_outcome_lag 4\n"), "{text}");
+        metrics.observe_outcome_lag(None);
+        metrics.observe(&Observed::default());
+        let later = metrics.text();
+        assert!(!later.contains("\norchestr8_outcome_lag ") && !later.contains("seconds{queue=\"new\"}"), "unknown is not zero: {later}");
         assert!(text.contains("orchestr8_executors{queue=\"new\"} 2") && text.contains("orchestr8_shards_owned 16"), "{text}");
     }
 }

@@ -5,6 +5,7 @@ use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::tokens::TokenKeys;
 use orchestr8_store::migrate::OpenError;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Everything that an operator decides about one coordinator.
 pub struct CoordinatorSettings {
@@ -20,6 +21,8 @@ pub struct CoordinatorSettings {
     pub token_keys: TokenKeys,
     /// A label in logs and leases.
     pub name: String,
+    /// How long a start waits for Postgres and NATS together; zero: one try each.
+    pub startup_patience: Duration,
     /// The same on coordinators and executors.
     pub times: ProtocolTimes,
     /// For a new database; an existing one keeps its own.
@@ -58,4 +61,16 @@ pub enum CoordinatorError {
     /// A part ended by itself: a bug.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
+}
+
+impl CoordinatorError {
+    /// Whether the same attempt may succeed later, with nobody correcting anything.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        match self {
+            Self::Database(error) => error.may_pass(),
+            Self::Bus(error) => error.may_pass(),
+            Self::Listen { .. } | Self::Exposed(_) | Self::Token(_) | Self::Ended(_) => false,
+        }
+    }
 }

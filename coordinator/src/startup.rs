@@ -1,28 +1,36 @@
 //! From settings to a running coordinator, and its bounded end.
 
 use crate::api::{self, ApiContext, ApiSettings, access};
-use crate::bus::Bus;
 use crate::bus::control::Speaker;
 use crate::bus::listen;
 use crate::bus::publisher::Publisher;
 use crate::bus::streams::StreamShape;
+use crate::bus::{Bus, BusError};
 use crate::engine::handle::{Command, EngineHandle};
 use crate::engine::lane::{INPUTS_MAX, Lane, LaneParts};
 use crate::metrics::Metrics;
 use crate::settings::{CoordinatorError, CoordinatorSettings};
 use orchestr8_core::plan::DEFAULT_QUEUE;
-use orchestr8_store::migrate::{Database, Installation};
+use orchestr8_store::migrate::{Database, Installation, OpenError};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Commands of callers that wait for the lane.
 const COMMANDS_MAX: usize = 4_096;
 /// Connections to Postgres for reads.
 const READ_CONNECTIONS_MAX: u32 = 8;
+/// A server that is away is tried again after this.
+const STARTUP_PAUSE: Duration = Duration::from_millis(250);
+/// What a start waits for is said this often.
+const STARTUP_SAID_EVERY: Duration = Duration::from_secs(5);
+/// A database that neither answers nor refuses is given up after this, and tried again.
+const REACH_MAX: Duration = Duration::from_secs(5);
 
 /// Runs a coordinator until `shutdown`; then it answers what it has, saves its marks and gives its shards back.
 ///
@@ -38,11 +46,16 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
         ApiSettings { tokens: vec![access::Token::new(&settings.token)?], times: settings.times, shutdown: shutdown.clone() };
     let context = ApiContext::new(handle.clone(), reads, api_settings, metrics.clone());
     let lanes_stop = CancellationToken::new();
-    let mut parts = start_lanes(&settings, (handle, commands), &metrics, &lanes_stop).await?;
+    // The API answers from the start, so that who probes it learns what the start waits for.
     tracing::info!(address = %listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string()), "API");
+    let mut serving = tokio::spawn(api::serve(listener, context));
+    let mut parts = tokio::select! {
+        started = start_lanes(&settings, (handle, commands), &metrics, &lanes_stop) => started?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
     // A part that ends by itself is a bug, and the process ends with it: another takes over.
     let served = tokio::select! {
-        served = api::serve(listener, context) => served,
+        served = &mut serving => served,
         Some(_) = parts.join_next() => return Err(CoordinatorError::Ended("a lane or its publisher")),
     };
     // Callers are answered first, then the lanes stop, and with them their publishers.
@@ -50,7 +63,7 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
     while let Some(ended) = parts.join_next().await {
         ended.map_err(|_| CoordinatorError::Ended("a lane"))?;
     }
-    served.map_err(|_| CoordinatorError::Ended("the API"))
+    if matches!(served, Ok(Ok(()))) { Ok(()) } else { Err(CoordinatorError::Ended("the API")) }
 }
 
 async fn bind(settings: &CoordinatorSettings) -> Result<TcpListener, CoordinatorError> {
@@ -66,7 +79,8 @@ async fn start_lanes(
     stop: &CancellationToken,
 ) -> Result<JoinSet<()>, CoordinatorError> {
     let database = Database::new(&settings.database_url)?;
-    let installation = database.prepare(settings.shard_count).await?;
+    let patience = Patience { until: Instant::now() + settings.startup_patience };
+    let installation = patience.keep("Postgres", || prepared(&database, settings.shard_count)).await?;
     tracing::info!(
         installation = %installation.id,
         shards = installation.shard_count,
@@ -77,7 +91,8 @@ async fn start_lanes(
     );
     let mut parts = JoinSet::new();
     for (index, commands) in commands.into_iter().enumerate() {
-        let lane = LaneStart { index, installation, handle: handle.clone(), metrics: metrics.clone(), stop: stop.clone() };
+        let (handle, metrics, stop) = (handle.clone(), metrics.clone(), stop.clone());
+        let lane = LaneStart { index, installation, handle, metrics, stop, patience };
         start_lane(settings, lane, commands, &mut parts).await?;
     }
     Ok(parts)
@@ -90,6 +105,7 @@ struct LaneStart {
     handle: EngineHandle,
     metrics: Metrics,
     stop: CancellationToken,
+    patience: Patience,
 }
 
 async fn start_lane(
@@ -98,17 +114,16 @@ async fn start_lane(
     commands: mpsc::Receiver<Command>,
     parts: &mut JoinSet<()>,
 ) -> Result<(), CoordinatorError> {
-    let LaneStart { index, installation, handle, metrics, stop } = start;
+    let LaneStart { index, installation, handle, metrics, stop, patience } = start;
     let database = Database::new(&settings.database_url)?;
-    let connection = database.lane_connection().await?;
+    let connection = patience.keep("Postgres", || database.lane_connection()).await?;
     let inputs = mpsc::channel(INPUTS_MAX);
-    let bus = Bus::connect(&settings.nats, settings.times, inputs.0.clone()).await?;
-    let now = database.now().await?;
+    let bus = patience.keep("NATS", || Bus::connect(&settings.nats, settings.times, inputs.0.clone())).await?;
+    let now = patience.keep("Postgres", || database.now()).await?;
     let shape = StreamShape { installation: installation.id, subject_messages_max: settings.subject_messages_max, now };
     if index == 0 {
         // Another installation's streams are an error of the set-up: say so at once, and do not run beside it.
-        bus.ensure_streams(shape).await?;
-        bus.ensure_consumers(DEFAULT_QUEUE).await?;
+        patience.keep("JetStream", || Box::pin(bus.permitted(made(&bus, shape)))).await?;
     }
     let heard = listen::listen(&bus, inputs.0.clone()).await?;
     let (publisher, work) = mpsc::unbounded_channel();
@@ -138,4 +153,48 @@ async fn start_lane(
     };
     parts.spawn(Lane::new(lane, now).run(stop));
     Ok(())
+}
+
+/// The database at its newest schema.
+async fn prepared(database: &Database, shard_count: u16) -> Result<Installation, OpenError> {
+    let silent = || OpenError::Connect { address: database.address(), reason: format!("no answer within {} s", REACH_MAX.as_secs()) };
+    tokio::time::timeout(REACH_MAX, database.now()).await.map_err(|_| silent())??;
+    database.prepare(shard_count).await
+}
+
+async fn made(bus: &Bus, shape: StreamShape) -> Result<(), BusError> {
+    bus.ensure_streams(shape).await?;
+    bus.ensure_consumers(DEFAULT_QUEUE).await
+}
+
+/// How long a start waits for servers that are away: where everything starts at once, nothing is there at first.
+#[derive(Clone, Copy)]
+struct Patience {
+    until: Instant,
+}
+
+impl Patience {
+    /// Tries until it works, the time is over, or waiting cannot help.
+    async fn keep<T, E, F>(&self, what: &str, mut attempt: impl FnMut() -> F) -> Result<T, CoordinatorError>
+    where
+        E: Into<CoordinatorError>,
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut said: Option<Instant> = None;
+        loop {
+            let error: CoordinatorError = match attempt().await {
+                Ok(done) => return Ok(done),
+                Err(error) => error.into(),
+            };
+            let left = self.until.saturating_duration_since(Instant::now());
+            if !error.may_pass() || left.is_zero() {
+                return Err(error);
+            }
+            if said.is_none_or(|at| at.elapsed() >= STARTUP_SAID_EVERY) {
+                tracing::warn!(reason = %error, left_s = left.as_secs(), "waiting for {what}");
+                said = Some(Instant::now());
+            }
+            tokio::time::sleep(STARTUP_PAUSE.min(left)).await;
+        }
+    }
 }

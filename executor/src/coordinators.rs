@@ -16,6 +16,8 @@ pub(crate) enum Heard {
     Usual,
     /// The streams were created anew: everything that was stored there may be gone.
     NewStreams,
+    /// It names no installation: no coordinator says that.
+    Nameless,
     /// It comes from another installation; its first such beat in a row.
     Foreign,
     /// Another one from there.
@@ -41,6 +43,10 @@ impl Coordinators {
 
     /// Takes in one beat.
     pub(crate) fn hear(&mut self, beat: &CoordinatorBeat, clock: Clock) -> Heard {
+        // It would become ours, and every real one foreign.
+        if beat.installation.is_empty() {
+            return Heard::Nameless;
+        }
         if self.installation.get_or_insert_with(|| beat.installation.clone()) != &beat.installation {
             let first = self.foreign_at.is_none();
             self.foreign_at = Some(clock.now);
@@ -101,6 +107,15 @@ mod tests {
 
     fn later(clock: Clock, seconds: u64) -> Clock {
         Clock { now: clock.now + Duration::from_secs(seconds), wall_us: clock.wall_us + i64::try_from(seconds).unwrap() * 1_000_000 }
+    }
+
+    #[test]
+    fn a_beat_without_installation_is_nobodys() {
+        let (times, start) = (ProtocolTimes::default(), Clock { now: Instant::now(), wall_us: 0 });
+        let mut coordinators = Coordinators::new(start.now);
+        assert_eq!(coordinators.hear(&beat("", "", 0), start), Heard::Nameless);
+        assert_eq!(coordinators.hear(&beat("mine", "", 0), start), Heard::Usual);
+        assert!(!coordinators.foreign() && coordinators.allow_fetching(later(start, 1).now, &times));
     }
 
     #[test]

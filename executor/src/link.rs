@@ -9,8 +9,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// A server that never answered is waited for this long at the start; an established connection is restored for ever.
-const FIRST_CONNECTION_WITHIN: Duration = Duration::from_secs(15);
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
@@ -64,6 +62,17 @@ pub enum LinkError {
     Shutdown,
 }
 
+impl LinkError {
+    /// Whether the same attempt may succeed later, with nobody correcting anything.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Shutdown => true,
+            Self::Address { .. } | Self::Refused { .. } | Self::NkeyFile { .. } | Self::SmallPayload { .. } => false,
+        }
+    }
+}
+
 /// A change of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LineState {
@@ -81,11 +90,16 @@ pub(crate) struct Link {
     pub state: watch::Receiver<LineState>,
 }
 
-/// Connects, with patience unless trying again cannot help.
+/// Connects, with patience for `within` unless trying again cannot help.
 ///
 /// # Errors
 /// Every [`LinkError`]; each is one line with the remedy.
-pub(crate) async fn connect(settings: &NatsSettings, name: &str, shutdown: &CancellationToken) -> Result<Link, LinkError> {
+pub(crate) async fn connect(
+    settings: &NatsSettings,
+    name: &str,
+    within: Duration,
+    shutdown: &CancellationToken,
+) -> Result<Link, LinkError> {
     let addresses = shown_all(&settings.addresses);
     let servers = parse(&settings.addresses)?;
     let mut patience = Patience::between(SHORTEST_WAIT, LONGEST_WAIT);
@@ -104,8 +118,8 @@ pub(crate) async fn connect(settings: &NatsSettings, name: &str, shutdown: &Canc
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                 return Err(LinkError::Refused { addresses, credentials: format!("{:?}", settings.credentials) });
             }
-            kind if began.elapsed() >= FIRST_CONNECTION_WITHIN => {
-                return Err(LinkError::Unreachable { addresses, within: FIRST_CONNECTION_WITHIN, reason: kind.to_string() });
+            kind if began.elapsed() >= within => {
+                return Err(LinkError::Unreachable { addresses, within, reason: kind.to_string() });
             }
             kind => tracing::warn!(addresses, reason = %kind, "no connection to NATS yet: trying again"),
         }
@@ -226,7 +240,7 @@ mod tests {
     async fn a_bad_address_is_named_at_once() {
         for (address, shown) in [("http://u:p@x", "http://x"), ("nats://", "nats://")] {
             let settings = NatsSettings { addresses: vec![address.into()], credentials: Credentials::None, inbox_prefix: None };
-            let error = connect(&settings, "n", &CancellationToken::new()).await.err().expect("refused").to_string();
+            let error = connect(&settings, "n", Duration::ZERO, &CancellationToken::new()).await.err().expect("refused").to_string();
             assert!(error.starts_with(&format!("NATS address `{shown}` is not usable")) && error.contains("nats://host:port"), "{error}");
         }
     }
@@ -235,7 +249,7 @@ mod tests {
     async fn a_missing_nkey_file_is_named_at_once() {
         let credentials = Credentials::NkeyFile("/nonexistent/seed".into());
         let settings = NatsSettings { addresses: vec!["nats://127.0.0.1:1".into()], credentials, inbox_prefix: None };
-        let error = connect(&settings, "n", &CancellationToken::new()).await.err().expect("no file").to_string();
+        let error = connect(&settings, "n", Duration::ZERO, &CancellationToken::new()).await.err().expect("no file").to_string();
         assert!(error.starts_with("nkey file `/nonexistent/seed` cannot be read"), "{error}");
     }
 
@@ -244,7 +258,7 @@ mod tests {
         let shutdown = CancellationToken::new();
         let settings = NatsSettings { addresses: vec!["nats://127.0.0.1:1".into()], credentials: Credentials::None, inbox_prefix: None };
         shutdown.cancel();
-        assert!(matches!(connect(&settings, "n", &shutdown).await, Err(LinkError::Shutdown)));
+        assert!(matches!(connect(&settings, "n", Duration::ZERO, &shutdown).await, Err(LinkError::Shutdown)));
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub async fn serve(mut settings: ExecutorSettings, shutdown: CancellationToken) 
     folder.path().clone_into(&mut settings.work.run_root);
     // There may be much to remove, and nothing waits for it.
     tokio::task::spawn_blocking(move || work::sweep(&run_root));
-    let link = match connect(&settings.nats, &settings.name, &shutdown).await {
+    let link = match connect(&settings.nats, &settings.name, settings.startup_patience, &shutdown).await {
         Err(LinkError::Shutdown) => return Ok(()),
         other => other?,
     };

@@ -29,6 +29,8 @@ pub struct ExecutorSettings {
     pub queues: Vec<String>,
     /// Runs at the same time, from 1 to [`SLOTS_MAX`].
     pub slots: usize,
+    /// How long a start waits for a server that never answered; zero: one try. A connection that was made is restored for ever.
+    pub startup_patience: Duration,
     /// The protocol's times; the same on both sides.
     pub times: ProtocolTimes,
     /// How long started runs may go on after a shutdown was asked for.
@@ -161,6 +163,7 @@ pub(crate) mod tests {
             name: "test".into(),
             queues: vec!["default".into()],
             slots: 2,
+            startup_patience: Duration::ZERO,
             times: ProtocolTimes::default(),
             drain_timeout: Duration::from_secs(30),
             work: WorkSettings {

@@ -21,6 +21,10 @@ pub const CONTROL_ALL: &str = "orchestr8.control.all";
 /// Beats of all coordinators.
 pub const COORDINATOR_BEATS: &str = "orchestr8.coordinator";
 
+/// What nats-server says when a consumer of [`TASKS_STREAM`] is deleted.
+pub const TASK_CONSUMER_DELETED: &str = "$JS.EVENT.ADVISORY.CONSUMER.DELETED.ORCHESTR8_TASKS.>";
+/// What nats-server says when a stream is deleted.
+pub const STREAM_DELETED: &str = "$JS.EVENT.ADVISORY.STREAM.DELETED.>";
 /// Hints among coordinators.
 pub const NUDGES: &str = "orchestr8.nudge";
 

@@ -1,9 +1,9 @@
 //! `orchestr8 coordinator`: flags to the settings of a coordinator.
 
 use super::secrets::{read_secret, read_token_keys};
-use super::{Service, ServiceError, log_times, parse_time_base, without_secrets};
+use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_patience, parse_time_base, without_secrets};
 use nix::unistd::gethostname;
-use orchestr8_coordinator::{CoordinatorError, CoordinatorSettings, NatsSettings, OpenError};
+use orchestr8_coordinator::{CoordinatorError, CoordinatorSettings, NatsSettings};
 use orchestr8_proto::ids::SHARDS_MAX;
 use orchestr8_proto::times::ProtocolTimes;
 use std::net::SocketAddr;
@@ -43,6 +43,9 @@ pub struct CoordinatorArgs {
     /// The base of all protocol times; the same on coordinators and executors. Published figures are for 1s.
     #[arg(long, env = "ORCHESTR8_TIME_BASE", value_name = "DURATION", value_parser = parse_time_base, default_value = "1s")]
     time_base: Duration,
+    /// How long it waits at its start for Postgres and NATS to be there; 0s: one try. What waiting cannot mend ends it at once.
+    #[arg(long, env = "ORCHESTR8_STARTUP_PATIENCE", value_name = "DURATION", value_parser = parse_patience, default_value = STARTUP_PATIENCE_DEFAULT)]
+    startup_patience: Duration,
     /// Shards of a new database; an existing one keeps its own.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=i64::from(SHARDS_MAX)))]
     shard_count: u16,
@@ -93,6 +96,7 @@ impl CoordinatorArgs {
             token,
             token_keys: read_token_keys("--token-keys-file", &keys_file)?,
             name: self.name.unwrap_or_else(|| format!("{host}-{}", std::process::id())),
+            startup_patience: self.startup_patience,
             times: ProtocolTimes::new(self.time_base),
             shard_count: self.shard_count,
             lanes: usize::from(self.lanes),
@@ -105,11 +109,12 @@ impl CoordinatorArgs {
 /// Who must act on an error.
 fn told(error: &CoordinatorError) -> ServiceError {
     match error {
-        CoordinatorError::Database(OpenError::Address(_) | OpenError::Login { .. }) => ServiceError::Configuration(error.to_string()),
-        CoordinatorError::Database(_) | CoordinatorError::Bus(_) => ServiceError::Unavailable(error.to_string()),
-        CoordinatorError::Listen { .. } | CoordinatorError::Exposed(_) | CoordinatorError::Token(_) => {
-            ServiceError::Configuration(error.to_string())
-        }
+        CoordinatorError::Database(_) | CoordinatorError::Bus(_) if error.may_pass() => ServiceError::Unavailable(error.to_string()),
+        CoordinatorError::Database(_)
+        | CoordinatorError::Bus(_)
+        | CoordinatorError::Listen { .. }
+        | CoordinatorError::Exposed(_)
+        | CoordinatorError::Token(_) => ServiceError::Configuration(error.to_string()),
         CoordinatorError::Ended(_) => ServiceError::Failed(error.to_string()),
     }
 }
@@ -166,7 +171,7 @@ mod tests {
         assert_eq!(resolved.listen.to_string(), "127.0.0.1:8088");
         assert_eq!((resolved.shard_count, resolved.subject_messages_max, resolved.cache_bytes_max), (16, 100_000, 268_435_456));
         assert_eq!((resolved.nats.url.as_str(), resolved.token.as_str()), ("nats://127.0.0.1:4222", "a-long-enough-token"));
-        assert_eq!(resolved.times, ProtocolTimes::default());
+        assert_eq!((resolved.times, resolved.startup_patience), (ProtocolTimes::default(), Duration::from_secs(30)));
     }
 
     #[test]
@@ -181,6 +186,7 @@ mod tests {
             (&["--shard-count", "0"], None, "--shard-count"),
             (&["--listen", "everywhere"], None, "--listen"),
             (&["--time-base", "1ms"], None, "10ms to 60s"),
+            (&["--startup-patience", "soon"], None, "--startup-patience"),
         ] {
             let refused = resolve(words, token).err().expect(reason);
             assert!(refused.contains(reason), "{refused}");

@@ -1,11 +1,10 @@
 //! `orchestr8 executor`: flags to the settings of an executor.
 
-use super::{Service, ServiceError, log_times, parse_time_base, without_secrets};
+use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_patience, parse_time_base, without_secrets};
 use crate::commands::values::{parse_pair, parse_span};
 use crate::text::show_duration;
 use nix::unistd::{Gid, Uid, User, getgid, gethostname};
 use orchestr8_executor::handlers::Handlers;
-use orchestr8_executor::link::LinkError;
 use orchestr8_executor::secrecy::close_memory;
 use orchestr8_executor::settings::{QUEUES_MAX, SLOTS_MAX, UNCONFIRMED_BYTES_MAX, UNCONFIRMED_MAX};
 use orchestr8_executor::work::WorkSettings;
@@ -70,6 +69,9 @@ pub struct ExecutorArgs {
     /// How long started tasks may go on after SIGTERM; then they are handed back.
     #[arg(long, value_name = "DURATION", value_parser = parse_span, default_value = "30s")]
     drain_timeout: Duration,
+    /// How long it waits at its start for NATS to be there; 0s: one try. What waiting cannot mend ends it at once.
+    #[arg(long, env = "ORCHESTR8_STARTUP_PATIENCE", value_name = "DURATION", value_parser = parse_patience, default_value = STARTUP_PATIENCE_DEFAULT)]
+    startup_patience: Duration,
     /// The base of all protocol times; the same on coordinators and executors. Published figures are for 1s.
     #[arg(long, env = "ORCHESTR8_TIME_BASE", value_name = "DURATION", value_parser = parse_time_base, default_value = "1s")]
     time_base: Duration,
@@ -92,21 +94,10 @@ impl Service for ExecutorArgs {
         served.map_err(|error| match error {
             ExecutorError::Settings(error) => ServiceError::Configuration(error.to_string()),
             ExecutorError::Folder(error) => ServiceError::Unavailable(error.to_string()),
-            ExecutorError::Link(error) => link_told(&error),
+            ExecutorError::Link(error) if error.may_pass() => ServiceError::Unavailable(error.to_string()),
+            ExecutorError::Link(error) => ServiceError::Configuration(error.to_string()),
             ExecutorError::Client(_) => ServiceError::Failed(error.to_string()),
         })
-    }
-}
-
-/// Who must act where NATS cannot be used.
-fn link_told(error: &LinkError) -> ServiceError {
-    match error {
-        LinkError::Address { .. } | LinkError::Refused { .. } | LinkError::NkeyFile { .. } => {
-            ServiceError::Configuration(error.to_string())
-        }
-        LinkError::Unreachable { .. } | LinkError::SmallPayload { .. } | LinkError::Shutdown => {
-            ServiceError::Unavailable(error.to_string())
-        }
     }
 }
 
@@ -150,6 +141,7 @@ impl ExecutorArgs {
             name: self.name.clone().unwrap_or_else(|| format!("{}-{}", around.host, std::process::id())),
             queues: self.queues.clone(),
             slots: self.slots.map_or(around.processors * 2, usize::from).min(SLOTS_MAX),
+            startup_patience: self.startup_patience,
             times: ProtocolTimes::new(self.time_base),
             drain_timeout: self.drain_timeout,
             work: WorkSettings {

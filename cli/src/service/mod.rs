@@ -10,6 +10,7 @@ pub mod executor;
 mod secrets;
 
 use crate::exit::Exit;
+use orchestr8_core::definition::parse_duration;
 use orchestr8_proto::times::ProtocolTimes;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -52,6 +53,9 @@ impl ServiceError {
         }
     }
 }
+
+/// How long a server waits at its start for those that it needs: containers that start together are up within seconds.
+const STARTUP_PATIENCE_DEFAULT: &str = "30s";
 
 /// A server: its name on the command line, its flags, and how it runs until `shutdown`.
 pub trait Service: clap::FromArgMatches {
@@ -137,6 +141,11 @@ fn parse_time_base(text: &str) -> Result<Duration, String> {
     if TIME_BASE_RANGE.contains(&base) { Ok(base) } else { Err("use 10ms to 60s; published figures are for 1s".to_owned()) }
 }
 
+/// Reads how long a start waits; zero is one try.
+fn parse_patience(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
+}
+
 /// Shows every protocol time at the start.
 fn log_times(times: &ProtocolTimes) {
     let shown: Vec<String> = times.all().into_iter().map(|(name, time)| format!("{name}={}", crate::text::show_duration(time))).collect();
@@ -174,6 +183,12 @@ mod tests {
     fn the_time_base_has_a_range() {
         assert_eq!(parse_time_base("100ms"), Ok(Duration::from_millis(100)));
         assert!(parse_time_base("5ms").is_err() && parse_time_base("2m").is_err() && parse_time_base("x").is_err());
+    }
+
+    #[test]
+    fn a_start_may_have_no_patience() {
+        assert_eq!((parse_patience("0s"), parse_patience("2m")), (Ok(Duration::ZERO), Ok(Duration::from_mins(2))));
+        assert!(parse_patience("-1s").is_err() && parse_patience("").is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId, TaskId};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 
 /// Beats newer than the grant in which a claimed run must be missing before it is lost.
 pub const MISSING_BEATS: u32 = 2;
@@ -99,8 +100,6 @@ pub struct LeaseTable {
     ticks: LeaseTicks,
     /// For how long every heartbeat could have been heard.
     listening_ticks: u32,
-    /// Silence that is granted on top of every lease at the moment, because many fell silent together.
-    patience: u32,
     holders: BTreeMap<Incarnation, Incarnate>,
     of_run: HashMap<RunId, Incarnation>,
 }
@@ -110,6 +109,8 @@ struct Incarnate {
     runs: HashMap<RunId, Lease>,
     silent_ticks: u32,
     last_sequence: u64,
+    /// It fell silent together with many: its losses are held back until it is heard, whatever the others do.
+    held_back: bool,
 }
 
 /// A claim that was granted, or a holder that was found in the rows.
@@ -133,7 +134,7 @@ impl LeaseTable {
     /// Nobody holds anything.
     #[must_use]
     pub fn new(ticks: LeaseTicks) -> Self {
-        Self { ticks, listening_ticks: 0, patience: 0, holders: BTreeMap::new(), of_run: HashMap::new() }
+        Self { ticks, listening_ticks: 0, holders: BTreeMap::new(), of_run: HashMap::new() }
     }
 
     /// A run was found in the rows of a shard that was taken. Whoever has not been heard for as long as this table listened is
@@ -172,9 +173,9 @@ impl LeaseTable {
     #[must_use]
     pub fn is_suspect(&self, run: RunId) -> bool {
         let holder = self.of_run.get(&run).and_then(|incarnation| self.holders.get(incarnation));
-        holder.and_then(|holder| Some((holder, holder.runs.get(&run)?))).is_some_and(|(holder, lease)| {
-            holder.silent_ticks >= lease.ticks.saturating_add(self.patience) || lease.missing >= MISSING_BEATS
-        })
+        holder
+            .and_then(|holder| Some((holder, holder.runs.get(&run)?)))
+            .is_some_and(|(holder, lease)| holder.is_overdue(lease, self.ticks) || lease.missing >= MISSING_BEATS)
     }
 
     /// Runs held in all.
@@ -198,6 +199,7 @@ impl LeaseTable {
         }
         holder.last_sequence = beat.sequence.max(holder.last_sequence);
         holder.silent_ticks = if beat.last { GOODBYE_TICKS } else { 0 };
+        holder.held_back = false;
         let listed: HashSet<RunId> = beat.runs.iter().map(|run| run.run).collect();
         let suspects = holder.missing(&listed, beat);
         let held_here = |run: &RunId| self.of_run.get(run) == Some(&beat.incarnation);
@@ -213,9 +215,13 @@ impl LeaseTable {
         }
         let forget = self.ticks.forget;
         self.holders.retain(|_, holder| !holder.runs.is_empty() || holder.silent_ticks < forget);
-        let held_back = self.mass_silence();
-        self.patience = if held_back > 0 { self.ticks.mass_silence_hold } else { 0 };
-        let suspects = self.holders.values().flat_map(|holder| holder.silent(self.patience)).collect();
+        if self.mass_silence() > 0 {
+            let late = self.late();
+            self.holders.values_mut().filter(|holder| late.contains(&holder.silent_ticks)).for_each(|holder| holder.held_back = true);
+        }
+        let ticks = self.ticks;
+        let held_back = self.holders.values().filter(|holder| holder.held_back && self.late().contains(&holder.silent_ticks)).count();
+        let suspects = self.holders.values().flat_map(|holder| holder.silent(ticks)).collect();
         Silence { suspects, held_back }
     }
 
@@ -234,21 +240,26 @@ impl LeaseTable {
         self.of_run.retain(|run, incarnation| holders.get(incarnation).is_some_and(|holder| holder.runs.contains_key(run)));
     }
 
+    /// Silence of executors that are late, but not gone.
+    fn late(&self) -> Range<u32> {
+        let LeaseTicks { lease, mass_silence_hold, .. } = self.ticks;
+        lease.saturating_sub(LATE_TICKS_BEFORE_LEASE).max(2)..lease.saturating_add(mass_silence_hold)
+    }
+
     /// How many incarnations fell silent together (within one lease), if those are more than half of at least three.
     ///
     /// One that was silent for longer than losses are held back, or said goodbye, is gone: it does not count. Those that fell
     /// silent together do not reach their leases together, since their last beats lie anywhere within one interval: so who is
     /// clearly late already counts as silent.
     fn mass_silence(&self) -> usize {
-        let LeaseTicks { lease, mass_silence_hold, .. } = self.ticks;
-        let late = lease.saturating_sub(LATE_TICKS_BEFORE_LEASE).max(2);
-        let held_back = late..lease.saturating_add(mass_silence_hold);
+        let lease = self.ticks.lease;
+        let late = self.late();
         let silences = || self.holders.values().map(|holder| holder.silent_ticks);
-        let mut silent: Vec<u32> = silences().filter(|ticks| held_back.contains(ticks)).collect();
+        let mut silent: Vec<u32> = silences().filter(|ticks| late.contains(ticks)).collect();
         silent.sort_unstable();
         let with_first = |first: usize| silent[first..].partition_point(|ticks| ticks - silent[first] < lease);
         let together = (0..silent.len()).map(with_first).max().unwrap_or(0);
-        let all = silences().filter(|ticks| *ticks < late).count() + together;
+        let all = silences().filter(|ticks| *ticks < late.start).count() + together;
         let overdue = silent.last().is_some_and(|ticks| *ticks >= lease);
         if overdue && all >= MASS_SILENCE_EXECUTORS_MIN && together * 2 > all { together } else { 0 }
     }
@@ -259,6 +270,7 @@ impl Incarnate {
     fn lives(&mut self) {
         if self.silent_ticks < GOODBYE_TICKS {
             self.silent_ticks = 0;
+            self.held_back = false;
         }
     }
 
@@ -277,9 +289,13 @@ impl Incarnate {
         suspects
     }
 
-    fn silent(&self, patience: u32) -> impl Iterator<Item = Suspect> + '_ {
-        let overdue = move |lease: &Lease| self.silent_ticks >= lease.ticks.saturating_add(patience);
-        self.runs.iter().filter(move |(_, lease)| overdue(lease)).map(|(run, lease)| Suspect { task: lease.task, run: *run })
+    fn is_overdue(&self, lease: &Lease, ticks: LeaseTicks) -> bool {
+        let patience = if self.held_back { ticks.mass_silence_hold } else { 0 };
+        self.silent_ticks >= lease.ticks.saturating_add(patience)
+    }
+
+    fn silent(&self, ticks: LeaseTicks) -> impl Iterator<Item = Suspect> + '_ {
+        self.runs.iter().filter(move |(_, lease)| self.is_overdue(lease, ticks)).map(|(run, lease)| Suspect { task: lease.task, run: *run })
     }
 }
 
@@ -327,6 +343,20 @@ mod tests {
         let silence = table.tick();
         assert_eq!((silence.suspects, silence.held_back), (vec![], 3), "the first one's lease has ended");
         assert!(!table.is_suspect(run(1)), "no verdict either while losses are held back");
+    }
+
+    #[test]
+    fn the_last_to_come_back_from_a_common_silence_keeps_the_patience() {
+        let mut table = LeaseTable::new(TICKS);
+        (1..=3).for_each(|n| table.granted(grant(n, n, 0)));
+        (0..=TICKS.lease).for_each(|_| drop(table.tick()));
+        for sequence in u64::from(TICKS.lease + 1)..u64::from(TICKS.lease + TICKS.mass_silence_hold - 1) {
+            table.beat(&beat(1, sequence, &[1]));
+            table.beat(&beat(2, sequence, &[2]));
+            assert_eq!(table.tick().suspects, []);
+        }
+        assert!(!table.is_suspect(run(3)));
+        assert_eq!(table.tick().suspects.iter().map(|suspect| suspect.run).collect::<Vec<_>>(), [run(3)]);
     }
 
     #[test]

@@ -9,7 +9,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use orchestr8_store::read::{self, depths};
+use orchestr8_proto::words::TaskStatus;
+use orchestr8_store::read::{self, ReadError, depths};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -18,6 +19,9 @@ use std::time::{Duration, Instant};
 const DEPTHS_AGE_MAX: Duration = Duration::from_secs(5);
 /// `/readyz` answers within this time, whatever the database does.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// NATS tells within this time how many outcomes are not read yet, or the lag is not shown.
+const LAG_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// When the queue depths were counted last.
 #[derive(Debug, Default)]
@@ -48,8 +52,10 @@ pub(super) async fn metrics(State(context): State<ApiContext>, parameters: Param
     parameters.finish()?;
     let mut scrape = context.scrape.lock().await;
     if scrape.counted_at.is_none_or(|at| at.elapsed() >= DEPTHS_AGE_MAX) {
-        match depths::depths(&context.reads).await {
-            Ok(depths) => context.metrics.observe(&observed(&context, depths)),
+        let lag = tokio::time::timeout(LAG_TIMEOUT, context.metrics.outcome_readers().lag()).await;
+        context.metrics.observe_outcome_lag(lag.ok().flatten());
+        match counted(&context).await {
+            Ok(observed) => context.metrics.observe(&observed),
             Err(error) => tracing::warn!(%error, "queue depths were not counted; the last ones are shown"),
         }
         scrape.counted_at = Some(Instant::now());
@@ -58,9 +64,13 @@ pub(super) async fn metrics(State(context): State<ApiContext>, parameters: Param
     Ok(([(header::CONTENT_TYPE, content_type)], context.metrics.text()))
 }
 
-fn observed(context: &ApiContext, depths: Vec<depths::QueueDepth>) -> Observed {
+async fn counted(context: &ApiContext) -> Result<Observed, ReadError> {
+    let depths = depths::depths(&context.reads).await?;
+    // Where nothing is queued nothing has an age: no query.
+    let is_queued = depths.iter().any(|depth| depth.status == TaskStatus::Queued);
+    let oldest_queued = if is_queued { depths::oldest_queued(&context.reads).await? } else { Vec::new() };
     let shards_owned = i64::try_from(context.engine.health().shards_owned).unwrap_or(i64::MAX);
-    Observed { depths, executors: executors_by_queue(&context.engine.executors()), shards_owned }
+    Ok(Observed { depths, oldest_queued, executors: executors_by_queue(&context.engine.executors()), shards_owned })
 }
 
 fn executors_by_queue(executors: &[ExecutorView]) -> Vec<(String, i64)> {

@@ -2,19 +2,23 @@
 
 use crate::engine::input::{Connection, Input};
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{Client, ConnectOptions, Event, Request, ServerAddr, jetstream};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, Request, ServerAddr, ServerError, jetstream};
 use orchestr8_proto::names;
 use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::wire::{self, Nudge, SCHEMA_VERSION};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+/// A server that stands still is noticed when the third ping goes without an answer, after nine seconds at most: within one lease
+/// of the published figures. Anything that arrives starts the count anew, and so does a process that stood still itself, so a busy
+/// machine is no alarm; that is why it does not shrink with the other times of the protocol.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// PubAcks that may be outstanding on one connection; above every bound of ours, since the client waits at the limit.
 const ACKS_OUTSTANDING_MAX: usize = 60_000;
 /// The owner of a shard answers a nudge within this time, or there is none.
 const OWNER_ANSWERS_MAX: Duration = Duration::from_millis(500);
 /// The oldest nats-server that is tested.
-const SERVER_VERSION_MIN: (i64, i64, i64) = (2, 12, 0);
+const SERVER_VERSION_MIN: (u32, u32) = (2, 12);
 
 /// Where NATS is, and who we are there.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +35,19 @@ impl NatsSettings {
         self.url.split(',').map(parsed).collect()
     }
 
+    fn unconnected(&self, error: &async_nats::ConnectError) -> BusError {
+        let (address, reason) = (self.address(), error.to_string());
+        match error.kind() {
+            ConnectErrorKind::ServerParse
+            | ConnectErrorKind::Authentication
+            | ConnectErrorKind::AuthorizationViolation
+            | ConnectErrorKind::Tls => BusError::Refused { address, reason },
+            ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => {
+                BusError::Connect { address, reason }
+            }
+        }
+    }
+
     /// The addresses without user, password or token.
     #[must_use]
     pub fn address(&self) -> String {
@@ -42,12 +59,38 @@ impl NatsSettings {
 /// Why NATS cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
-    /// Nothing answers, or it refuses us.
+    /// Nothing answers: it may soon.
     #[error("cannot connect to NATS at {address}: {reason}")]
     Connect {
         /// Without secrets.
         address: String,
         /// The client's words.
+        reason: String,
+    },
+    /// The address or the login cannot be used.
+    #[error("NATS at {address}: {reason}; check the address, and user, password, token or credentials")]
+    Refused {
+        /// Without secrets.
+        address: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The login lacks a right.
+    #[error("NATS at {address} forbids what a coordinator needs: {reason}; grant this to its user")]
+    Forbidden {
+        /// Without secrets.
+        address: String,
+        /// The server's words.
+        reason: String,
+    },
+    /// The server runs without JetStream, or the account may not use it.
+    #[error(
+        "NATS at {address} has no JetStream for this account ({reason}): start nats-server with `jetstream {{}}` in its configuration, or enable it for the account"
+    )]
+    NoJetStream {
+        /// Without secrets.
+        address: String,
+        /// The server's words.
         reason: String,
     },
     /// Too old.
@@ -81,6 +124,19 @@ pub enum BusError {
 }
 
 impl BusError {
+    /// Whether the same attempt may succeed later, with nobody correcting anything.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::JetStream { .. } => true,
+            Self::Refused { .. }
+            | Self::Forbidden { .. }
+            | Self::NoJetStream { .. }
+            | Self::Version { .. }
+            | Self::OtherInstallation { .. } => false,
+        }
+    }
+
     pub(super) fn jetstream(what: impl Into<String>, reason: impl std::fmt::Display) -> Self {
         Self::JetStream { what: what.into(), reason: reason.to_string() }
     }
@@ -95,22 +151,27 @@ pub struct Bus {
     pub jetstream: jetstream::Context,
     /// Protocol times, for consumers and streams.
     pub times: ProtocolTimes,
+    address: String,
+    /// The first right that the server said we lack.
+    forbidden: watch::Receiver<Option<String>>,
 }
 
 impl Bus {
     /// Connects; changes of the connection arrive at `inputs`.
     ///
     /// # Errors
-    /// [`BusError::Connect`] and [`BusError::Version`], one line each.
+    /// [`BusError::Connect`], [`BusError::Refused`] and [`BusError::Version`], one line each.
     pub async fn connect(settings: &NatsSettings, times: ProtocolTimes, inputs: mpsc::Sender<Input>) -> Result<Self, BusError> {
-        let refused = |reason: String| BusError::Connect { address: settings.address(), reason };
+        let refused = |reason: String| BusError::Refused { address: settings.address(), reason };
+        let (violations, forbidden) = watch::channel(None);
         let mut options = ConnectOptions::new()
             .name("orchestr8-coordinator")
-            .ping_interval(Duration::from_secs(10))
+            .ping_interval(PING_INTERVAL)
             .reconnect_delay_callback(|attempt| Duration::from_millis(50).saturating_mul(1 << attempt.min(5)))
-            .event_callback(move |event| report(event, inputs.clone()));
+            .event_callback(move |event| report(event, inputs.clone(), violations.clone()));
         if let Some(file) = &settings.credentials_file {
-            options = options.credentials_file(file).await.map_err(|error| refused(error.to_string()))?;
+            let unreadable = |error: std::io::Error| refused(format!("credentials file {}: {error}", file.display()));
+            options = options.credentials_file(file).await.map_err(unreadable)?;
         }
         let servers = settings.servers().map_err(refused)?;
         // The client does not take user and password from an address by itself.
@@ -120,17 +181,42 @@ impl Bus {
             Some((Some(token), None)) => options.token(token),
             Some((None, _)) | None => options,
         };
-        let client = async_nats::connect_with_options(servers, options).await.map_err(|error| refused(error.to_string()))?;
-        let (major, minor, patch) = SERVER_VERSION_MIN;
-        if !client.is_server_compatible(major, minor, patch) {
-            return Err(BusError::Version { address: settings.address(), found: client.server_info().version });
+        let client = async_nats::connect_with_options(servers, options).await.map_err(|error| settings.unconnected(&error))?;
+        let found = client.server_info().version;
+        if !is_new_enough(&found) {
+            return Err(BusError::Version { address: settings.address(), found });
         }
         let jetstream = ContextBuilder::new()
             .max_ack_inflight(ACKS_OUTSTANDING_MAX)
             .ack_timeout(times.in_progress().max(Duration::from_secs(2)))
             .timeout(times.in_progress().max(Duration::from_secs(2)))
             .build(client.clone());
-        Ok(Self { client, jetstream, times })
+        Ok(Self { client, jetstream, times, address: settings.address(), forbidden })
+    }
+
+    /// What `work` gives, unless the server says first that a right is missing: a request without it is never answered.
+    ///
+    /// # Errors
+    /// [`BusError::Forbidden`], [`BusError::NoJetStream`], and those of `work`.
+    pub async fn permitted<T>(&self, work: impl Future<Output = Result<T, BusError>>) -> Result<T, BusError> {
+        let mut forbidden = self.forbidden.clone();
+        let violation = async move { forbidden.wait_for(Option::is_some).await.ok().and_then(|found| found.clone()) };
+        let address = self.address.clone();
+        tokio::select! {
+            result = work => result.map_err(|error| self.explained(error)),
+            Some(reason) = violation => Err(BusError::Forbidden { address, reason }),
+        }
+    }
+
+    pub(super) fn no_jetstream(&self, reason: &impl std::fmt::Display) -> BusError {
+        BusError::NoJetStream { address: self.address.clone(), reason: reason.to_string() }
+    }
+
+    fn explained(&self, error: BusError) -> BusError {
+        match error {
+            BusError::JetStream { what, reason } if !self.client.server_info().jetstream => self.no_jetstream(&format!("{what}: {reason}")),
+            other => other,
+        }
     }
 }
 
@@ -157,13 +243,27 @@ impl Bus {
     }
 }
 
-async fn report(event: Event, inputs: mpsc::Sender<Input>) {
+/// Whether a server of this version has all that we ask of it. What stands behind the two numbers does not matter.
+fn is_new_enough(version: &str) -> bool {
+    let mut numbers = version.trim_start_matches('v').split(['.', '-']).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= SERVER_VERSION_MIN,
+        (Some(_) | None, _) => false,
+    }
+}
+
+async fn report(event: Event, inputs: mpsc::Sender<Input>, violations: watch::Sender<Option<String>>) {
     let connection = match event {
         Event::Connected => Connection::Up,
         Event::Disconnected | Event::Closed => Connection::Down,
         Event::SlowConsumer(_) => Connection::Gap,
         Event::ServerError(error) => {
             tracing::error!(%error, "NATS refused something: check the permissions of this user");
+            if let ServerError::Other(text) = &error
+                && text.to_ascii_lowercase().contains("permissions violation")
+            {
+                violations.send_if_modified(|known| known.is_none() && known.replace(text.clone()).is_none());
+            }
             return;
         }
         Event::ClientError(error) => {
@@ -184,5 +284,15 @@ mod tests {
     fn an_address_shows_no_secret() {
         let settings = NatsSettings { url: "nats://user:secret@a:4222, nats://b:4222".into(), credentials_file: None };
         assert_eq!(settings.address(), "nats://a:4222,nats://b:4222");
+    }
+
+    #[test]
+    fn the_oldest_server_that_will_do() {
+        for old in ["2.9.25", "2.11.11", "1.99.0", "2.11.99-RC.1", "", "next", "2"] {
+            assert!(!is_new_enough(old), "{old}");
+        }
+        for new in ["2.12.0", "2.15.1", "v2.12.0", "2.12.0-RC.2", "3.0.0"] {
+            assert!(is_new_enough(new), "{new}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod connect;
 pub mod control;
+pub mod lag;
 pub mod listen;
 pub mod publisher;
 pub mod reader;

@@ -4,11 +4,13 @@
 //! at its saved position, so nothing can be skipped.
 
 use super::Bus;
+use super::lag::{OutcomeReaders, Progress};
 use crate::engine::input::{Input, OutcomeMessage};
 use async_nats::jetstream::Message;
 use futures::StreamExt;
 use orchestr8_proto::names;
 use orchestr8_proto::timestamp::Timestamp;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -31,6 +33,7 @@ pub struct ReaderStart {
 /// A running reader; it stops when dropped.
 pub struct Reader {
     task: JoinHandle<()>,
+    progress: Arc<Progress>,
 }
 
 impl Drop for Reader {
@@ -40,25 +43,33 @@ impl Drop for Reader {
 }
 
 impl Reader {
-    /// Starts reading; messages and the end arrive at `inputs`.
+    /// Starts reading; messages and the end arrive at `inputs`. For as long as it lives it is one of `readers`.
     #[must_use]
-    pub fn start(bus: Bus, start: ReaderStart, inputs: mpsc::Sender<Input>) -> Self {
+    pub fn start(bus: Bus, start: ReaderStart, inputs: mpsc::Sender<Input>, readers: &OutcomeReaders) -> Self {
+        let progress = readers.begin(bus.clone());
+        let noting = progress.clone();
         let task = tokio::spawn(async move {
             let generation = start.generation;
-            let reason = match read(&bus, start, &inputs).await {
+            let reason = match read(&bus, start, &inputs, &noting).await {
                 Ok(()) => "it ended".to_owned(),
                 Err(error) => error,
             };
             inputs.send(Input::ReaderEnded(generation, reason)).await.ok();
         });
-        Self { task }
+        Self { task, progress }
+    }
+
+    /// Everything up to this stream sequence is committed.
+    pub fn committed(&self, stream_sequence: u64) {
+        self.progress.committed(stream_sequence);
     }
 }
 
-async fn read(bus: &Bus, start: ReaderStart, inputs: &mpsc::Sender<Input>) -> Result<(), String> {
+async fn read(bus: &Bus, start: ReaderStart, inputs: &mpsc::Sender<Input>, progress: &Progress) -> Result<(), String> {
     let from = start.from.map(|from| from.before(bus.times.reader_overlap()));
     let consumer = bus.outcome_consumer(subjects(&start), from).await.map_err(|error| error.to_string())?;
     let name = consumer.cached_info().name.clone();
+    progress.reads_from(&name);
     inputs.send(Input::ReaderStarted(start.generation, name)).await.ok();
     let stream = consumer.stream().max_messages_per_batch(PULL_BATCH).expires(bus.times.pull_expiry());
     let mut messages = stream.heartbeat(bus.times.pull_expiry() / 6).messages().await.map_err(|error| error.to_string())?;
@@ -70,6 +81,7 @@ async fn read(bus: &Bus, start: ReaderStart, inputs: &mpsc::Sender<Input>) -> Re
             return Err(format!("a gap: message {delivered} of the reader came instead of {expected}"));
         }
         expected += 1;
+        progress.read(outcome.stream_sequence);
         if inputs.send(Input::Outcomes(outcome)).await.is_err() {
             return Ok(());
         }

@@ -59,6 +59,7 @@ impl Bus {
         let stream = match self.jetstream.get_stream(&name).await {
             Ok(stream) => stream,
             Err(error) if missing(&error) => self.create_stream(config).await?,
+            Err(error) if disabled(&error) => return Err(self.no_jetstream(&error)),
             Err(error) => return Err(BusError::jetstream(format!("stream {name}"), error)),
         };
         let metadata = &stream.cached_info().config.metadata;
@@ -157,6 +158,16 @@ impl Bus {
 fn missing(error: &async_nats::jetstream::context::GetStreamError) -> bool {
     match error.kind() {
         GetStreamErrorKind::JetStream(error) => error.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND,
+        GetStreamErrorKind::EmptyName | GetStreamErrorKind::Request | GetStreamErrorKind::InvalidStreamName => false,
+    }
+}
+
+fn disabled(error: &async_nats::jetstream::context::GetStreamError) -> bool {
+    use async_nats::jetstream::ErrorCode;
+    match error.kind() {
+        GetStreamErrorKind::JetStream(error) => {
+            [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT].contains(&error.error_code())
+        }
         GetStreamErrorKind::EmptyName | GetStreamErrorKind::Request | GetStreamErrorKind::InvalidStreamName => false,
     }
 }

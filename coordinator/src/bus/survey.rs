@@ -52,7 +52,7 @@ impl Bus {
     }
 
     /// An INFO as the server gives it: the client leaves out what it does not know. The server wants no payload.
-    async fn info(&self, subject: String) -> Result<Value, String> {
+    pub(super) async fn info(&self, subject: String) -> Result<Value, String> {
         let answer = self.client.request(subject, bytes::Bytes::new()).await.map_err(|error| error.to_string())?;
         let info: Value = serde_json::from_slice(&answer.payload).map_err(|error| error.to_string())?;
         match info.pointer("/error/description") {

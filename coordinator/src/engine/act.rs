@@ -38,6 +38,7 @@ impl Lane {
         }
         if let Some(position) = std::mem::take(&mut stepped.positions).pop() {
             self.read_through = Some(position.sequence);
+            self.reader.iter().for_each(|reader| reader.committed(position.sequence));
             self.advance(&position);
         }
         // New work leaves first: answers and confirmations can wait, a task cannot.

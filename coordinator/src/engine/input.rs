@@ -32,6 +32,8 @@ pub enum Input {
     Connection(Connection),
     /// The streams were made or looked at.
     Streams(Result<crate::bus::streams::Incarnations, String>),
+    /// nats-server says that a stream, or a consumer of the task stream, was deleted.
+    Deleted,
     /// A hint of another coordinator, and where it waits for an answer.
     Nudge(Nudge, Option<String>),
     /// JetStream's clock less ours, in microseconds.

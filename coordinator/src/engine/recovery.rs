@@ -301,7 +301,7 @@ impl Lane {
         };
         self.read_through = None;
         self.reader_from = start.from.map_or(Timestamp(0), |from| from.before(self.parts.times.reader_overlap()));
-        self.reader = Some(Reader::start(self.parts.bus.clone(), start, self.parts.inputs.0.clone()));
+        self.reader = Some(Reader::start(self.parts.bus.clone(), start, self.parts.inputs.0.clone(), self.parts.metrics.outcome_readers()));
     }
 
     /// What an ended reader has sent and the lane has not taken yet counts no more: the next one reads it again.
@@ -340,9 +340,7 @@ impl Lane {
                 let before = self.incarnations.replace(incarnations.clone());
                 if before.as_ref().map(|before| &before.tasks) != Some(&incarnations.tasks) {
                     // A new stream has no consumers.
-                    self.queues_known.clear();
-                    let queues: Vec<String> = self.lots.iter().map(|state| state.lot.queue.clone()).chain(self.roster.queues()).collect();
-                    self.look_after_queues(&queues);
+                    self.look_after_consumers();
                 }
                 self.task_stream_is(&incarnations.tasks);
                 if before.as_ref().map(|before| &before.outcomes) != Some(&incarnations.outcomes) || self.reader.is_none() {
@@ -350,6 +348,19 @@ impl Lane {
                 }
             }
         }
+    }
+
+    /// What was deleted is made again at once; without this hint the minute's survey would find it.
+    pub(super) fn make_again(&mut self) {
+        tracing::warn!("a stream or consumer was deleted beside us; making it again");
+        self.look_after_streams();
+        self.look_after_consumers();
+    }
+
+    fn look_after_consumers(&mut self) {
+        self.queues_known.clear();
+        let queues: Vec<String> = self.lots.iter().map(|state| state.lot.queue.clone()).chain(self.roster.queues()).collect();
+        self.look_after_queues(&queues);
     }
 
     /// Lots whose marks belong to another creation of the task stream go again, with the same ids.

@@ -1,6 +1,7 @@
 //! The schema, and whether this database is one that we can run on.
 
 use crate::StoreError;
+use crate::read::is_transient;
 use orchestr8_proto::timestamp::Timestamp;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
@@ -19,10 +20,6 @@ on conflict do nothing";
 const INSTALLATION: &str = "select id, shard_count from installation";
 const CLOCK: &str = "select clock_timestamp()";
 const SERVER_VERSION: &str = "select current_setting('server_version_num')::int";
-
-/// SQLSTATE of what only another address helps against: wrong user, password or rule (class 28), no such database, no right
-/// to connect to it.
-const LOGIN_CODES: [&str; 3] = ["28", "3D000", "42501"];
 
 /// Settings of a lane's session. Its statements are planned once: they all go by index from a list of ids, whatever the
 /// sizes, so the plans that would go wrong as tables grow are switched off. A session that hangs gives its locks back.
@@ -53,20 +50,20 @@ pub enum OpenError {
     /// The address cannot be understood.
     #[error("database_url is not an address of Postgres: {0}; use postgres://user:password@host:port/database")]
     Address(String),
-    /// The server is there and does not let us in: user, password, database or its rules are wrong.
-    #[error("Postgres at {address} refuses the login: {reason}; correct user, password and database in database_url")]
-    Login {
-        /// Without password.
-        address: String,
-        /// The server's words.
-        reason: String,
-    },
-    /// Nothing answers there, or not now.
+    /// Nothing answers there, or it is not ready: it may be soon.
     #[error("cannot connect to Postgres at {address}: {reason}")]
     Connect {
         /// Without password.
         address: String,
         /// The server's or the system's words.
+        reason: String,
+    },
+    /// It refuses us: user, password, database or rights are wrong.
+    #[error("Postgres at {address} refuses: {reason}; check user, password, database and rights in the database's URL")]
+    Refused {
+        /// Without password.
+        address: String,
+        /// The server's words.
         reason: String,
     },
     /// Too old.
@@ -81,6 +78,21 @@ pub enum OpenError {
     /// A statement failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl OpenError {
+    /// Whether the same attempt may succeed later, with nobody correcting anything.
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Store(StoreError::Unavailable(_)) => true,
+            Self::Address(_)
+            | Self::Refused { .. }
+            | Self::Version { .. }
+            | Self::Migrate(_)
+            | Self::Store(StoreError::Fenced | StoreError::Version | StoreError::Refused { .. } | StoreError::Unreadable(_)) => false,
+        }
+    }
 }
 
 /// Where the database is.
@@ -112,10 +124,9 @@ impl Database {
     /// A connection for a lane.
     ///
     /// # Errors
-    /// [`OpenError::Connect`].
+    /// [`OpenError::Connect`] and [`OpenError::Refused`].
     pub async fn lane_connection(&self) -> Result<PgConnection, OpenError> {
-        let options = self.options.clone().options(LANE_SESSION.iter().copied());
-        options.connect().await.map_err(|error| self.refused(&error))
+        self.connect(self.options.clone().options(LANE_SESSION.iter().copied())).await
     }
 
     /// A pool for reads.
@@ -129,12 +140,10 @@ impl Database {
     /// # Errors
     /// [`OpenError`], one clear line each.
     pub async fn prepare(&self, shard_count: u16) -> Result<Installation, OpenError> {
-        let mut connection = self.options.clone().connect().await.map_err(|error| self.refused(&error))?;
-        let version: i32 = sqlx::query_scalar(SERVER_VERSION).fetch_one(&mut connection).await.map_err(StoreError::from)?;
-        if version / 10_000 < POSTGRES_MAJOR_MIN {
-            return Err(OpenError::Version { found: version / 10_000 });
-        }
-        migrator().run_direct(None, &mut connection, false).await.map_err(|error| migration_failed(&error))?;
+        let mut connection = self.connect(self.options.clone()).await?;
+        let version: i32 = sqlx::query_scalar(SERVER_VERSION).fetch_one(&mut connection).await.map_err(|error| self.explained(&error))?;
+        check_version(version)?;
+        migrator().run_direct(None, &mut connection, false).await.map_err(|error| self.migration_failed(&error))?;
         install(&mut connection, shard_count).await.map_err(OpenError::from)
     }
 
@@ -143,17 +152,39 @@ impl Database {
     /// # Errors
     /// [`OpenError`].
     pub async fn now(&self) -> Result<Timestamp, OpenError> {
-        let mut connection = self.options.clone().connect().await.map_err(|error| self.refused(&error))?;
+        let mut connection = self.connect(self.options.clone()).await?;
         let now: OffsetDateTime = sqlx::query_scalar(CLOCK).fetch_one(&mut connection).await.map_err(StoreError::from)?;
         Ok(now.into())
     }
 
-    fn refused(&self, error: &sqlx::Error) -> OpenError {
-        let (address, reason) = (self.address(), words(error));
-        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-        let is_login = code.is_some_and(|code| LOGIN_CODES.iter().any(|login| code.starts_with(login)));
-        if is_login { OpenError::Login { address, reason } } else { OpenError::Connect { address, reason } }
+    async fn connect(&self, options: PgConnectOptions) -> Result<PgConnection, OpenError> {
+        options.connect().await.map_err(|error| self.explained(&error))
     }
+
+    /// Who must act on an error: nobody, where the server is away or starts, else the operator.
+    fn explained(&self, error: &sqlx::Error) -> OpenError {
+        let (address, reason) = (self.address(), words(error));
+        if is_transient(error) { OpenError::Connect { address, reason } } else { OpenError::Refused { address, reason } }
+    }
+
+    fn migration_failed(&self, error: &MigrateError) -> OpenError {
+        match error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => match self.explained(error) {
+                OpenError::Refused { reason, .. } => OpenError::Migrate(reason),
+                other => other,
+            },
+            MigrateError::VersionMissing(version) => {
+                OpenError::Migrate(format!("it has migration {version}, which this version does not know: run a newer coordinator"))
+            }
+            other => OpenError::Migrate(other.to_string()),
+        }
+    }
+}
+
+/// `server_version_num`, such as 150004, against the oldest that will do.
+fn check_version(number: i32) -> Result<(), OpenError> {
+    let found = number / 10_000;
+    if found < POSTGRES_MAJOR_MIN { Err(OpenError::Version { found }) } else { Ok(()) }
 }
 
 /// The server's message alone: its display adds a line of the server's own source.
@@ -176,18 +207,8 @@ fn migrator() -> Migrator {
         migration(1, "tables", include_str!("../migrations/0001_tables.sql")),
         migration(2, "commit", include_str!("../migrations/0002_commit.sql")),
         migration(3, "sharing", include_str!("../migrations/0003_sharing.sql")),
+        migration(4, "queued_at", include_str!("../migrations/0004_queued_at.sql")),
     ])
-}
-
-fn migration_failed(error: &MigrateError) -> OpenError {
-    OpenError::Migrate(match error {
-        MigrateError::VersionMissing(version) => {
-            format!("it has migration {version}, which this version does not know: run a newer coordinator")
-        }
-        MigrateError::Execute(error) => words(error),
-        MigrateError::ExecuteMigration(error, version) => format!("migration {version}: {}", words(error)),
-        other => other.to_string(),
-    })
 }
 
 /// Every statement of the engine by name, for the test that prepares them all.
@@ -224,4 +245,19 @@ pub fn statements() -> Vec<(&'static str, &'static str)> {
         ("reserve", keys::RESERVE),
         ("quarantine", crate::quarantine::QUARANTINE),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_postgres_that_will_do() {
+        for old in [90_624, 130_022, 149_999] {
+            let refused = check_version(old).expect_err("too old");
+            assert!(!refused.may_pass(), "waiting makes no server younger");
+            assert_eq!(refused.to_string(), format!("Postgres {} is too old: version 15 or newer is needed", old / 10_000));
+        }
+        assert!(check_version(150_000).is_ok() && check_version(180_001).is_ok());
+    }
 }

@@ -140,6 +140,7 @@ impl Desk {
                 ours = self.coordinators.installation(),
                 "a coordinator of another installation uses these NATS servers: fetching stops until it is gone; give each installation its own account"
             ),
+            Heard::Nameless => tracing::warn!(coordinator = beat.coordinator, "a coordinator's beat without installation was passed over"),
             Heard::ForeignStill => {}
         }
     }

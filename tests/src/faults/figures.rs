@@ -1,12 +1,16 @@
 //! The published figures, at full time: a base of one second.
 
-use crate::harness::InstallationOptions;
-use crate::scene::{Scene, noop};
-use anyhow::{Result, ensure};
+use crate::harness::{InstallationOptions, wait_for};
+use crate::scene::{SOON, Scene, noop};
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::Method;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
 const RUNS_AGAIN_WITHIN: Duration = Duration::from_secs(20);
+const FROZEN_BROKER_SHOWN_WITHIN: Duration = Duration::from_secs(10);
 const SHARDS_TAKEN_WITHIN: Duration = Duration::from_secs(10);
 /// One renewal of a lease: it may have been renewed just before the death; and as much for a loaded machine.
 const SLACK: Duration = Duration::from_secs(3);
@@ -47,6 +51,24 @@ async fn a_killed_coordinators_shards_are_taken_within_10_s() -> Result<()> {
     scene.ledger.open("go")?;
     scene.all_completed().await?;
     assert_eq!(scene.ledger.starts()?.len(), 1);
+    scene.finish().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_frozen_nats_server_shows_within_10_s() -> Result<()> {
+    let scene = Scene::start(InstallationOptions { executors: 0, ..full_time() }).await?;
+    let broker = Pid::from_raw(scene.installation.server_pids().nats.context("its process")?);
+    let frozen = Instant::now();
+    kill(broker, Signal::SIGSTOP)?;
+    let look = async || Ok((!scene.api().is_ready().await).then_some(()));
+    wait_for("the frozen broker to show", SOON, look).await?;
+    let shown = frozen.elapsed();
+    let parts = scene.api().answer(scene.api().request(Method::GET, "/readyz")).await?.1;
+    kill(broker, Signal::SIGCONT)?;
+    ensure!(shown <= FROZEN_BROKER_SHOWN_WITHIN + SLACK, "it showed only after {shown:?}");
+    ensure!(parts["parts"]["nats"]["ready"] == false, "another part was missing: {parts}");
+    scene.installation.wait_ready(0).await?;
     scene.finish().await;
     Ok(())
 }

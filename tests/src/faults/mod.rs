@@ -8,4 +8,5 @@ mod kill_points;
 mod load;
 mod servers;
 mod sharing;
+mod starts;
 mod storm;

@@ -41,7 +41,8 @@ async fn one_that_joins_gets_its_share_and_one_that_leaves_gives_it_back_at_once
 async fn lanes_of_one_coordinator_share_its_shards() -> Result<()> {
     let scene = Scene::start(coordinator_words(&["--lanes", "3"])).await?;
     scene.until_shared(&[(0, 16)]).await?;
-    assert_eq!(scene.number("select count(distinct owner) from shards").await?, 3);
+    let owners = "select count(distinct owner) from shards";
+    wait_for("all three to own some", SOON, async || Ok((scene.number(owners).await? == 3).then_some(()))).await?;
     let tasks: Vec<Value> = (0..30).map(|number| noop(&json!(number))).collect();
     scene.api().post("/api/v1/tasks", &json!(tasks)).await?;
     for _ in 0..6 {

@@ -4,6 +4,7 @@ mod cancels;
 mod cli;
 mod events;
 mod keys;
+mod metrics;
 mod reading;
 mod tasks;
 pub mod workflows;

@@ -7,15 +7,32 @@ use anyhow::{Context, Result};
 use sqlx::{Connection, PgConnection};
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
 const NOWHERE_DATABASE: &str = "postgres://nobody:secret-word@127.0.0.1:1/none";
+/// What a start has by default.
+const STARTUP_PATIENCE: Duration = Duration::from_secs(30);
 const NOWHERE_NATS: &str = "nats://nobody:secret-word@127.0.0.1:1";
 
-/// Starts a coordinator that must refuse to run; its exit code and its last line.
+/// Starts a coordinator that must refuse to run at once; its exit code and its last line.
 async fn refused(folder: &Path, database: &str, nats: &str) -> Result<(Option<i32>, String)> {
+    let started = Instant::now();
+    let ended = told(coordinator(folder, database, nats)?).await?;
+    assert!(started.elapsed() < STARTUP_PATIENCE, "it waited {:?} for what cannot pass: {ended:?}", started.elapsed());
+    Ok(ended)
+}
+
+/// The same for one that would wait, had it any patience.
+async fn away(folder: &Path, database: &str, nats: &str) -> Result<(Option<i32>, String)> {
+    let mut command = coordinator(folder, database, nats)?;
+    command.args(["--startup-patience", "0s"]);
+    told(command).await
+}
+
+fn coordinator(folder: &Path, database: &str, nats: &str) -> Result<Command> {
     use std::os::unix::fs::PermissionsExt;
     for (name, text) in
         [("token", "a-token-that-is-long-enough"), ("keys", "1 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff")]
@@ -28,7 +45,7 @@ async fn refused(folder: &Path, database: &str, nats: &str) -> Result<(Option<i3
     command.args(["coordinator", "--listen", "127.0.0.1:0", "--time-base", "100ms", "--token-file"]).arg(folder.join("token"));
     command.arg("--token-keys-file").arg(folder.join("keys")).kill_on_drop(true);
     command.env("ORCHESTR8_DATABASE_URL", database).env("ORCHESTR8_NATS_URL", nats).env("ORCHESTR8_LOG", "error");
-    told(command).await
+    Ok(command)
 }
 
 async fn told(mut command: Command) -> Result<(Option<i32>, String)> {
@@ -49,11 +66,11 @@ async fn database() -> Result<String> {
 async fn what_is_not_there_is_named_with_its_address() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let database = database().await?;
-    let (code, line) = refused(folder.path(), NOWHERE_DATABASE, NOWHERE_NATS).await?;
+    let (code, line) = away(folder.path(), NOWHERE_DATABASE, NOWHERE_NATS).await?;
     assert!(code == Some(69) && line.contains("127.0.0.1:1") && line.contains("Postgres"), "{code:?} {line}");
     let (code, line) = refused(folder.path(), "mysql://x", NOWHERE_NATS).await?;
     assert!(code == Some(64) && line.contains("postgres://"), "{code:?} {line}");
-    let (code, line) = refused(folder.path(), &database, NOWHERE_NATS).await?;
+    let (code, line) = away(folder.path(), &database, NOWHERE_NATS).await?;
     assert!(code == Some(69) && line.contains("127.0.0.1:1") && line.contains("NATS"), "{code:?} {line}");
     let (_, server) = database.rsplit_once('@').context("the address has a login")?;
     let wrong_password = format!("postgres://nobody:secret-word@{server}");
@@ -63,7 +80,9 @@ async fn what_is_not_there_is_named_with_its_address() -> Result<()> {
     let (code, line) = refused(folder.path(), &format!("{login}/no-such-database"), NOWHERE_NATS).await?;
     assert!(code == Some(64) && line.contains("\"no-such-database\" does not exist") && !line.contains("at line"), "{code:?} {line}");
     let mut executor = Command::new(binary::orchestr8()?);
-    executor.args(["executor", "--user", "0:0", "--time-base", "100ms", "--nats-url", NOWHERE_NATS]).kill_on_drop(true);
+    executor
+        .args(["executor", "--user", "0:0", "--time-base", "100ms", "--startup-patience", "0s", "--nats-url", NOWHERE_NATS])
+        .kill_on_drop(true);
     let (code, line) = told(executor).await?;
     assert!(code == Some(69) && line.contains("127.0.0.1:1"), "{code:?} {line}");
     Ok(())
@@ -86,13 +105,13 @@ async fn an_old_nats_server_and_a_newer_schema_are_refused() -> Result<()> {
     });
     let (code, line) = refused(folder.path(), &database, &nats).await?;
     serving.abort();
-    assert!(code == Some(69) && line.contains("2.9.25") && line.contains("2.12"), "{code:?} {line}");
+    assert!(code == Some(64) && line.contains("2.9.25") && line.contains("2.12"), "{code:?} {line}");
     let mut connection = PgConnection::connect(&database).await?;
     let newer =
         "insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (9999, 'newer', true, '', 0)";
     sqlx::query(newer).execute(&mut connection).await?;
     let (code, line) = refused(folder.path(), &database, NOWHERE_NATS).await?;
-    assert!(code == Some(69) && line.contains("9999"), "{code:?} {line}");
+    assert!(code == Some(64) && line.contains("9999"), "{code:?} {line}");
     connection.close().await?;
     Ok(())
 }
@@ -102,7 +121,7 @@ async fn anothers_streams_are_left_alone_and_a_refused_login_is_told() -> Result
     let folder = tempfile::tempdir()?;
     let scene = Scene::start(executors(0)).await?;
     let (code, line) = refused(folder.path(), &database().await?, &scene.installation.nats_url).await?;
-    assert!(code == Some(69) && line.contains("installation"), "{code:?} {line}");
+    assert!(code == Some(64) && line.contains("installation"), "{code:?} {line}");
     let (_, server) = scene.installation.nats_url.rsplit_once('@').context("the address has a login")?;
     let mut stranger = Command::new(binary::orchestr8()?);
     stranger.args(["executor", "--time-base", "100ms", "--nats-url"]).arg(format!("nats://nobody:secret-word@{server}")).kill_on_drop(true);

@@ -52,6 +52,12 @@ async fn hot_queries_never_scan_a_table() -> Result<()> {
             assert!(!plan.contains(&format!("Seq Scan on {table}")), "{name}:\n{plan}");
         }
     }
+    for (name, sql) in orchestr8_store::read::statements() {
+        if ["depths", "oldest_queued"].contains(&name) {
+            let plan = explained(&mut connection, sql, &[]).await?;
+            assert!(!plan.contains("Seq Scan on task_executions"), "{name}:\n{plan}");
+        }
+    }
     let unindexed = explained(&mut connection, "select count(*) from task_executions where task_name = $1", &["'x'"]).await?;
     assert!(unindexed.contains("Seq Scan on task_executions"), "this test would see one:\n{unindexed}");
     connection.close().await?;

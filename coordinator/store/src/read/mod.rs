@@ -68,7 +68,8 @@ impl From<sqlx::Error> for ReadError {
 #[must_use]
 pub fn read_pool(options: PgConnectOptions, connections_max: u32) -> PgPool {
     let timeout_ms = STATEMENT_TIMEOUT.as_millis().to_string();
-    let session = [("statement_timeout", timeout_ms.as_str()), ("plan_cache_mode", "auto")];
+    // To compile a statement takes longer than any of these runs.
+    let session = [("statement_timeout", timeout_ms.as_str()), ("plan_cache_mode", "auto"), ("jit", "off")];
     PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -192,7 +193,7 @@ fn word<T: FromStr<Err: Display>>(row: &PgRow, column: &'static str) -> Result<T
 }
 
 /// Connections come and go, and servers restart (SQLSTATE classes 08, 53, 57 and 58); a timeout is one of class 57.
-fn is_transient(error: &sqlx::Error) -> bool {
+pub(crate) fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(refusal) => refusal.code().is_some_and(|code| {
             ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) || matches!(code.as_ref(), "40001" | "40P01" | "55P03")

@@ -5,7 +5,7 @@
 //! that was published before the evidence.
 
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId, TaskId};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Beats newer than the grant in which a claimed run must be missing before it is lost.
 pub const MISSING_BEATS: u32 = 2;
@@ -15,7 +15,7 @@ pub const MASS_SILENCE_EXECUTORS_MIN: usize = 3;
 const GOODBYE_TICKS: u32 = u32::MAX / 2;
 
 /// A granted run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lease {
     /// Of which task.
     pub task: TaskId,
@@ -63,7 +63,7 @@ pub struct Reading {
 }
 
 /// A run that seems lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Suspect {
     /// Of which task.
     pub task: TaskId,
@@ -81,7 +81,7 @@ pub struct Silence {
 }
 
 /// How long silence may last, in ticks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeaseTicks {
     /// A lease that says nothing else.
     pub lease: u32,
@@ -91,17 +91,17 @@ pub struct LeaseTicks {
     pub forget: u32,
 }
 
-/// The leases of one lane's shards.
-#[derive(Debug, Clone)]
+/// The leases of one lane's shards. Ordered maps: equal tables find the same things in the same order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LeaseTable {
     ticks: LeaseTicks,
     holders: BTreeMap<Incarnation, Incarnate>,
-    of_run: HashMap<RunId, Incarnation>,
+    of_run: BTreeMap<RunId, Incarnation>,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Incarnate {
-    runs: HashMap<RunId, Lease>,
+    runs: BTreeMap<RunId, Lease>,
     silent_ticks: u32,
     last_sequence: u64,
 }
@@ -127,7 +127,7 @@ impl LeaseTable {
     /// Nobody holds anything.
     #[must_use]
     pub fn new(ticks: LeaseTicks) -> Self {
-        Self { ticks, holders: BTreeMap::new(), of_run: HashMap::new() }
+        Self { ticks, holders: BTreeMap::new(), of_run: BTreeMap::new() }
     }
 
     /// A run is held from now on.
@@ -183,7 +183,7 @@ impl LeaseTable {
         }
         holder.last_sequence = beat.sequence.max(holder.last_sequence);
         holder.silent_ticks = if beat.last { GOODBYE_TICKS } else { 0 };
-        let listed: HashSet<RunId> = beat.runs.iter().map(|run| run.run).collect();
+        let listed: BTreeSet<RunId> = beat.runs.iter().map(|run| run.run).collect();
         let suspects = holder.missing(&listed, beat);
         let held_here = |run: &RunId| self.of_run.get(run) == Some(&beat.incarnation);
         let claims = beat.runs.iter().map(|run| run.run).filter(|run| !held_here(run)).collect();
@@ -241,7 +241,7 @@ impl Incarnate {
         }
     }
 
-    fn missing(&mut self, listed: &HashSet<RunId>, beat: &Beat) -> Vec<Suspect> {
+    fn missing(&mut self, listed: &BTreeSet<RunId>, beat: &Beat) -> Vec<Suspect> {
         let mut suspects = Vec::new();
         for (run, lease) in &mut self.runs {
             if listed.contains(run) {

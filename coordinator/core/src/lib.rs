@@ -7,11 +7,13 @@
 //! - [`machine`]: one event into one execution
 //! - [`retry`]: when a failed attempt is followed by another
 //! - [`leases`]: who holds which run, and who seems lost
+//! - [`inquiries`]: no verdict before the outcomes that were published before it
 //! - [`marks`]: how far the queued rows have been published
 
 pub mod definition;
 pub mod execution;
 pub mod expression;
+pub mod inquiries;
 pub mod leases;
 pub mod machine;
 pub mod marks;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// What is known about a dispatch at the moment it could start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Evidence {
+pub struct Evidence {
     /// JetStream delivered its message before, or it was published `again`.
     pub doubtful: bool,
     /// The dispatch itself says that it must be granted first.
@@ -18,7 +18,7 @@ pub(crate) struct Evidence {
 
 /// What must happen before the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Start {
+pub enum Start {
     /// Nothing: a fresh first delivery.
     AtOnce,
     /// The owner says whether it is still current; nothing is written.
@@ -29,7 +29,8 @@ pub(crate) enum Start {
 
 impl Evidence {
     /// Decides by rule R5: only a fresh first delivery starts without asking.
-    pub(crate) fn decide(&self, times: &ProtocolTimes) -> Start {
+    #[must_use]
+    pub fn decide(&self, times: &ProtocolTimes) -> Start {
         let handled_after = match (self.since_pull, self.since_stored) {
             // The later of the two moments is the one that is less long ago.
             (Some(pull), Some(stored)) => Some(pull.min(stored)),

@@ -4,14 +4,16 @@
 //! - [`mod@serve`]: the loop around the desk; [`link`]: the connection to NATS; `patience`: waits between tries
 //! - `desk`: the one owner of everything in hand; pure, like all that it is made of:
 //!   - `delivery`, `dispatches`: a message and what is in it
-//!   - `freshness`: rule R5, who asks before the start
+//!   - [`freshness`]: rule R5, who asks before the start
 //!   - `fetch`: sweeps and parked pulls; `messages`: acks; `claims`: questions to owners; `outcomes`: publications
 //!   - `runs`: from arrival to confirmation; `report`: what an outcome tells; `beats`: heartbeats (rule R4)
 //!   - `clock`: the time that all of it goes by; `coordinators`: silence, installation, JetStream's clock
+//! - [`simulation`]: the desk on a virtual clock, for tests of the protocol
 //! - [`work`]: one attempt; [`handlers`]: code that runs inside the executor; [`shim`]: the small process around a command
 //! - [`secrecy`]: what commands of the same user must not read
 //! - [`kill_points`]: where fault tests end or stop the process
 
+pub mod freshness;
 pub mod handlers;
 pub mod kill_points;
 pub mod link;
@@ -19,6 +21,7 @@ pub mod secrecy;
 pub mod serve;
 pub mod settings;
 pub mod shim;
+pub mod simulation;
 pub mod work;
 
 mod beats;
@@ -29,7 +32,6 @@ mod delivery;
 mod desk;
 mod dispatches;
 mod fetch;
-mod freshness;
 mod messages;
 mod outcomes;
 mod patience;

@@ -7,12 +7,14 @@
 //! - [`machine`]: one event into one execution
 //! - [`retry`]: when a failed attempt is followed by another
 //! - [`leases`]: who holds which run, and who seems lost
+//! - [`inquiries`]: no verdict before the outcomes that were published before it
 //! - [`marks`]: how far the queued rows have been published
 //! - [`shares`]: how many shards each lane should own
 
 pub mod definition;
 pub mod execution;
 pub mod expression;
+pub mod inquiries;
 pub mod leases;
 pub mod machine;
 pub mod marks;

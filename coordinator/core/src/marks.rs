@@ -12,7 +12,7 @@ pub const TRIED_AHEAD: i64 = 10_000;
 pub const CHECKPOINTS_MAX: usize = 256;
 
 /// The marks of one shard, queue and priority.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Marks {
     /// Last sequence drawn.
     pub drawn: i64,

@@ -6,4 +6,3 @@ mod figures;
 mod kill_points;
 mod load;
 mod servers;
-mod storm;

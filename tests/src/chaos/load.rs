@@ -266,15 +266,15 @@ impl Client {
     /// # Errors
     /// When none does; what each said.
     pub async fn get(&self, path: &str) -> Result<Value> {
-        let mut said = String::new();
+        let mut said = Vec::new();
         for api in &self.apis {
             match api.answer(api.request(Method::GET, path).timeout(self.timeout)).await {
                 Ok((StatusCode::OK, answer)) => return Ok(answer),
-                Ok((status, answer)) => said += &format!("{status}: {answer}; "),
-                Err(error) => said += &format!("{error:#}; "),
+                Ok((status, answer)) => said.push(format!("{status}: {answer}")),
+                Err(error) => said.push(format!("{error:#}")),
             }
         }
-        bail!("{path}: {said}")
+        bail!("{path}: {}", said.join("; "))
     }
 
     /// Asks to cancel until somebody answers with success or that it has ended, or the time is over.

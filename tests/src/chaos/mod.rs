@@ -171,7 +171,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_minute_of_faults_loses_nothing() -> Result<()> {
-        survives(Settings::quick(settings::seed()?, Duration::from_secs(60))).await
+        survives(Settings::quick(settings::seed()?, Duration::from_mins(1))).await
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -145,26 +145,28 @@ impl Iterator for Rounds {
 
 /// One of each kind, its victim drawn.
 fn kinds(draws: &mut Draws) -> Vec<Fault> {
-    let [a, b, c, d, e] = [(); 5].map(|()| draws.below(COORDINATORS));
-    let [k, l, m, n] = [(); 4].map(|()| draws.below(EXECUTORS));
+    let coordinators = [(); 5].map(|()| draws.below(COORDINATORS));
+    let executors = [(); 4].map(|()| draws.below(EXECUTORS));
     let mut route = || *draws.one(&[Route::Silent, Route::Closed]);
     vec![
-        Fault::Kill(Spot::Coordinator(a)),
-        Fault::Kill(Spot::Coordinator(1 - a)),
-        Fault::Kill(Spot::Executor(k)),
+        Fault::Kill(Spot::Coordinator(coordinators[0])),
+        Fault::Kill(Spot::Coordinator(1 - coordinators[0])),
+        Fault::Kill(Spot::Executor(executors[0])),
         Fault::Kill(Spot::Nats),
         Fault::Kill(Spot::Postgres),
-        Fault::Pause(Spot::Coordinator(b)),
-        Fault::Pause(Spot::Coordinator(1 - b)),
-        Fault::Pause(Spot::Executor(l)),
+        Fault::Pause(Spot::Coordinator(coordinators[1])),
+        Fault::Pause(Spot::Coordinator(1 - coordinators[1])),
+        Fault::Pause(Spot::Executor(executors[1])),
         Fault::Pause(Spot::Nats),
-        Fault::Stop(Spot::Coordinator(c)),
-        Fault::Stop(Spot::Executor(m)),
+        Fault::Stop(Spot::Coordinator(coordinators[2])),
+        Fault::Stop(Spot::Executor(executors[2])),
         Fault::Stop(Spot::Nats),
         Fault::Stop(Spot::Postgres),
-        Fault::Cut(Line::CoordinatorToNats(d), route()),
-        Fault::Cut(Line::CoordinatorToPostgres(e), route()),
-        Fault::Cut(Line::ExecutorToNats(n), route()),
+        Fault::Cut(Line::CoordinatorToNats(coordinators[3]), route()),
+        Fault::Cut(Line::CoordinatorToNats(1 - coordinators[3]), route()),
+        Fault::Cut(Line::CoordinatorToPostgres(coordinators[4]), route()),
+        Fault::Cut(Line::CoordinatorToPostgres(1 - coordinators[4]), route()),
+        Fault::Cut(Line::ExecutorToNats(executors[3]), route()),
         Fault::Cut(Line::CoordinatorsToNats, route()),
         Fault::Cut(Line::CoordinatorsToPostgres, route()),
         Fault::Cut(Line::ExecutorsToNats, route()),
@@ -226,20 +228,20 @@ impl Fault {
         }
     }
 
-    /// From when to when it lasts, in bases. A pause outlasts the lease of its victim: 10 of a coordinator, 15 of an executor.
+    /// From when to when it lasts, in bases. A pause outlasts the lease of its victim (10 of a
+    /// coordinator, 15 of an executor), and a coordinator is cut off for longer than work may stand still for it.
     const fn hold(self) -> (f64, f64) {
         match self {
             Self::Kill(Spot::Coordinator(_)) => (0.0, 15.0),
             Self::Kill(Spot::Executor(_)) => (0.0, 10.0),
             Self::Kill(Spot::Nats | Spot::Postgres) => (0.0, 8.0),
-            Self::Pause(Spot::Coordinator(_)) => (12.0, 20.0),
+            Self::Pause(Spot::Coordinator(_)) | Self::RestoreDatabase => (12.0, 20.0),
             Self::Pause(Spot::Executor(_) | Spot::Nats | Spot::Postgres) => (18.0, 25.0),
             Self::Stop(_) | Self::WipeNats | Self::CutTail(_) => (0.0, 3.0),
-            Self::Cut(Line::CoordinatorToNats(_) | Line::CoordinatorToPostgres(_), _) => (12.0, 25.0),
+            Self::Cut(Line::CoordinatorToNats(_) | Line::CoordinatorToPostgres(_), _) => (20.0, 30.0),
             Self::Cut(Line::ExecutorToNats(_), _) => (18.0, 30.0),
             Self::Cut(Line::CoordinatorsToNats | Line::ExecutorsToNats | Line::CoordinatorsToPostgres, _) => (30.0, 30.0),
             Self::DeleteStream(_) | Self::DeleteConsumer(_) | Self::EndSessions => (0.0, 0.0),
-            Self::RestoreDatabase => (3.0, 10.0),
         }
     }
 

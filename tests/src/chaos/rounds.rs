@@ -96,6 +96,7 @@ impl Striker<'_> {
         let Some(executor) = strike.fault.silences() else { return Ok(None) };
         self.meter.load.ledger.read()?;
         let tasks = self.meter.load.ledger.seen().take_open(&Spot::Executor(executor).to_string());
+        eprintln!("               {} interrupted", tasks.len());
         Ok(Some(Taken { tasks, struck }))
     }
 

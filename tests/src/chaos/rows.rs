@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
 
 /// Every task with what its history says.
-const TASKS: &str = "select t.id::text as id, t.workflow_id::text as workflow_id, t.task_name, t.status, t.error_type, t.result,
+const TASKS: &str =
+    "select t.id::text as id, t.workflow_id::text as workflow_id, t.task_name, t.status, t.executor_id, t.error_type, t.error, t.result,
 (select count(*) from task_results r where r.task_execution_id = t.id) as results,
 coalesce((select array_agg(x ->> 'type') from workflow_events e cross join lateral jsonb_array_elements(e.events) x
   where e.workflow_id = t.workflow_id and x ->> 'task_id' = t.id::text), '{}') as events,
@@ -53,8 +54,12 @@ pub struct TaskRow {
     pub task_name: String,
     /// Its state.
     pub status: String,
-    /// Why it failed.
+    /// Who ran it last.
+    pub executor: Option<String>,
+    /// Why it failed, as a word.
     pub error_type: Option<String>,
+    /// Why it failed, for people.
+    pub error: Option<String>,
     /// Its output.
     pub result: Option<Value>,
     /// Stored results.
@@ -113,7 +118,9 @@ fn task(row: &PgRow) -> Result<TaskRow> {
         workflow_id: row.try_get("workflow_id")?,
         task_name: row.try_get("task_name")?,
         status: row.try_get("status")?,
+        executor: row.try_get("executor_id")?,
         error_type: row.try_get("error_type")?,
+        error: row.try_get("error")?,
         result: row.try_get("result")?,
         results: row.try_get("results")?,
         events: row.try_get("events")?,

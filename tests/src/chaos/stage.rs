@@ -59,7 +59,8 @@ impl Stage {
             installation.set_environment("ORCHESTR8_NATS_URL", &nats.url(&nats_url)?);
             installation.set_environment("ORCHESTR8_DATABASE_URL", &postgres.url(&database_url)?);
             installation.add_coordinator().await?;
-            (lines.coordinators_to_nats.push(nats), lines.coordinators_to_postgres.push(postgres));
+            lines.coordinators_to_nats.push(nats);
+            lines.coordinators_to_postgres.push(postgres);
             if lines.coordinators_to_nats.len() == 1 {
                 installation.wait_ready(0).await?;
             }

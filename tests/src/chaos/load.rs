@@ -14,7 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::task::JoinSet;
 
 /// What is submitted together.
-pub const BATCH: usize = 10;
+const BATCH: usize = 10;
+/// Tasks that start no process, submitted together: so that many are under way at every moment.
+const FLOOD: usize = 100;
 /// Tasks between the first and the last of a fan-out.
 const FAN: usize = 5;
 /// One execution in so many is cancelled.
@@ -35,6 +37,8 @@ pub enum Kind {
     Long,
     /// Ten quick ones in one submission.
     Batch,
+    /// A hundred that start no process, in one submission.
+    Flood,
     /// Three tasks, one after the other.
     Chain,
     /// One, five, one.
@@ -49,13 +53,15 @@ pub enum Kind {
     Probe,
 }
 
-const MIX: [Kind; 13] = [
+const MIX: [Kind; 15] = [
     Kind::Quick,
     Kind::Quick,
     Kind::Long,
     Kind::Long,
     Kind::Long,
     Kind::Batch,
+    Kind::Flood,
+    Kind::Flood,
     Kind::Chain,
     Kind::Chain,
     Kind::Fan,
@@ -211,6 +217,7 @@ impl Load {
             Kind::Long => single(self.task(kind, work() * draws.between((1.0, 3.0)))),
             Kind::Once => single(merged(self.task(kind, work() * draws.between((0.0, 2.0))), &json!({"at_most_once": true}))),
             Kind::Batch => single((0..BATCH).map(|_| quick()).collect()),
+            Kind::Flood => single((0..FLOOD).map(|number| json!({"handler": "noop", "with": {"output": number}})).collect()),
             Kind::Retry => single(merged(quick(), &json!({"retry_backoff": {"max_attempts": ATTEMPTS, "initial_interval": "200ms"}}))),
             Kind::Chain => workflow(vec![named("a", &[]), named("b", &["a"]), named("c", &["b"])]),
             Kind::Fan => workflow(self.fan(kind)),

@@ -151,8 +151,10 @@ impl Figures {
         self.watched.last().filter(|_| self.watched.len() == self.count).map(Duration::as_secs_f64)
     }
 
+    /// Of an even number, the mean of the two in the middle.
     fn median(&self) -> Option<f64> {
-        self.watched.get(self.count / 2).map(Duration::as_secs_f64)
+        let seconds = |place: usize| self.watched.get(place).map(Duration::as_secs_f64);
+        Some(f64::midpoint(seconds(self.watched.len().checked_sub(1)? / 2)?, seconds(self.watched.len() / 2)?))
     }
 
     fn json(&self) -> Value {

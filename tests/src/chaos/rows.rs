@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 /// Every task with what its history says.
 const TASKS: &str =
-    "select t.id::text as id, t.workflow_id::text as workflow_id, t.task_name, t.status, t.executor_id, t.error_type, t.error, t.result,
+    "select t.id::text as id, t.workflow_id::text as workflow_id, t.task_name, t.agent_name, t.status, t.executor_id, t.error_type, t.error, t.result,
 (select count(*) from task_results r where r.task_execution_id = t.id) as results,
 coalesce((select array_agg(x ->> 'type') from workflow_events e cross join lateral jsonb_array_elements(e.events) x
   where e.workflow_id = t.workflow_id and x ->> 'task_id' = t.id::text), '{}') as events,
@@ -52,6 +52,8 @@ pub struct TaskRow {
     pub workflow_id: String,
     /// Its name.
     pub task_name: String,
+    /// Its handler, else `run` or `sleep`.
+    pub agent: String,
     /// Its state.
     pub status: String,
     /// Who ran it last.
@@ -117,6 +119,7 @@ fn task(row: &PgRow) -> Result<TaskRow> {
         id: row.try_get("id")?,
         workflow_id: row.try_get("workflow_id")?,
         task_name: row.try_get("task_name")?,
+        agent: row.try_get("agent_name")?,
         status: row.try_get("status")?,
         executor: row.try_get("executor_id")?,
         error_type: row.try_get("error_type")?,

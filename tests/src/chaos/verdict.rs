@@ -143,7 +143,7 @@ fn once(task: &TaskRow, ends: &HashSet<(&str, &str)>, verdict: &mut Verdict) {
     if count(&["task.queued"]) > 1 + count(&["task.retrying", "task.lost"]) + released + DRAINS_UNSEEN_MAX {
         verdict.counted_twice.push(format!("queued more often than anything asked for: {task:?}"));
     }
-    let ran = task.status == "completed" && task.task_name != "pause";
+    let ran = task.status == "completed" && task.agent == "run";
     let run = task.result.as_ref().and_then(Value::as_str).unwrap_or_default();
     if ran && !ends.contains(&(task.id.as_str(), run)) {
         verdict.counted_twice.push(format!("no run with this result reached its end: {task:?}"));
@@ -223,5 +223,155 @@ impl Verdict {
             headed("started twice", &self.started_twice),
         ]
         .concat()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::history::Absence;
+    use super::super::load::Order;
+    use super::super::rows::LossRow;
+    use super::*;
+    use serde_json::json;
+    use std::time::{Instant, SystemTime};
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// One task that ran once on executor-0 and completed.
+    struct World {
+        book: Book,
+        entries: Vec<Entry>,
+        history: History,
+        told: BTreeMap<String, String>,
+        rows: Rows,
+    }
+
+    fn entry(mark: Mark, run: &str) -> Entry {
+        let (task, run, executor, kind) = ("t".to_owned(), run.to_owned(), "executor-0".to_owned(), "once".to_owned());
+        Entry { mark, task, run, executor, kind, seen: Instant::now(), at: SystemTime::now() }
+    }
+
+    fn world() -> World {
+        let order = Order { kind: Kind::Once, key: "k".to_owned(), path: "/api/v1/tasks", body: Value::Null };
+        let accepted = Accepted { order, executions: vec!["w".to_owned()], tasks: vec!["t".to_owned()], at: SystemTime::now() };
+        let task = TaskRow {
+            id: "t".to_owned(),
+            workflow_id: "w".to_owned(),
+            task_name: "task".to_owned(),
+            agent: "run".to_owned(),
+            status: "completed".to_owned(),
+            executor: Some("executor-0".to_owned()),
+            error_type: None,
+            error: None,
+            result: Some(json!("r")),
+            results: 1,
+            events: ["task.queued", "task.running", "task.completed"].map(str::to_owned).to_vec(),
+            releases: 0,
+        };
+        let execution = ExecutionRow { id: "w".to_owned(), status: "completed".to_owned(), key: Some("k".to_owned()), ends: 1 };
+        World {
+            book: Book { accepted: vec![accepted], ..Book::default() },
+            entries: vec![entry(Mark::Start, "r"), entry(Mark::End, "r")],
+            history: History::default(),
+            told: BTreeMap::from([("w".to_owned(), "completed".to_owned())]),
+            rows: Rows {
+                tasks: vec![task],
+                executions: HashMap::from([("w".to_owned(), execution)]),
+                losses: Vec::new(),
+                broken_histories: Vec::new(),
+                quarantined: Vec::new(),
+            },
+        }
+    }
+
+    /// The headings of what is wrong with a world that was changed.
+    fn complaints(change: impl FnOnce(&mut World)) -> Vec<String> {
+        let mut world = world();
+        change(&mut world);
+        let World { book, entries, history, told, rows } = &world;
+        let verdict = judge(&Evidence { book, entries, history, loss_patience: PATIENCE, told, rows });
+        verdict.complaints().iter().filter_map(|one| Some(one.split_once(':')?.0.to_owned())).collect()
+    }
+
+    fn execution(world: &mut World) -> &mut ExecutionRow {
+        world.rows.executions.get_mut("w").expect("it is there")
+    }
+
+    #[test]
+    fn what_is_well_is_well_and_what_is_missing_is_lost() {
+        assert!(complaints(|_| {}).is_empty());
+        assert_eq!(complaints(|world| world.rows.executions.clear()), ["lost"]);
+    }
+
+    #[test]
+    fn what_counts_twice_is_seen() {
+        assert_eq!(complaints(|world| execution(world).ends = 2), ["counted twice"]);
+        assert_eq!(complaints(|world| world.rows.tasks[0].results = 2), ["counted twice"]);
+        assert_eq!(complaints(|world| world.rows.tasks[0].events.push("task.failed".to_owned())), ["counted twice"]);
+        assert_eq!(complaints(|world| world.rows.tasks[0].result = Some(json!("another run"))), ["counted twice"]);
+        assert_eq!(complaints(|world| world.rows.tasks[0].events.extend(["task.queued"; 3].map(str::to_owned))), ["counted twice"]);
+        let again = |world: &mut World| {
+            let more = ExecutionRow { id: "x".to_owned(), status: "completed".to_owned(), key: Some("k".to_owned()), ends: 1 };
+            world.rows.executions.insert("x".to_owned(), more);
+        };
+        assert_eq!(complaints(again), ["counted twice"]);
+    }
+
+    #[test]
+    fn what_does_not_end_is_stuck_and_the_api_must_agree() {
+        let unfinished = |world: &mut World| {
+            "running".clone_into(&mut execution(world).status);
+            world.told.insert("w".to_owned(), "running".to_owned());
+        };
+        assert_eq!(complaints(unfinished), ["stuck"]);
+        assert_eq!(complaints(|world| drop(world.told.remove("w"))), ["wrong"]);
+        assert_eq!(complaints(|world| world.rows.quarantined.push("event".to_owned())), ["wrong"]);
+    }
+
+    #[test]
+    fn a_failure_needs_a_loss_of_what_must_not_start_twice() {
+        let fail = |error_type: &str| {
+            let error_type = error_type.to_owned();
+            complaints(move |world| {
+                let task = &mut world.rows.tasks[0];
+                "failed".clone_into(&mut task.status);
+                task.error_type = Some(error_type);
+                "failed".clone_into(&mut execution(world).status);
+                world.told.insert("w".to_owned(), "failed".to_owned());
+            })
+        };
+        assert!(fail("lost").is_empty());
+        assert_eq!(fail("internal"), ["wrong"]);
+    }
+
+    #[test]
+    fn a_second_start_needs_a_database_that_forgot_the_first() {
+        assert_eq!(complaints(|world| world.entries.push(entry(Mark::Start, "s"))), ["started twice"]);
+        let forgotten = |world: &mut World| {
+            let around = |at: SystemTime| super::super::history::Restore { copied: at, restored: at + PATIENCE };
+            world.history.restores.push(around(world.entries[0].at));
+            world.entries.push(entry(Mark::Start, "s"));
+        };
+        assert!(complaints(forgotten).is_empty());
+    }
+
+    #[test]
+    fn a_loss_needs_an_absence() {
+        let lose = |world: &mut World| {
+            let loss = LossRow { task: "t".to_owned(), executor: "executor-0".to_owned(), decided: SystemTime::now() };
+            world.rows.losses.push(loss);
+        };
+        assert_eq!(complaints(lose), ["false loss"]);
+        let explained = |executor: &str, ago: Duration| {
+            let from = SystemTime::now() - ago;
+            let absence = Absence { executor: executor.to_owned(), from, to: Some(from) };
+            complaints(move |world| {
+                lose(world);
+                world.history.absences.push(absence);
+            })
+        };
+        assert!(explained("executor-0", PATIENCE / 2).is_empty());
+        assert_eq!(explained("executor-0", PATIENCE * 2), ["false loss"], "too long ago");
+        assert_eq!(explained("executor-1", PATIENCE / 2), ["false loss"], "another one's");
     }
 }

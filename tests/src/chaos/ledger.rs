@@ -21,6 +21,9 @@ echo "end $ORCHESTR8_TASK_ID $run $EXECUTOR $KIND" >> "$LEDGER"
 printf '"%s"' "$run" > "$ORCHESTR8_OUTPUT"
 "#;
 
+/// The file's name.
+pub const LEDGER: &str = "chaos-ledger";
+
 /// What a line says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
@@ -74,7 +77,7 @@ impl Ledger {
     /// # Errors
     /// When the file cannot be made.
     pub fn new(folder: &Path) -> Result<Self> {
-        let file = folder.join("chaos-ledger");
+        let file = folder.join(LEDGER);
         std::fs::write(&file, "").context("the ledger")?;
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666))?;
         Ok(Self { file, seen: Mutex::default() })

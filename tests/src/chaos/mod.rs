@@ -30,7 +30,7 @@ use plan::Rounds;
 use recovery::Meter;
 use report::Report;
 use rounds::{Recovered, Striker};
-use rows::{Rows, told};
+use rows::{FINAL, Rows, told};
 use settings::Settings;
 use stage::Stage;
 use std::collections::BTreeMap;
@@ -45,7 +45,6 @@ use verdict::{Evidence, judge};
 const READ_INTERVAL: Duration = Duration::from_millis(5);
 /// Between two looks whether all has ended.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(200);
-const FINAL: [&str; 4] = ["completed", "failed", "skipped", "cancelled"];
 
 /// Strikes for as long as the settings say, heals everything, and judges.
 ///
@@ -98,7 +97,8 @@ async fn drama(stage: &mut Stage, settings: &Settings) -> Result<Report> {
     // The longest wait for a loss: the lease and the hold of mass silence, each begun anew by a takeover; and what looking takes.
     let loss_patience = settings.bases(100.0) + settings.slack();
     let evidence = Evidence { book: &book, entries: &seen.entries, history: &stage.history, loss_patience, told: &told, rows: &rows };
-    Ok(Report::new(settings, judge(&evidence), recovered, lost_with_database, &stage.history.exits))
+    let (verdict, exits) = (judge(&evidence), stage.history.exits.clone());
+    Ok(Report { settings: settings.clone(), verdict, recovered, lost_with_database, exits })
 }
 
 /// Reads the ledger as it grows.

@@ -15,11 +15,16 @@ const SHOWN_MAX: usize = 20;
 /// What came of a run.
 #[derive(Debug)]
 pub struct Report {
-    settings: Settings,
-    verdict: Verdict,
-    recovered: Vec<Recovered>,
-    lost_with_database: usize,
-    exits: Vec<String>,
+    /// Of the run.
+    pub settings: Settings,
+    /// What became of the promises.
+    pub verdict: Verdict,
+    /// Each round.
+    pub recovered: Vec<Recovered>,
+    /// Executions that a database that went back had lost; they were submitted again under their keys.
+    pub lost_with_database: usize,
+    /// Processes that ended by themselves.
+    pub exits: Vec<String>,
 }
 
 /// The rounds of one kind.
@@ -31,12 +36,6 @@ struct Figures {
 }
 
 impl Report {
-    /// Of a run.
-    #[must_use]
-    pub fn new(settings: &Settings, verdict: Verdict, recovered: Vec<Recovered>, lost_with_database: usize, exits: &[String]) -> Self {
-        Self { settings: settings.clone(), verdict, recovered, lost_with_database, exits: exits.to_vec() }
-    }
-
     /// Whether every promise was kept and every bound held.
     #[must_use]
     pub fn is_good(&self) -> bool {

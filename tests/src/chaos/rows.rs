@@ -27,6 +27,8 @@ const BROKEN_HISTORIES: &str = "select w.id::text from workflow_executions w whe
 (select coalesce(sum(jsonb_array_length(e.events)), 0) from workflow_events e where e.workflow_id = w.id)
 or w.event_sequence <> (select coalesce(max(e.sequence + jsonb_array_length(e.events) - 1), 0) from workflow_events e where e.workflow_id = w.id)";
 const QUARANTINED: &str = "select error || ': ' || event::text from quarantined_events";
+/// States that nothing leaves.
+pub const FINAL: [&str; 4] = ["completed", "failed", "skipped", "cancelled"];
 
 /// The database at the end.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! The installation under test: two coordinators, three executors, servers of its own, each process behind its own proxies.
 
 use super::history::History;
+use super::ledger::LEDGER;
 use super::plan::{COORDINATORS, EXECUTORS, Line, Spot};
 use super::proxy::{Proxy, Route};
 use super::settings::Settings;
@@ -142,7 +143,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Copies all logs into a folder, for whoever looks into a failure.
+    /// Copies all logs and the ledger into a folder, for whoever looks into a failure.
     ///
     /// # Errors
     /// When the folder cannot be written.
@@ -151,6 +152,7 @@ impl Stage {
         for process in self.installation.coordinators.iter().chain(&self.installation.executors) {
             std::fs::copy(process.log(), folder.join(format!("{}.log", process.name())))?;
         }
+        std::fs::copy(self.installation.workdir.join(LEDGER), folder.join("ledger"))?;
         let folders = self.installation.server_folders()?;
         std::fs::copy(folders.nats.join("logs/nats-server.log"), folder.join("nats-server.log"))?;
         std::fs::copy(folders.postgres.join("logs/postgres.log"), folder.join("postgres.log"))?;

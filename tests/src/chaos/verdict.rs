@@ -3,12 +3,10 @@
 use super::history::History;
 use super::ledger::{Entry, Mark};
 use super::load::{Accepted, Book, Kind};
-use super::rows::{ExecutionRow, Rows, TaskRow};
+use super::rows::{ExecutionRow, FINAL, Rows, TaskRow};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
-
-const FINAL: [&str; 4] = ["completed", "failed", "skipped", "cancelled"];
 
 /// A promise, a count or a bound that was broken, in words.
 pub type Complaint = String;

@@ -2,18 +2,23 @@
 
 use super::super::plan::Spot;
 use super::super::stage::Stage;
+use crate::harness::servers::is_alive;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill as send};
 use nix::unistd::Pid;
 
-/// SIGKILL; a server's children go with it.
+/// SIGKILL; a server's children go with it. A process that has just ended by itself, because a server is away, stays down.
 ///
 /// # Errors
-/// When it does not run.
+/// When it cannot be killed.
 pub async fn kill(stage: &mut Stage, spot: Spot) -> Result<()> {
     stage.goes(spot);
     match spot {
-        Spot::Coordinator(_) | Spot::Executor(_) => stage.process(spot)?.kill().await.map(drop),
+        Spot::Coordinator(_) | Spot::Executor(_) => {
+            let process = stage.process(spot)?;
+            let report = if is_alive(process.pid()) { process.kill().await } else { process.ended().await };
+            report.map(drop)
+        }
         Spot::Nats => stage.installation.nats("kill nats").await.map(drop),
         Spot::Postgres => stage.installation.postgres("kill postgres").await.map(drop),
     }
@@ -59,10 +64,10 @@ pub async fn start(stage: &mut Stage, spot: Spot) -> Result<()> {
     Ok(())
 }
 
-/// SIGSTOP.
+/// SIGSTOP. A process that has just ended by itself is left to be started again.
 ///
 /// # Errors
-/// When it does not run.
+/// When it cannot be signalled.
 pub fn pause(stage: &mut Stage, spot: Spot) -> Result<()> {
     signal(stage, spot, Signal::SIGSTOP)
 }
@@ -70,7 +75,7 @@ pub fn pause(stage: &mut Stage, spot: Spot) -> Result<()> {
 /// SIGCONT.
 ///
 /// # Errors
-/// When it does not run.
+/// When it cannot be signalled.
 pub fn resume(stage: &mut Stage, spot: Spot) -> Result<()> {
     signal(stage, spot, Signal::SIGCONT)
 }
@@ -81,5 +86,8 @@ fn signal(stage: &mut Stage, spot: Spot, signal: Signal) -> Result<()> {
         Spot::Nats => stage.nats_pid,
         Spot::Postgres => bail!("Postgres is many processes: it is not paused"),
     };
+    if !is_alive(pid) {
+        return Ok(());
+    }
     send(Pid::from_raw(pid), signal).with_context(|| format!("{signal} to {spot}"))
 }

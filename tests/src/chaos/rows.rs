@@ -26,6 +26,8 @@ const LOSSES: &str = "select task_execution_id::text as task, executor_id as exe
 const BROKEN_HISTORIES: &str = "select w.id::text from workflow_executions w where w.event_sequence <>
 (select coalesce(sum(jsonb_array_length(e.events)), 0) from workflow_events e where e.workflow_id = w.id)
 or w.event_sequence <> (select coalesce(max(e.sequence + jsonb_array_length(e.events) - 1), 0) from workflow_events e where e.workflow_id = w.id)";
+/// Executions that no coordinator can load.
+const WITHOUT_PLAN: &str = "select id::text from workflow_executions w where not exists (select 1 from plans p where p.hash = w.plan_hash)";
 const QUARANTINED: &str = "select error || ': ' || event::text from quarantined_events";
 /// States that nothing leaves.
 pub const FINAL: [&str; 4] = ["completed", "failed", "skipped", "cancelled"];
@@ -41,6 +43,8 @@ pub struct Rows {
     pub losses: Vec<LossRow>,
     /// Executions whose history has a gap.
     pub broken_histories: Vec<String>,
+    /// Executions whose plan is not stored.
+    pub without_plan: Vec<String>,
     /// Events that could not be applied.
     pub quarantined: Vec<String>,
 }
@@ -111,6 +115,7 @@ impl Rows {
             executions: executions.collect::<Result<_>>()?,
             losses: sqlx::query(LOSSES).fetch_all(pool).await?.iter().map(loss).collect::<Result<_>>()?,
             broken_histories: sqlx::query_scalar(BROKEN_HISTORIES).fetch_all(pool).await?,
+            without_plan: sqlx::query_scalar(WITHOUT_PLAN).fetch_all(pool).await?,
             quarantined: sqlx::query_scalar(QUARANTINED).fetch_all(pool).await?,
         })
     }

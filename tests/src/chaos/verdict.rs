@@ -18,7 +18,7 @@ pub struct Verdict {
     pub accepted: usize,
     /// Of them, ended.
     pub ended: usize,
-    /// Accepted, and unknown, also after those that a database had lost were submitted again.
+    /// Accepted, and unknown or without a plan, also after those that a database had lost were submitted again.
     pub lost: Vec<Complaint>,
     /// Two ends of one task or execution, two successors of one completion, two executions of one key, or a result that no run reached.
     pub counted_twice: Vec<Complaint>,
@@ -64,6 +64,7 @@ pub fn judge(evidence: &Evidence<'_>) -> Verdict {
     losses(evidence, &mut verdict);
     let rows = evidence.rows;
     verdict.wrong.extend(rows.broken_histories.iter().map(|id| format!("the history of {id} has gaps")));
+    verdict.lost.extend(rows.without_plan.iter().map(|id| format!("the plan of {id}")));
     verdict.wrong.extend(rows.quarantined.iter().map(|event| format!("quarantined: {event}")));
     verdict.wrong.extend(evidence.book.refused.iter().cloned());
     verdict
@@ -95,14 +96,20 @@ fn unfinished(rows: &Rows, execution: &str) -> String {
     open.map(|task| format!("{} {} {}", task.task_name, task.id, task.status)).collect::<Vec<_>>().join(", ")
 }
 
-/// An end that neither the order nor a cancel explains. Only what must not start twice may fail, with its executor.
+/// An end that nothing explains. What must not start twice may fail with its executor, and a run that was killed for a cancel
+/// that the database then forgot ends as a failure.
 fn wrong_end(evidence: &Evidence<'_>, accepted: &Accepted, row: &ExecutionRow) -> Option<String> {
+    let cancelled = evidence.book.cancelled.contains(&row.id);
     match row.status.as_str() {
-        "cancelled" if !evidence.book.cancelled.contains(&row.id) => Some("cancelled, and nobody asked for it".to_owned()),
+        "cancelled" if !cancelled => Some("cancelled, and nobody asked for it".to_owned()),
         "failed" => {
             let failed = evidence.rows.tasks.iter().find(|task| task.workflow_id == row.id && task.status == "failed")?;
-            let lost = failed.error_type.as_deref() == Some("lost");
-            (!lost || accepted.order.kind != Kind::Once).then(|| format!("failed: {failed:?}"))
+            let explained = match failed.error_type.as_deref() {
+                Some("lost") => accepted.order.kind == Kind::Once,
+                Some("killed") => cancelled && !evidence.history.restores.is_empty(),
+                Some(_) | None => false,
+            };
+            (!explained).then(|| format!("failed: {failed:?}"))
         }
         _ => None,
     }
@@ -277,6 +284,7 @@ mod tests {
                 executions: HashMap::from([("w".to_owned(), execution)]),
                 losses: Vec::new(),
                 broken_histories: Vec::new(),
+                without_plan: Vec::new(),
                 quarantined: Vec::new(),
             },
         }
@@ -299,6 +307,7 @@ mod tests {
     fn what_is_well_is_well_and_what_is_missing_is_lost() {
         assert!(complaints(|_| {}).is_empty());
         assert_eq!(complaints(|world| world.rows.executions.clear()), ["lost"]);
+        assert_eq!(complaints(|world| world.rows.without_plan.push("w".to_owned())), ["lost"]);
     }
 
     #[test]
@@ -340,6 +349,7 @@ mod tests {
         };
         assert!(fail("lost").is_empty());
         assert_eq!(fail("internal"), ["wrong"]);
+        assert_eq!(fail("killed"), ["wrong"], "nobody cancelled it");
     }
 
     #[test]

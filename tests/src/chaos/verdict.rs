@@ -194,7 +194,8 @@ fn starts(evidence: &Evidence<'_>, verdict: &mut Verdict) {
     for (task, starts) in starts.iter().filter(|(_, starts)| starts.len() > 1) {
         let forgotten = starts.iter().rev().skip(1).any(|start| evidence.history.lost_with_database(start.at));
         if !forgotten {
-            verdict.started_twice.push(format!("{task}: {starts:?}"));
+            let each: Vec<String> = starts.iter().map(|start| format!("{} on {} at {:?}", start.run, start.executor, start.at)).collect();
+            verdict.started_twice.push(format!("{task}: {}", each.join(", ")));
         }
     }
 }

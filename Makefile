@@ -7,7 +7,7 @@ export RUSTDOCFLAGS ?= -D warnings
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test check bench toolchain servers build clean-data
+.PHONY: help run dev test check bench chaos toolchain servers build clean-data
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ check: ## Format, lints and documentation
 bench: toolchain servers ## Measure, print, and write target/bench/latest.json
 	$(CARGO) build --locked --release --package orchestr8-cli --package orchestr8-tests
 	target/release/orchestr8-bench
+
+# The same build as for the tests; CHAOS_TIME_BASE=100ms runs ten times as fast as the published times.
+chaos: toolchain servers ## Kill, cut off, wipe and restore at random: CHAOS_SECONDS=600 SEED=1; writes target/chaos/latest.json
+	$(CARGO) build --locked --workspace --bins --features orchestr8-cli/kill-points
+	CHAOS_SECONDS="$(CHAOS_SECONDS)" SEED="$(SEED)" CHAOS_TIME_BASE="$(CHAOS_TIME_BASE)" target/debug/orchestr8-chaos
 
 toolchain:
 	@$(CARGO) --version >/dev/null 2>&1 || { echo "make: \`$(CARGO)\` does not run here: install Rust 1.95 or newer for this user (see rustup.rs; it needs no root) and put it on PATH" >&2; exit 1; }

@@ -2,6 +2,7 @@
 //!
 //! - [`harness`]: private servers, coordinators and executors as real processes that can be killed and paused
 //! - [`mod@bench`]: `make bench`, the workloads beside the floor
+//! - [`chaos`]: `make chaos`, faults at random and a comparison with what really ran
 //! - `harness_itself`: its own tests
 //! - `dev_servers`: `orchestr8 dev --servers-only`: nothing orphaned, data that survives, resets, locks
 //! - `scene`, `ledger`: the words of the tests below: an installation, and a record of what really ran
@@ -14,6 +15,7 @@
 //! - `form`: the arrows between the crates, the lengths of functions and files
 
 pub mod bench;
+pub mod chaos;
 pub mod harness;
 
 #[cfg(test)]

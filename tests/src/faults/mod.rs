@@ -9,4 +9,3 @@ mod load;
 mod servers;
 mod sharing;
 mod starts;
-mod storm;

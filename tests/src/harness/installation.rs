@@ -2,7 +2,7 @@
 
 use super::api::Api;
 use super::process::{Process, ProcessPlan};
-use super::servers::{Servers, ServersOptions, Which};
+use super::servers::{Answer, Servers, ServersOptions, Which};
 use super::waiting::wait_for;
 use anyhow::{Context, Result};
 use sqlx::postgres::{PgPool, PgPoolOptions};
@@ -106,6 +106,15 @@ pub struct ServerPids {
     pub nats: Option<i32>,
     /// Postgres' first process, where it is the test's own.
     pub own_postgres: Option<i32>,
+}
+
+/// Folders of servers whose data ends with the test.
+#[derive(Debug, Clone)]
+pub struct ServerFolders {
+    /// With `nats/store` and `logs`.
+    pub nats: PathBuf,
+    /// With `postgres/cluster` and `logs`.
+    pub postgres: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,17 +225,31 @@ impl Installation {
     ///
     /// # Errors
     /// When it is refused.
-    pub async fn nats(&self, order: &'static str) -> Result<()> {
-        self.nats.order(order).await.map(drop)
+    pub async fn nats(&self, order: &'static str) -> Result<Answer> {
+        self.nats.order(order).await
     }
 
     /// Carries out an order on this test's own Postgres: `stop postgres`, `start postgres`, `kill postgres`.
     ///
     /// # Errors
     /// When it is refused, or Postgres is shared.
-    pub async fn postgres(&self, order: &'static str) -> Result<()> {
+    pub async fn postgres(&self, order: &'static str) -> Result<Answer> {
         let own = self.own_postgres.as_ref().context("the shared Postgres is not for one test to stop: use PostgresScope::Own")?;
-        own.order(order).await.map(drop)
+        own.order(order).await
+    }
+
+    /// Sets a variable of the processes that are added from now on; it wins over what they get otherwise.
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.options.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Where the files of this test's nats-server and of its own Postgres are, and their logs.
+    ///
+    /// # Errors
+    /// When Postgres is shared.
+    pub fn server_folders(&self) -> Result<ServerFolders> {
+        let own = self.own_postgres.as_ref().context("the shared Postgres is not for one test to touch: use PostgresScope::Own")?;
+        Ok(ServerFolders { nats: self.nats.first.data.clone(), postgres: own.first.data.clone() })
     }
 
     /// The first processes of this test's nats-server and of its own Postgres, as they were started.

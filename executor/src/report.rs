@@ -32,6 +32,7 @@ pub(crate) fn fill(outcome: &mut Outcome, report: WorkReport, fate: Fate) {
 fn told(result: WorkResult, fate: Fate) -> Told {
     match result {
         WorkResult::Completed { output_json } => Told::Completed(Completed { output_json }),
+        WorkResult::NeverStarted { detail } => released_unstarted(ReleaseReason::Drained, &detail),
         WorkResult::Unsupported { detail } => released_unstarted(ReleaseReason::Unsupported, &detail),
         // A drain ended it: that is not the task's failure, whatever it made of its end.
         WorkResult::Failed { .. } if fate == Fate::GiveBack => Told::Released(Released {
@@ -131,6 +132,12 @@ mod tests {
     fn what_is_unsupported_never_started() {
         let told = outcome(WorkResult::Unsupported { detail: "handler x".into() }, Fate::Report).result;
         assert!(matches!(told, Some(Told::Released(Released { reason: 2, never_started: true, .. }))));
+    }
+
+    #[test]
+    fn what_was_kept_from_starting_is_given_back() {
+        let told = outcome(WorkResult::NeverStarted { detail: "SIGTERM".into() }, Fate::Report).result;
+        assert!(matches!(told, Some(Told::Released(Released { reason: 1, never_started: true, .. }))));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One recovery for every doubt (rule R2): take the shards under a new lease, forget everything, read it again.
 
+use super::cache::PlanCache;
 use super::clock::DatabaseClock;
 use super::input::{Input, Survey};
 use super::inquiry::Doubt;
@@ -113,6 +114,8 @@ impl Lane {
         // A take whose answer was lost may have counted: its lease is one of ours.
         let mine = self.leases_drawn.clone();
         let lease = self.draw_lease();
+        // A database that went back may have lost plans that this lane knows to be stored.
+        self.plans = PlanCache::default();
         let taken = shards::retake(&mut self.parts.connection, &mine, lease, &self.identity).await?;
         self.let_go();
         self.shards.clear();

@@ -1,13 +1,16 @@
 //! The side that starts a shim: tells it what to run, hears how it went.
 
+use super::process::blocked_signals;
 use super::{ShimEvent, ShimReport, ShimSpec};
 use bytes::{Buf, Bytes};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -33,10 +36,16 @@ pub enum ShimError {
     /// The shim ended without a report (killed, out of memory); the command's process group was killed.
     #[error("the shim that watched the command ended without a report; was it killed, or out of memory?")]
     Vanished,
+    /// The shim was asked to end before it could do anything: the command never started.
+    #[error("the shim was ended by {0} before it started the command")]
+    Unstarted(Signal),
     /// The shim wrote what is no event: another version, or not the shim.
     #[error("the shim wrote what is no event: {0}")]
     Malformed(String),
 }
+
+/// A shim that closed its socket has ended within this time, or is ended.
+const END_SEEN_MAX: Duration = Duration::from_millis(500);
 
 /// A running shim. Dropping it closes its socket, upon which the shim ends the command's tree by itself.
 #[derive(Debug)]
@@ -66,6 +75,8 @@ impl Shim {
         // Nothing that would need fork and exec (uid, group, `pre_exec`): slow in a large parent.
         let mut command = Command::new(program);
         command.arg("shim").env_clear().stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr);
+        // Whoever ends the executor's group leaves the command to the executor. Costs nothing: it is one of posix_spawn's own.
+        command.process_group(0);
         let mut child = command.spawn().map_err(failed)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         Ok(Self { child, events: BufReader::new(events).lines(), control, unsent, command: None, stdout, stderr })
@@ -146,8 +157,16 @@ impl Shim {
         if let Ok(Some(line)) = self.events.next_line().await {
             return serde_json::from_str(&line).map_err(|_| ShimError::Malformed(line));
         }
+        let asked_to_end = self.ended_by().await.filter(|signal| blocked_signals().contains(*signal));
         self.abandon();
-        Err(ShimError::Vanished)
+        // It blocks these before it starts anything, so they can only have met it before.
+        Err(asked_to_end.filter(|_| self.command.is_none()).map_or(ShimError::Vanished, ShimError::Unstarted))
+    }
+
+    /// The signal that ended a shim that says nothing more.
+    async fn ended_by(&mut self) -> Option<Signal> {
+        let ended = tokio::time::timeout(END_SEEN_MAX, self.child.wait()).await;
+        Signal::try_from(ended.ok()?.ok()?.signal()?).ok()
     }
 }
 

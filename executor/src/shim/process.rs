@@ -303,7 +303,7 @@ fn isolate() -> nix::Result<SignalFd> {
 }
 
 /// What the shim does not die of, and SIGCHLD, which it reads from a descriptor.
-fn blocked_signals() -> SigSet {
+pub(super) fn blocked_signals() -> SigSet {
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGCHLD].into_iter().collect()
 }
 

@@ -188,6 +188,17 @@ async fn a_terminals_signals_do_not_reach_the_shim_but_the_commands_default_is_k
 }
 
 #[tokio::test]
+async fn a_shim_that_is_asked_to_end_before_it_has_its_orders_never_started_the_command() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let program = folder.path().join("ends-at-once");
+    std::fs::write(&program, "#!/bin/sh\nkill -TERM $$\n").expect("writable");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("ours");
+    let mut shim = Shim::spawn(&program, &spec("echo never"), Stdio::null(), Stdio::null()).expect("it starts");
+    assert!(matches!(ended(&mut shim).await, Err(ShimError::Unstarted(Signal::SIGTERM))));
+}
+
+#[tokio::test]
 async fn a_killed_shim_is_noticed_and_the_commands_group_killed() {
     let (mut shim, mut lines) = start(&spec("sh -c 'echo $$; exec sleep 1000' & echo $$; wait")).await;
     let (one, other) = (pid(&mut lines).await, pid(&mut lines).await);

@@ -195,6 +195,7 @@ impl From<super::environment::EnvironmentError> for WorkResult {
 
 fn shim_failure(error: &ShimError) -> WorkResult {
     let error_type = match error {
+        ShimError::Unstarted(_) => return WorkResult::NeverStarted { detail: error.to_string() },
         ShimError::Start { .. } | ShimError::Path(_) | ShimError::Command(_) => "spawn",
         ShimError::Vanished | ShimError::Malformed(_) => "shim",
     };

@@ -98,6 +98,11 @@ pub enum WorkResult {
         /// The earliest next attempt that a handler asked for.
         retry_after: Option<Duration>,
     },
+    /// Nothing was started, and nothing is wrong with the task.
+    NeverStarted {
+        /// What kept it from starting.
+        detail: String,
+    },
     /// This executor does not know the kind or the handler; nothing was started.
     Unsupported {
         /// What exactly, for `why`.

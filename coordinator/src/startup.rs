@@ -120,7 +120,12 @@ async fn start_lane(
     let inputs = mpsc::channel(INPUTS_MAX);
     let bus = patience.keep("NATS", || Bus::connect(&settings.nats, settings.times, inputs.0.clone())).await?;
     let now = patience.keep("Postgres", || database.now()).await?;
-    let shape = StreamShape { installation: installation.id, subject_messages_max: settings.subject_messages_max, now };
+    let shape = StreamShape {
+        installation: installation.id,
+        subject_messages_max: settings.subject_messages_max,
+        replicas: settings.nats_replicas,
+        now,
+    };
     if index == 0 {
         // Another installation's streams are an error of the set-up: say so at once, and do not run beside it.
         patience.keep("JetStream", || Box::pin(bus.permitted(made(&bus, shape)))).await?;

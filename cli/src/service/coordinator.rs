@@ -58,6 +58,9 @@ pub struct CoordinatorArgs {
     /// Messages of one queue and priority in JetStream, at most; what is beyond waits in Postgres.
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     subject_messages_max: u64,
+    /// Servers of a NATS cluster that keep a copy of each stream: 1, 3 or 5. Streams that have fewer get more.
+    #[arg(long, env = "ORCHESTR8_NATS_REPLICAS", value_name = "N", default_value_t = 1, value_parser = parse_replicas)]
+    nats_replicas: u8,
     /// A file with settings: YAML, one mapping, its keys the flags without dashes in front.
     #[arg(long, env = "ORCHESTR8_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -102,8 +105,14 @@ impl CoordinatorArgs {
             lanes: usize::from(self.lanes),
             cache_bytes_max: self.cache_bytes,
             subject_messages_max: self.subject_messages_max,
+            nats_replicas: self.nats_replicas,
         })
     }
+}
+
+fn parse_replicas(text: &str) -> Result<u8, String> {
+    let replicas = text.parse().ok().filter(|replicas| [1, 3, 5].contains(replicas));
+    replicas.ok_or_else(|| "use 1, 3 or 5: an even number stands no more failures than the odd one below it".to_owned())
 }
 
 /// Who must act on an error.
@@ -133,6 +142,7 @@ fn log_start(settings: &CoordinatorSettings) {
         lanes = settings.lanes,
         cache_bytes_max = settings.cache_bytes_max,
         subject_messages_max = settings.subject_messages_max,
+        nats_replicas = settings.nats_replicas,
         "limits"
     );
     log_times(&settings.times);
@@ -184,6 +194,7 @@ mod tests {
             (&complete[..2], Some("t"), "--token-keys-file"),
             (&complete[..], None, "no API token"),
             (&["--shard-count", "0"], None, "--shard-count"),
+            (&["--nats-replicas", "2"], None, "1, 3 or 5"),
             (&["--listen", "everywhere"], None, "--listen"),
             (&["--time-base", "1ms"], None, "10ms to 60s"),
             (&["--startup-patience", "soon"], None, "--startup-patience"),

@@ -30,6 +30,8 @@ pub struct StreamShape {
     pub installation: Uuid,
     /// Dispatches of one queue and priority that the stream takes.
     pub subject_messages_max: u64,
+    /// Servers of a NATS cluster that keep a copy of each stream: 1, 3 or 5.
+    pub replicas: u8,
     /// The database's clock when the streams are made.
     pub now: Timestamp,
 }
@@ -72,7 +74,20 @@ impl Bus {
             }
         }
         let incarnation = metadata.get(names::METADATA_INCARNATION).cloned();
+        self.raise_replicas(&stream, shape).await?;
         incarnation.ok_or_else(|| BusError::jetstream(format!("stream {name}"), "its metadata names no incarnation"))
+    }
+
+    /// More copies than the stream was made with; never fewer, so that coordinators with different settings do not undo each other.
+    async fn raise_replicas(&self, stream: &Stream, shape: StreamShape) -> Result<(), BusError> {
+        let config = &stream.cached_info().config;
+        let wanted = usize::from(shape.replicas);
+        if config.num_replicas >= wanted {
+            return Ok(());
+        }
+        tracing::info!(stream = %config.name, from = config.num_replicas, to = wanted, "more copies of the stream");
+        let raised = self.jetstream.update_stream(Config { num_replicas: wanted, ..config.clone() }).await;
+        raised.map(drop).map_err(|error| BusError::jetstream(format!("replicas of stream {}", config.name), error))
     }
 
     async fn create_stream(&self, config: Config) -> Result<Stream, BusError> {
@@ -203,6 +218,7 @@ fn outcomes_stream(shape: StreamShape) -> Config {
 
 fn base(shape: StreamShape) -> Config {
     Config {
+        num_replicas: usize::from(shape.replicas),
         first_sequence: u64::try_from(shape.now.0).ok(),
         metadata: HashMap::from([
             (names::METADATA_INSTALLATION.to_owned(), shape.installation.to_string()),

@@ -215,6 +215,7 @@ impl Coordinator {
         for row in wanted {
             let next = self.marks.handed_through + 1 == row.sequence && row.sequence <= self.marks.tried_through;
             if next {
+                self.marks.handed(row.sequence);
                 self.publish(row, stage, Again::No);
             }
         }
@@ -228,8 +229,8 @@ impl Coordinator {
         self.leases.granted(Grant { task, dispatch, run, incarnation, beat_sequence, ticks: None });
     }
 
+    /// The marks have it as handed already: the answers come after everything was handed over.
     fn publish(&mut self, row: QueuedRow, stage: &mut Stage<'_>, again: Again) {
-        self.marks.handed(row.sequence);
         let message = TaskMessage {
             task: row.task,
             dispatch: row.dispatch,

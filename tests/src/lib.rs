@@ -12,6 +12,7 @@
 //! - `faults`: processes and servers that die, stores that are wiped
 //! - `hostile`: forged and malformed messages, wrong requests, servers that do not fit
 //! - `store`: every statement against the migrated schema, comments, plans of the hot queries
+//! - `model`: the protocol, checked exhaustively and simulated on a virtual clock; needs no servers
 //! - `form`: the arrows between the crates, the lengths of functions and files
 
 pub mod bench;
@@ -47,6 +48,9 @@ mod store;
 
 #[cfg(test)]
 mod form;
+
+#[cfg(test)]
+mod model;
 
 #[cfg(test)]
 mod document;

@@ -101,6 +101,11 @@ impl<D> Inquiries<D> {
         decidable
     }
 
+    /// All that waits for a verdict.
+    pub fn waiting(&self) -> impl Iterator<Item = &D> {
+        self.open.values().flat_map(|inquiry| inquiry.asked.iter().chain(&inquiry.next))
+    }
+
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -127,7 +127,7 @@ pub struct ClaimRequest {
 }
 
 /// What the owner answers to a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Answer {
     /// It is the holder.
     Granted,

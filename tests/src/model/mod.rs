@@ -1,0 +1,30 @@
+//! The protocol of claim, lease, loss, confirmation and outcome as a model, over the real decision code.
+//!
+//! Real: `machine::step`, `leases`, `marks`, `inquiries` (rule R6), the executor's `freshness` (rule R5), and in the simulation
+//! its whole desk. Told in the plainest way: the lane around them (`coordinator`, `lane`), Postgres (`database`), JetStream
+//! (`broker`), and for the exhaustive check a small executor (`executor`). `reference` keeps a ledger of what really started
+//! and ended, and knows no rule: it says what must never happen.
+//!
+//! - `exhaustive`: every state of one task, one or two lanes and two executors, within bounded faults (`world`, `steps`);
+//!   from every state a quiet finish must end everything. No clock: any time may pass between any two steps.
+//! - `seeds`: random faults in an installation on a virtual clock (`simulation`, `site`); `histories`: named ones.
+//! - `rules`: each rule can be broken in the glue, and must then be found.
+//!
+//! Not modelled: several shards, the inbox between them, batches that are refused for their data, drains, bundles, wire formats.
+
+mod broker;
+mod coordinator;
+mod database;
+mod executor;
+mod exhaustive;
+mod histories;
+mod lane;
+mod messages;
+mod plans;
+mod reference;
+mod rules;
+mod seeds;
+mod simulation;
+mod site;
+mod steps;
+mod world;

@@ -75,6 +75,7 @@ fn settings(name: u8) -> ExecutorSettings {
         queues: vec!["default".into()],
         slots: 2,
         times: ProtocolTimes::default(),
+        startup_patience: Duration::ZERO,
         drain_timeout: Duration::from_secs(30),
         work: WorkSettings {
             shim_program: PathBuf::new(),

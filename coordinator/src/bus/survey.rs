@@ -22,7 +22,31 @@ pub struct ConsumerState {
     pub empty: bool,
 }
 
+/// How far the outcome stream reached, and what a reader had been given of it after that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReaderState {
+    /// Sequence and time of the stream's last message.
+    pub head: (u64, Timestamp),
+    /// Messages that the reader was given.
+    pub delivered: u64,
+    /// Messages that wait for it.
+    pub pending: u64,
+}
+
 impl Bus {
+    /// How far a reader of outcomes could be; none for a stream that never had a message.
+    ///
+    /// # Errors
+    /// [`BusError::JetStream`], also when the reader's consumer is gone.
+    pub async fn reader_state(&self, reader: &str) -> Result<Option<ReaderState>, BusError> {
+        let failed = |reason: String| BusError::jetstream("the state of the outcome reader", reason);
+        let stream = self.info(format!("$JS.API.STREAM.INFO.{}", names::OUTCOMES_STREAM)).await.map_err(failed)?;
+        // After the stream: what is told to be delivered then includes everything up to that head.
+        let subject = format!("$JS.API.CONSUMER.INFO.{}.{reader}", names::OUTCOMES_STREAM);
+        let consumer = self.info(subject).await.map_err(failed)?;
+        Ok(reader_state(&stream, &consumer))
+    }
+
     /// JetStream's clock, as its server stamps messages.
     ///
     /// # Errors
@@ -84,5 +108,31 @@ impl Bus {
             }
         }
         Ok(states)
+    }
+}
+
+fn reader_state(stream: &Value, consumer: &Value) -> Option<ReaderState> {
+    let sequence = stream.pointer("/state/last_seq").and_then(Value::as_u64)?;
+    let text = stream.pointer("/state/last_ts").and_then(Value::as_str)?;
+    // The server tells the year 1 for no message at all.
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok().filter(|time| time.year() >= 1970)?;
+    let delivered = consumer.pointer("/delivered/consumer_seq").and_then(Value::as_u64)?;
+    let pending = consumer.get("num_pending").and_then(Value::as_u64)?;
+    Some(ReaderState { head: (sequence, time.into()), delivered, pending })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_stream_without_messages_has_no_head() {
+        let consumer = json!({"num_pending": 2, "delivered": {"consumer_seq": 5, "stream_seq": 90}});
+        let stream = |last_ts: &str| json!({"state": {"last_seq": 99, "last_ts": last_ts}});
+        let state = reader_state(&stream("2026-01-01T00:00:00.5Z"), &consumer).expect("complete");
+        assert_eq!((state.head.0, state.delivered, state.pending), (99, 5, 2));
+        assert_eq!(reader_state(&stream("0001-01-01T00:00:00Z"), &consumer), None);
+        assert_eq!(reader_state(&stream("2026-01-01T00:00:00Z"), &json!({"error": {}})), None);
     }
 }

@@ -1,6 +1,6 @@
 //! What arrives at a lane, in the order of arrival, before it becomes events.
 
-use crate::bus::survey::ConsumerState;
+use crate::bus::survey::{ConsumerState, ReaderState};
 use bytes::Bytes;
 use orchestr8_core::machine::Event;
 use orchestr8_proto::ids::{DispatchId, ExecutionId, TaskId};
@@ -24,6 +24,8 @@ pub enum Input {
     ReaderStarted(u64, String),
     /// The reader of this generation has ended, and why.
     ReaderEnded(u64, String),
+    /// How far the reader of this generation could be.
+    ReaderState(u64, ReaderState),
     /// The last outcome of a shard, asked for after some evidence.
     Head(Head),
     /// The consumers' state, for the reconciler.

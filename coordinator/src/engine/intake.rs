@@ -6,6 +6,7 @@ use super::inquiry::Doubt;
 use super::lane::Lane;
 use super::untrusted::{self, BeatOf, Doubtful};
 use super::work::{CancelReply, EventWork, Group, GroupState, Work};
+use crate::bus::survey::ReaderState;
 use orchestr8_core::execution::Failure;
 use orchestr8_core::machine::Event;
 use orchestr8_proto::ids::{ExecutionId, RunId};
@@ -32,6 +33,7 @@ impl Lane {
                 }
             }
             Input::ReaderEnded(generation, reason) => self.reader_ended(generation, &reason),
+            Input::ReaderState(generation, state) => self.take_reader_state(generation, state),
             Input::Head(head) => self.take_head(head),
             Input::Surveyed(survey) => self.reconcile(&survey),
             Input::Connection(connection) => self.connection_changed(connection),
@@ -43,8 +45,9 @@ impl Lane {
     }
 
     fn take_outcomes(&mut self, message: OutcomeMessage) {
-        let Some(shard) = message.shard.filter(|shard| self.owns(*shard)) else { return };
         let Some(incarnations) = self.incarnations.clone().filter(|_| message.generation == self.reader_generation) else { return };
+        self.reader_taken += 1;
+        let Some(shard) = message.shard.filter(|shard| self.owns(*shard)) else { return };
         match wire::decode::<OutcomeBatch>(message.payload) {
             Ok(batch) => {
                 let (works, refusals) = untrusted::outcomes(batch, shard, &self.parts.keys);
@@ -57,6 +60,17 @@ impl Lane {
         }
         let position = Position { incarnation: incarnations.outcomes, sequence: message.stream_sequence, time: message.stored_at };
         self.pending.push_back(Work::Position(position));
+    }
+
+    /// A reader that was given everything up to the head, all of which has been taken in, is at the head: the positions of shards
+    /// without outcomes move on too, so that the stream can be purged.
+    fn take_reader_state(&mut self, generation: u64, state: ReaderState) {
+        let Some(incarnations) = self.incarnations.as_ref().filter(|_| generation == self.reader_generation) else { return };
+        if state.pending > 0 || state.delivered != self.reader_taken {
+            return;
+        }
+        let (sequence, time) = state.head;
+        self.pending.push_back(Work::Position(Position { incarnation: incarnations.outcomes.clone(), sequence, time }));
     }
 
     fn take_claims(&mut self, batch: &ClaimBatch) {

@@ -105,6 +105,8 @@ pub struct Lane {
     pub(super) reader: Option<Reader>,
     pub(super) reader_generation: u64,
     pub(super) reader_name: Option<String>,
+    /// Messages that the present reader has given.
+    pub(super) reader_taken: u64,
     pub(super) incarnations: Option<Incarnations>,
     pub(super) server_clock_offset_us: Option<i64>,
     pub(super) next_due: Option<Timestamp>,
@@ -182,6 +184,7 @@ impl Lane {
             reader: None,
             reader_generation: 0,
             reader_name: None,
+            reader_taken: 0,
             incarnations: None,
             server_clock_offset_us: None,
             next_due: None,

@@ -312,6 +312,7 @@ impl Lane {
         self.reader = None;
         self.reader_name = None;
         self.reader_generation += 1;
+        self.reader_taken = 0;
     }
 
     /// Makes or checks the streams, and learns JetStream's clock, beside the lane.
@@ -377,6 +378,7 @@ impl Lane {
     /// Once a minute, and only where something is queued: one INFO per consumer.
     fn survey(&mut self) {
         self.look_after_streams();
+        self.look_after_reader();
         let queues = self.lots.queues_stored();
         // Consumers may have been deleted: those of the executors' queues are looked at anew.
         self.queues_known.clear();
@@ -389,6 +391,19 @@ impl Lane {
             match bus.consumer_states(&queues).await {
                 Ok(consumers) => drop(inputs.send(Input::Surveyed(Survey { consumers, published })).await),
                 Err(error) => tracing::warn!(%error, "the consumers could not be surveyed"),
+            }
+        });
+    }
+
+    /// Asks how far the reader could be: where nothing comes, its position moves on by this alone.
+    fn look_after_reader(&self) {
+        let Some(reader) = self.reader_name.clone() else { return };
+        let (bus, inputs, generation) = (self.parts.bus.clone(), self.parts.inputs.0.clone(), self.reader_generation);
+        tokio::spawn(async move {
+            match bus.reader_state(&reader).await {
+                Ok(Some(state)) => drop(inputs.send(Input::ReaderState(generation, state)).await),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "it cannot be told how far the outcomes are read"),
             }
         });
     }

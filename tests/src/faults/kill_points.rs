@@ -157,7 +157,7 @@ points! {
     coordinator_between_a_later_commit_and_publish: Coordinator "after_commit_before_publish:4",
     coordinator_between_commit_and_confirm: Coordinator "after_commit_before_confirm",
     coordinator_between_two_publishes: Coordinator "between_two_publishes",
-    coordinator_before_its_position_is_saved: Coordinator "after_commit_before_position_saved:4",
+    coordinator_before_its_position_is_saved: Coordinator "after_commit_before_position_saved:8",
     executor_before_a_start: Executor executor_points::AFTER_FETCH_BEFORE_START,
     executor_before_a_claim: Executor executor_points::AFTER_START_BEFORE_CLAIM,
     executor_between_grant_and_ack: Executor executor_points::AFTER_GRANT_BEFORE_DOUBLE_ACK,

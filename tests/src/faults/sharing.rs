@@ -1,8 +1,10 @@
 //! Several coordinators, and several lanes in one: they share the shards, hand them over between batches, and lose nothing.
 
+use crate::harness::servers::connect_nats;
 use crate::harness::{InstallationOptions, wait_for};
 use crate::scene::{SOON, Scene, coordinator_words, executors, noop, submit_surely};
 use anyhow::{Context, Result, ensure};
+use orchestr8_proto::names;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -75,6 +77,31 @@ async fn who_waits_at_one_coordinator_hears_at_once_of_what_another_commits() ->
     let late = answered.saturating_duration_since(released?);
     ensure!(late < Duration::from_secs(2), "it heard only after {late:?}");
     assert_eq!(first.get(&path).await?["status"], "completed");
+    scene.finish().await;
+    Ok(())
+}
+
+/// Else the stream of outcomes could not be purged, and would fill up.
+#[tokio::test]
+async fn the_position_of_shards_without_outcomes_moves_on() -> Result<()> {
+    let mut scene = Scene::start(executors(1)).await?;
+    scene.installation.add_coordinator().await?;
+    scene.until_shared(&[(0, 8), (1, 8)]).await?;
+    let tasks: Vec<Value> = (0..20).map(|number| noop(&json!(number))).collect();
+    scene.api().post("/api/v1/tasks", &json!(tasks)).await?;
+    scene.settled().await?;
+    let nats = connect_nats(&scene.installation.nats_url).await?;
+    let mut stream = async_nats::jetstream::new(nats).get_stream(names::OUTCOMES_STREAM).await?;
+    let last = i64::try_from(stream.info().await.context("the stream")?.state.last_sequence)?;
+    let behind = async || {
+        let behind: i64 = sqlx::query_scalar("select count(*) from shards where outcome_sequence is null or outcome_sequence < $1")
+            .bind(last)
+            .fetch_one(&scene.installation.pool)
+            .await?;
+        Ok((behind == 0).then_some(()))
+    };
+    wait_for("all shards to stand at the end of the stream", SOON, behind).await?;
+    assert_eq!(scene.all_completed().await?.len(), 20);
     scene.finish().await;
     Ok(())
 }

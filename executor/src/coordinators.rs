@@ -102,6 +102,7 @@ mod tests {
             installation: installation.into(),
             jetstream_now_us,
             stream_incarnation: stream_incarnation.into(),
+            executors: 0,
         }
     }
 

@@ -100,6 +100,8 @@ pub struct LeaseTable {
     ticks: LeaseTicks,
     /// For how long every heartbeat could have been heard.
     listening_ticks: u32,
+    /// Executors that others know: who began to listen later may know fewer.
+    known_elsewhere: usize,
     holders: BTreeMap<Incarnation, Incarnate>,
     of_run: BTreeMap<RunId, Incarnation>,
 }
@@ -134,7 +136,7 @@ impl LeaseTable {
     /// Nobody holds anything.
     #[must_use]
     pub fn new(ticks: LeaseTicks) -> Self {
-        Self { ticks, listening_ticks: 0, holders: BTreeMap::new(), of_run: BTreeMap::new() }
+        Self { ticks, listening_ticks: 0, known_elsewhere: 0, holders: BTreeMap::new(), of_run: BTreeMap::new() }
     }
 
     /// A run was found in the rows of a shard that was taken. Whoever has not been heard for as long as this table listened is
@@ -207,6 +209,17 @@ impl LeaseTable {
         Reading { claims, suspects }
     }
 
+    /// Executors that live or are late, as far as this table heard.
+    #[must_use]
+    pub fn known(&self) -> usize {
+        self.holders.values().filter(|holder| holder.silent_ticks < self.late().end).count()
+    }
+
+    /// Another table knows so many. Silence is common only measured by all that there are.
+    pub fn others_know(&mut self, executors: usize) {
+        self.known_elsewhere = executors;
+    }
+
     /// One beat interval has passed on the owner's clock.
     pub fn tick(&mut self) -> Silence {
         self.listening_ticks = self.listening_ticks.saturating_add(1).min(self.ticks.forget);
@@ -229,6 +242,12 @@ impl LeaseTable {
     pub fn grant_full_leases(&mut self) {
         self.listening_ticks = 0;
         self.holders.values_mut().for_each(Incarnate::lives);
+    }
+
+    /// Forgets all runs; who was heard when is kept.
+    pub fn forget_all(&mut self) {
+        self.holders.values_mut().for_each(|holder| holder.runs.clear());
+        self.of_run.clear();
     }
 
     /// Forgets the runs of one shard.
@@ -259,7 +278,7 @@ impl LeaseTable {
         silent.sort_unstable();
         let with_first = |first: usize| silent[first..].partition_point(|ticks| ticks - silent[first] < lease);
         let together = (0..silent.len()).map(with_first).max().unwrap_or(0);
-        let all = silences().filter(|ticks| *ticks < late.start).count() + together;
+        let all = (silences().filter(|ticks| *ticks < late.start).count() + together).max(self.known_elsewhere);
         let overdue = silent.last().is_some_and(|ticks| *ticks >= lease);
         if overdue && all >= MASS_SILENCE_EXECUTORS_MIN && together * 2 > all { together } else { 0 }
     }

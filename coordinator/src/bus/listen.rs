@@ -6,7 +6,8 @@ use async_nats::{Message, Subscriber};
 use futures::StreamExt;
 use orchestr8_proto::ids::{IdError, Incarnation};
 use orchestr8_proto::names;
-use orchestr8_proto::wire::{self, ClaimBatch, Heartbeat, Nudge};
+use orchestr8_proto::wire::{self, ClaimBatch, CoordinatorBeat, Heartbeat, Nudge};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 ///
 /// # Errors
 /// [`BusError::JetStream`] when the client cannot subscribe.
-pub async fn listen(bus: &Bus, inputs: mpsc::Sender<Input>) -> Result<watch::Receiver<Instant>, BusError> {
+pub async fn listen(bus: &Bus, inputs: mpsc::Sender<Input>) -> Result<watch::Receiver<LastHeard>, BusError> {
     let subscribe = async |subject: &str| {
         let subscribed = bus.client.subscribe(subject.to_owned()).await;
         subscribed.map_err(|error| BusError::jetstream(format!("subscribe to {subject}"), error))
@@ -33,18 +34,38 @@ pub async fn listen(bus: &Bus, inputs: mpsc::Sender<Input>) -> Result<watch::Rec
         Ok(Input::Nudge(wire::decode::<Nudge>(message.payload)?, asker))
     }));
     tokio::spawn(forward(beats, inputs, beat_of));
-    Ok(last_heard(coordinators))
+    Ok(last_heard(coordinators, bus.times.run_lease()))
 }
 
 /// When a coordinator's beat came last. Kept beside the lane, which may be busy for longer than a beat.
-fn last_heard(mut coordinators: Subscriber) -> watch::Receiver<Instant> {
-    let (heard, last) = watch::channel(Instant::now());
+fn last_heard(mut coordinators: Subscriber, kept: Duration) -> watch::Receiver<LastHeard> {
+    let (heard, last) = watch::channel(LastHeard { at: Instant::now(), executors: 0, executors_at: Instant::now() });
     tokio::spawn(async move {
-        while coordinators.next().await.is_some() {
-            heard.send_replace(Instant::now());
+        while let Some(message) = coordinators.next().await {
+            let executors = wire::decode::<CoordinatorBeat>(message.payload).map_or(0, |beat| beat.executors);
+            heard.send_modify(|last| last.take(executors, kept));
         }
     });
     last
+}
+
+/// What the beats of coordinators said.
+#[derive(Debug, Clone, Copy)]
+pub struct LastHeard {
+    /// When the last one came.
+    pub at: Instant,
+    /// The most executors that one of them knew lately.
+    pub executors: u32,
+    executors_at: Instant,
+}
+
+impl LastHeard {
+    fn take(&mut self, executors: u32, kept: Duration) {
+        self.at = Instant::now();
+        if executors >= self.executors || self.executors_at + kept < self.at {
+            (self.executors, self.executors_at) = (executors, self.at);
+        }
+    }
 }
 
 /// A heartbeat counts only on its own subject: the rights of a NATS user bind the subject, not what the message says.

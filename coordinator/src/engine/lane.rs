@@ -12,6 +12,7 @@ use super::sharing::Held;
 use super::work::Work;
 use crate::bus::Bus;
 use crate::bus::control::Speaker;
+use crate::bus::listen::LastHeard;
 use crate::bus::publisher::Publish;
 use crate::bus::reader::Reader;
 use crate::bus::streams::{Incarnations, StreamShape};
@@ -79,7 +80,7 @@ pub struct LaneParts {
     /// What is counted.
     pub metrics: Metrics,
     /// When a coordinator's beat came over NATS last.
-    pub heard: watch::Receiver<Instant>,
+    pub heard: watch::Receiver<LastHeard>,
     /// To the publisher.
     pub publisher: mpsc::UnboundedSender<Vec<Publish>>,
     /// Control messages to executors.
@@ -333,7 +334,7 @@ impl Lane {
         let now = Instant::now();
         let again = Some(self.again_from).filter(|at| *at > now && self.lots.has_again());
         let full = self.lots.next_try().filter(|at| *at > now);
-        let deaf = Some(*self.parts.heard.borrow() + self.parts.times.bus_silence()).filter(|_| self.hears == Hears::Beats);
+        let deaf = Some(self.parts.heard.borrow().at + self.parts.times.bus_silence()).filter(|_| self.hears == Hears::Beats);
         [
             Some(self.alarms.renewal),
             Some(self.alarms.beat),

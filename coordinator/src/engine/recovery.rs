@@ -118,6 +118,8 @@ impl Lane {
         self.plans = PlanCache::default();
         let taken = shards::retake(&mut self.parts.connection, &mine, lease, &self.identity).await?;
         self.let_go();
+        // Runs of shards that others took meanwhile are no longer ours to judge.
+        self.leases.forget_all();
         self.shards.clear();
         self.hold(taken, lease);
         let owned: Vec<u16> = self.shards.keys().copied().collect();
@@ -232,6 +234,7 @@ impl Lane {
     fn beat(&mut self) {
         self.roster.tick();
         self.parts.handle.show_executors(self.roster.views());
+        self.leases.others_know(self.parts.heard.borrow().executors as usize);
         // Without a connection nobody can be heard: silence means nothing. A lane without shards listens as well, so that it
         // knows who is silent when it takes some.
         let silence = if self.connected { self.leases.tick() } else { Silence::default() };
@@ -249,6 +252,7 @@ impl Lane {
             installation: self.parts.installation.id.to_string(),
             jetstream_now_us: self.server_clock_offset_us.map_or(0, |offset| ours_us.saturating_add(offset)),
             stream_incarnation: self.incarnations.as_ref().map(|incarnations| incarnations.outcomes.clone()).unwrap_or_default(),
+            executors: u32::try_from(self.leases.known()).unwrap_or(u32::MAX),
         };
         self.parts.speaker.coordinator_beat(&beat);
     }

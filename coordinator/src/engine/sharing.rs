@@ -71,7 +71,7 @@ impl Lane {
     }
 
     fn hears_now(&self) -> Hears {
-        if self.parts.heard.borrow().elapsed() < self.parts.times.bus_silence() { Hears::Beats } else { Hears::Nothing }
+        if self.parts.heard.borrow().at.elapsed() < self.parts.times.bus_silence() { Hears::Beats } else { Hears::Nothing }
     }
 
     /// What the database is told now.

@@ -335,6 +335,7 @@ impl Simulation {
             installation: "i".into(),
             jetstream_now_us: self.now_us,
             stream_incarnation: self.broker.outcomes.incarnation.to_string(),
+            executors: 0,
         };
         self.letters.push((self.now_us, usize::MAX, wire::encode(&beat).expect("small")));
     }

@@ -44,6 +44,24 @@ fn those_that_fall_silent_together_need_not_reach_their_leases_together() {
     assert!(!table.is_suspect(run(1)), "no verdict either while losses are held back");
 }
 
+/// A lane that began to listen shortly before the silence knows two of three.
+#[test]
+fn a_common_silence_is_measured_by_all_that_others_know() {
+    let mut table = LeaseTable::new(TICKS);
+    table.tick();
+    (1..=2).for_each(|n| table.granted(grant(n, n, 0)));
+    assert_eq!(table.known(), 2);
+    table.others_know(3);
+    (1..TICKS.lease).for_each(|_| drop(table.tick()));
+    assert_eq!(table.tick(), Silence { suspects: vec![], held_back: 2 });
+    table.others_know(5);
+    let mut fresh = LeaseTable::new(TICKS);
+    (1..=2).for_each(|n| fresh.granted(grant(n, n, 0)));
+    fresh.others_know(5);
+    (1..TICKS.lease).for_each(|_| drop(fresh.tick()));
+    assert_eq!(fresh.tick().suspects.len(), 2, "two of five are no mass");
+}
+
 #[test]
 fn the_last_to_come_back_from_a_common_silence_keeps_the_patience() {
     let mut table = LeaseTable::new(TICKS);

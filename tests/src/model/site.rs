@@ -55,6 +55,8 @@ pub(super) struct Site {
 pub(super) enum ToCoordinators {
     Claims(Vec<Asked>),
     Beat(Beat),
+    /// Of another coordinator: something came for the shard.
+    Nudge,
 }
 
 /// What a site acts upon.
@@ -75,6 +77,7 @@ fn settings(name: u8) -> ExecutorSettings {
         queues: vec!["default".into()],
         slots: 2,
         times: ProtocolTimes::default(),
+        startup_patience: Duration::ZERO,
         drain_timeout: Duration::from_secs(30),
         work: WorkSettings {
             shim_program: PathBuf::new(),

@@ -15,7 +15,7 @@ pub struct Standing {
 }
 
 /// What a lane does about its number of shards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Balance {
     /// It has its share, or must wait until another gives some away.
     Keep,

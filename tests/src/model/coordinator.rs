@@ -5,6 +5,7 @@
 
 use super::broker::{Broker, Witness};
 use super::database::{Database, Position, hash_execution};
+use super::mail::{Letter, LetterId};
 use super::messages::{Asked, Beat, Doubtful, Question, Sent, Told};
 use super::reference::Reference;
 use super::rules::{Rule, Rules};
@@ -32,6 +33,8 @@ pub(super) enum Work {
     Position(Position),
     Due(TaskId),
     Cancel(ExecutionId),
+    /// From the inbox.
+    Letter(LetterId, Letter),
     Undeliverable(TaskId, DispatchId),
 }
 
@@ -88,8 +91,10 @@ pub(super) struct Coordinator {
     pub(super) position: Option<Position>,
     /// Beats of one interval were heard since the recovery: what was tried may be published again.
     pub(super) heard: bool,
-    /// A batch ended in doubt: only a recovery helps.
+    /// A batch ended in doubt, or the shard is another's: nothing but a recovery helps. Heartbeats are heard all the same.
     pub(super) in_doubt: bool,
+    /// Something may be in the inbox.
+    pub(super) inbox_due: bool,
     /// Executors' names.
     pub(super) names: BTreeMap<Incarnation, u8>,
 }
@@ -112,6 +117,7 @@ impl Coordinator {
             position: None,
             heard: false,
             in_doubt: true,
+            inbox_due: false,
             names: BTreeMap::new(),
         }
     }
@@ -128,14 +134,28 @@ impl Coordinator {
         }
         self.in_doubt = false;
         self.heard = false;
+        self.inbox_due |= self.rules.keep(Rule::InboxLookedInto);
         stage.sent.push(Sent::BeatNow);
         self.start_reader(stage.broker, overlap_us);
+    }
+
+    /// Gives the shard away: what is decided is saved, what is only gathered is read again by the next owner.
+    pub(super) fn hand_over(&mut self, stage: &mut Stage<'_>) {
+        // Without the lease there is nothing to save.
+        self.save(stage).ok();
+        self.forget();
+        self.in_doubt = true;
     }
 
     fn forget(&mut self) {
         self.cache.clear();
         self.inquiries.clear();
-        self.pending.retain(|work| matches!(work, Work::Start(_) | Work::Cancel(_)));
+        let keeps_letters = !self.rules.keep(Rule::InboxReadAgain);
+        self.pending.retain(|work| match work {
+            Work::Start(_) | Work::Cancel(_) => true,
+            Work::Letter(..) => keeps_letters,
+            Work::Outcome(_) | Work::Claim(..) | Work::Lost(..) | Work::Position(_) | Work::Due(_) | Work::Undeliverable(..) => false,
+        });
         self.leases.forget_shard(SHARD);
     }
 
@@ -149,10 +169,12 @@ impl Coordinator {
                 }
                 let (run, incarnation) = (holder.run_id, holder.incarnation);
                 let grant = Grant { task: row.id.task(index), dispatch: dispatch.id, run, incarnation, beat_sequence: 0, ticks: None };
-                self.leases.granted(grant);
+                self.leases.found(grant);
             }
         }
-        self.leases.grant_full_leases();
+        if !self.rules.keep(Rule::Found) {
+            self.leases.grant_full_leases();
+        }
         let saved = stage.database.marks.clone().unwrap_or_default();
         let highest = stage.database.queued((0, i64::MAX)).last().map_or(0, |row| row.sequence);
         self.marks = Marks::restored(saved.published_through, saved.tried_through, highest, &saved.checkpoints);
@@ -217,7 +239,7 @@ impl Coordinator {
         }
     }
 
-    /// A heartbeat arrived (rule R4).
+    /// A heartbeat arrived (rule R4). A lane without the shard hears it as well, so that it knows who is silent when it takes it.
     pub(super) fn take_beat(&mut self, beat: &Beat, broker: &Broker) {
         self.names.insert(beat.incarnation, beat.name);
         if !self.rules.keep(Rule::R4) {
@@ -230,6 +252,9 @@ impl Coordinator {
         }
         let runs = beat.runs.iter().map(|run| Listed { task: run.task, dispatch: run.dispatch, run: run.run }).collect();
         let reading = self.leases.beat(&leases::Beat { incarnation: beat.incarnation, sequence: beat.sequence, runs, last: false });
+        if self.in_doubt {
+            return;
+        }
         let mut suspects = reading.suspects;
         suspects.sort_by_key(|suspect| suspect.task);
         suspects.into_iter().for_each(|suspect| self.suspect(suspect, broker));
@@ -238,9 +263,12 @@ impl Coordinator {
         }
     }
 
-    /// One beat interval on the lane's own clock.
+    /// One beat interval on the lane's own clock, with or without the shard.
     pub(super) fn tick(&mut self, broker: &Broker) {
         let mut suspects = self.leases.tick().suspects;
+        if self.in_doubt {
+            return;
+        }
         // Incarnations and runs of the real executor are random: what they decide must not be.
         suspects.sort_by_key(|suspect| suspect.task);
         suspects.into_iter().for_each(|suspect| self.suspect(suspect, broker));
@@ -307,7 +335,7 @@ impl Hash for Coordinator {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         self.cache.values().for_each(|execution| hash_execution(execution, hasher));
         (self.lease, &self.leases, &self.marks, self.marks_stream, &self.inquiries, &self.pending, &self.names).hash(hasher);
-        (self.reader, self.reader_from_us, self.read_through, self.position, self.heard, self.in_doubt).hash(hasher);
+        (self.reader, self.reader_from_us, self.read_through, self.position, self.heard, self.in_doubt, self.inbox_due).hash(hasher);
     }
 }
 

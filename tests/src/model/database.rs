@@ -1,5 +1,6 @@
 //! Postgres, as far as the protocol needs it: rows, one shard's lease, fenced commits with versions.
 
+use super::mail::{Letter, LetterId};
 use super::reference::Judged;
 use orchestr8_core::execution::{Dispatched, Execution};
 use orchestr8_proto::ids::{DispatchId, ExecutionId, TaskId};
@@ -51,6 +52,8 @@ pub(super) struct Database {
     pub(super) lease_until_us: i64,
     pub(super) marks: Option<MarkRow>,
     pub(super) position: Option<Position>,
+    /// Of the shard; without a fence, anybody may write into it.
+    pub(super) inbox: BTreeMap<LetterId, Letter>,
     pub(super) judged: Judged,
 }
 
@@ -60,6 +63,8 @@ pub(super) struct Batch {
     /// With the version that each had when it was read.
     pub(super) executions: Vec<(i64, Execution)>,
     pub(super) marks: Option<MarkRow>,
+    /// Letters that are decided with it.
+    pub(super) letters: Vec<LetterId>,
     pub(super) judged: Judged,
 }
 
@@ -75,6 +80,7 @@ impl Database {
         }
         self.rows.extend(batch.executions.into_iter().map(|(_, execution)| (execution.id, execution)));
         self.marks = batch.marks.or(self.marks.take());
+        self.inbox.retain(|letter, _| !batch.letters.contains(letter));
         self.judged = batch.judged;
         Ok(())
     }
@@ -117,6 +123,6 @@ impl Hash for Database {
         for execution in self.rows.values() {
             hash_execution(execution, hasher);
         }
-        (self.lease, &self.marks, self.position, &self.judged).hash(hasher);
+        (self.lease, &self.marks, self.position, &self.inbox, &self.judged).hash(hasher);
     }
 }

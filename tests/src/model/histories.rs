@@ -1,13 +1,11 @@
 //! Histories that broke other systems, or an earlier thought about this one, each by its name, in the simulation.
-//!
-//! Not here, because the parts are not: a nudge that is lost with the owner of the receiving shard, and a commit that deleted
-//! a row of the inbox and whose answer was lost.
 
 use super::broker::TaskMessage;
 use super::coordinator::Fate;
+use super::mail::Letter;
 use super::plans::{handler_task, plan_of};
-use super::rules::Rules;
-use super::simulation::{SECOND_US, Simulation};
+use super::rules::{Rule, Rules};
+use super::simulation::{Nudge, SECOND_US, Simulation};
 use super::site::ToCoordinators;
 use orchestr8_core::plan::TaskPlan;
 use orchestr8_proto::ids::{ExecutionId, RunId};
@@ -18,7 +16,11 @@ const QUIET_S: i64 = 600;
 
 /// Coordinators and three executors; every command succeeds after so many seconds.
 fn installation(coordinators: usize, command_s: i64) -> Simulation {
-    let mut simulation = Simulation::new(Rules::default(), 1, (coordinators, 3));
+    installation_with(Rules::default(), coordinators, command_s)
+}
+
+fn installation_with(rules: Rules, coordinators: usize, command_s: i64) -> Simulation {
+    let mut simulation = Simulation::new(rules, 1, (coordinators, 3));
     (simulation.command_us, simulation.failures_percent) = (Some(command_s * SECOND_US), 0);
     simulation.pass(4);
     simulation
@@ -30,6 +32,13 @@ fn submit(simulation: &mut Simulation) -> ExecutionId {
 
 fn submit_once(simulation: &mut Simulation) -> ExecutionId {
     simulation.submit(plan_of(vec![TaskPlan { at_most_once: true, ..handler_task("a") }]))
+}
+
+/// A caller of a coordinator without the shard, who is told that it is stored, and leaves.
+fn post(simulation: &mut Simulation, nudge: Nudge) -> ExecutionId {
+    let id = submit(simulation);
+    simulation.post(Letter::Submit(id), nudge);
+    id
 }
 
 fn wait_for(simulation: &mut Simulation, what: &str, done: impl Fn(&Simulation) -> bool) {
@@ -273,21 +282,108 @@ fn a_stream_that_answers_info_but_takes_no_message() {
     finish(simulation, 1);
 }
 
-#[test]
-fn hand_overs_faster_than_a_lease_while_an_executor_is_dead() {
-    let mut simulation = installation(2, 25);
+/// How long the loss of a dead executor's run takes while the shard is handed over every eight seconds, as far as it comes.
+fn loss_in_spite_of_hand_overs(rules: Rules) -> Option<(Simulation, i64)> {
+    let mut simulation = installation_with(rules, 2, 25);
     let id = submit(&mut simulation);
     wait_for(&mut simulation, "granted", |simulation| holder(simulation, id).is_some());
     let had = simulation.sites.iter().position(|site| site.ran() > 0).expect("one runs it");
+    // Both coordinators have listened for longer than a lease.
+    simulation.pass(16);
     simulation.kill_site(had, 1_000);
-    let run = holder(&simulation, id);
-    for _ in 0..6 {
-        simulation.hand_over();
-        simulation.pass(8);
-    }
+    let (run, died_us) = (holder(&simulation, id), simulation.now_us);
     simulation.command_us = Some(0);
-    wait_for(&mut simulation, "lost", |simulation| holder(simulation, id) != run);
+    for _ in 0..8 {
+        simulation.hand_over();
+        if simulation.until(8, |simulation| holder(simulation, id) != run) {
+            let after_us = simulation.now_us - died_us;
+            return Some((simulation, after_us));
+        }
+    }
+    None
+}
+
+#[test]
+fn hand_overs_faster_than_a_lease_while_an_executor_is_dead() {
+    let (simulation, after_us) = loss_in_spite_of_hand_overs(Rules::default()).expect("lost while the hand-overs go on");
+    // A lease of 15 s from its last beat, and a tick of 3 s for each coordinator's own rhythm and the hand-over between them.
+    assert!((9 * SECOND_US..=21 * SECOND_US).contains(&after_us), "lost {after_us} us after the death");
     finish(simulation, 2);
+    assert!(loss_in_spite_of_hand_overs(Rules::without(Rule::Found)).is_none(), "every takeover grants full leases");
+}
+
+/// The owner dies with the nudge in its hands, or lives and is never nudged; how many seconds until the letter is decided.
+fn decided_without_a_nudge(rules: Rules, owner: Owner) -> Option<(Simulation, i64)> {
+    let mut simulation = installation_with(rules, 2, 2);
+    let before = submit(&mut simulation);
+    wait_for(&mut simulation, "ended", Simulation::is_done);
+    let owning = simulation.owner().expect("an owner");
+    let id = match owner {
+        Owner::Dies => post(&mut simulation, Nudge::Arrives),
+        Owner::Lives => post(&mut simulation, Nudge::Lost),
+    };
+    simulation.post(Letter::Cancel(before), Nudge::Lost);
+    if owner == Owner::Dies {
+        simulation.kill_host(owning, 30);
+    }
+    let posted_us = simulation.now_us;
+    let decided = simulation.until(60, |simulation| simulation.database.rows.contains_key(&id) && simulation.database.inbox.is_empty());
+    let after_us = simulation.now_us - posted_us;
+    decided.then_some((simulation, after_us))
+}
+
+#[test]
+fn a_nudge_lost_with_the_receiving_shards_owner() {
+    // A renewal of the owner finds it; if the owner died, the takeover once the lease of the shard has run out.
+    for (owner, seconds) in [(Owner::Lives, 4), (Owner::Dies, 11)] {
+        let (simulation, after_us) = decided_without_a_nudge(Rules::default(), owner).expect("decided");
+        assert!(after_us <= seconds * SECOND_US, "{owner:?}: decided after {after_us} us");
+        finish(simulation, 2);
+        assert!(decided_without_a_nudge(Rules::without(Rule::InboxLookedInto), owner).is_none(), "{owner:?}: only a nudge tells");
+    }
+}
+
+/// A commit that decides a letter ends like this; the letter may be there twice.
+fn a_letters_commit_in_doubt(rules: Rules, (fate, owner, copies): (Fate, Owner, usize)) -> (Simulation, bool) {
+    let mut simulation = installation_with(rules, 2, 2);
+    let owning = simulation.owner().expect("an owner");
+    let id = post(&mut simulation, Nudge::Arrives);
+    for _ in 1..copies {
+        // The sender did not hear that it is stored, and its caller came again with the key.
+        simulation.post(Letter::Submit(id), Nudge::Arrives);
+    }
+    simulation.next_commit = Some(fate);
+    simulation.step();
+    assert_eq!(simulation.next_commit, None, "the letter is what was committed");
+    if rules == Rules::default() {
+        let made = fate == Fate::AnswerLost;
+        let left = if made { 0 } else { copies };
+        assert_eq!((simulation.database.rows.contains_key(&id), simulation.database.inbox.len()), (made, left), "{fate:?}");
+    }
+    if owner == Owner::Dies {
+        simulation.kill_host(owning, 30);
+    }
+    let done = simulation.until(60, Simulation::is_done);
+    (simulation, done)
+}
+
+#[test]
+fn a_commit_that_deleted_an_inbox_row_and_whose_answer_was_lost() {
+    for fate in [Fate::AnswerLost, Fate::Lost] {
+        for owner in [Owner::Lives, Owner::Dies] {
+            for copies in [1, 2] {
+                let (simulation, done) = a_letters_commit_in_doubt(Rules::default(), (fate, owner, copies));
+                assert!(done, "{fate:?} {owner:?} {copies}");
+                finish(simulation, 1);
+            }
+        }
+    }
+    let kept = Rules::without(Rule::InboxReadAgain);
+    let (_, done) = a_letters_commit_in_doubt(kept, (Fate::AnswerLost, Owner::Lives, 1));
+    assert!(!done, "made a second time by an owner that kept what it had in hand");
+    let deleted = Rules::without(Rule::InboxWithCommit);
+    let (simulation, _) = a_letters_commit_in_doubt(deleted, (Fate::Lost, Owner::Lives, 1));
+    assert!(simulation.database.rows.is_empty(), "deleted when it was read, and lost with its commit");
 }
 
 #[test]

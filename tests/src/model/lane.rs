@@ -3,6 +3,7 @@
 use super::broker::{PubAck, TaskMessage};
 use super::coordinator::{Coordinator, Doubt, Fate, Stage, Work, still_stored};
 use super::database::{Batch, MarkRow, Position, QueuedRow};
+use super::mail::{Letter, LetterId};
 use super::messages::{Asked, Question, Sent, Told};
 use super::reference::Judged;
 use super::rules::Rule;
@@ -52,6 +53,7 @@ struct Stepped {
     beats: BTreeMap<RunId, u64>,
     position: Option<Position>,
     tried_through: Option<i64>,
+    letters: Vec<LetterId>,
 }
 
 impl Coordinator {
@@ -98,17 +100,19 @@ impl Coordinator {
         let (task, event) = match work {
             Work::Position(position) => return stepped.position = Some(*position),
             Work::Start(id) => return start(*id, stage, stepped),
+            Work::Letter(letter, Letter::Submit(id)) => return self.step_submission((*letter, *id), stage, stepped),
             Work::Outcome(told) => (told.task, Event::Outcome(told.task.index(), told.report())),
             Work::Claim(asked, _) => (asked.task, claim_event(asked)),
             Work::Lost(task, run, _) => (*task, Event::Lost(task.index(), *run)),
             Work::Due(task) => (*task, Event::Due(task.index())),
-            Work::Cancel(id) => (id.task(0), Event::Cancel),
+            Work::Cancel(id) | Work::Letter(_, Letter::Cancel(id)) => (id.task(0), Event::Cancel),
             Work::Undeliverable(task, dispatch) => {
                 let failure = Failure { error_type: "too_large".into(), message: String::new() };
                 (*task, Event::Undeliverable(task.index(), *dispatch, failure))
             }
         };
         let (id, index) = (task.execution(), task.index());
+        stepped.letters.extend(work.letter());
         if let Work::Outcome(told) = work {
             judged.decided.insert(told.run);
         }
@@ -136,6 +140,16 @@ impl Coordinator {
             judge(work, (dispatch(&before), holder), stage, judged);
         }
         stepped.effects.extend(effects.into_iter().map(|effect| (id, effect)));
+    }
+
+    /// Perhaps it was made already: the sender may have sent it twice, or a commit have ended in doubt.
+    fn step_submission(&self, (letter, id): (LetterId, ExecutionId), stage: &mut Stage<'_>, stepped: &mut Stepped) {
+        stepped.letters.push(letter);
+        if self.rules.keep(Rule::InboxReadAgain) {
+            start(id, stage, stepped);
+        } else {
+            make(id, stage, stepped);
+        }
     }
 
     fn load<'s>(&mut self, id: ExecutionId, stage: &Stage<'_>, stepped: &'s mut Stepped) -> Option<&'s mut (i64, Execution)> {
@@ -170,7 +184,7 @@ impl Coordinator {
             }
         }
         let marks = stepped.tried_through.map(|tried_through| MarkRow { tried_through, ..self.mark_row() });
-        Batch { executions, marks, judged }
+        Batch { executions, marks, letters: std::mem::take(&mut stepped.letters), judged }
     }
 
     fn mark_row(&self) -> MarkRow {
@@ -303,6 +317,7 @@ impl Coordinator {
         if self.marks.drawn > 0 {
             stage.database.marks = Some(self.mark_row());
         }
+        self.inbox_due |= !stage.database.inbox.is_empty() && self.rules.keep(Rule::InboxLookedInto);
         Ok(())
     }
 
@@ -345,6 +360,10 @@ fn start(id: ExecutionId, stage: &mut Stage<'_>, stepped: &mut Stepped) {
     if stage.database.rows.contains_key(&id) || stepped.executions.contains_key(&id) {
         return;
     }
+    make(id, stage, stepped);
+}
+
+fn make(id: ExecutionId, stage: &mut Stage<'_>, stepped: &mut Stepped) {
     let now = Timestamp(stage.now_us);
     let mut execution = Execution::new(id, stage.plans[&id].clone(), Arc::new(Value::Null), now);
     let circumstances = Circumstances {
@@ -388,7 +407,7 @@ fn judge(work: &Work, before: (Option<DispatchId>, Option<RunId>), stage: &mut S
             judged.verdict(&unread);
         }
         Work::Lost(_, _, witnesses) => judged.verdict(&still_stored(witnesses, stage.broker)),
-        Work::Start(_) | Work::Position(_) | Work::Due(_) | Work::Cancel(_) | Work::Undeliverable(..) => {}
+        Work::Start(_) | Work::Position(_) | Work::Due(_) | Work::Cancel(_) | Work::Letter(..) | Work::Undeliverable(..) => {}
     }
 }
 
@@ -430,6 +449,12 @@ fn answer_unknown(work: &Work) -> Option<Effect> {
             let answer = if asked.running_for.is_some() { Answer::Kill } else { Answer::Refused };
             Some(Effect::Answer(asked.run, asked.incarnation, answer))
         }
-        Work::Start(_) | Work::Lost(..) | Work::Position(_) | Work::Due(_) | Work::Cancel(_) | Work::Undeliverable(..) => None,
+        Work::Start(_)
+        | Work::Lost(..)
+        | Work::Position(_)
+        | Work::Due(_)
+        | Work::Cancel(_)
+        | Work::Letter(..)
+        | Work::Undeliverable(..) => None,
     }
 }

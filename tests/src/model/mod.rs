@@ -9,8 +9,10 @@
 //!   from every state a quiet finish must end everything. No clock: any time may pass between any two steps.
 //! - `seeds`: random faults in an installation on a virtual clock (`simulation`, `site`); `histories`: named ones.
 //! - `rules`: each rule can be broken in the glue, and must then be found.
+//! - `sharing_states`: every state of lanes that share shards (`sharing`), over the real `shares`, within bounded faults.
 //!
-//! Not modelled: several shards, the inbox between them, batches that are refused for their data, drains, bundles, wire formats.
+//! The protocol is told of one shard: whoever owns none hears the heartbeats all the same, and writes into its inbox (`mail`).
+//! Not modelled: outcomes of several shards in one stream, batches that are refused for their data, drains, bundles, wire formats.
 
 mod broker;
 mod coordinator;
@@ -19,11 +21,14 @@ mod executor;
 mod exhaustive;
 mod histories;
 mod lane;
+mod mail;
 mod messages;
 mod plans;
 mod reference;
 mod rules;
 mod seeds;
+mod sharing;
+mod sharing_states;
 mod simulation;
 mod site;
 mod steps;

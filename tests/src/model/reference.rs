@@ -44,6 +44,7 @@ pub(super) struct Reference {
     pub(super) dispatches: u64,
     pub(super) leases: u64,
     pub(super) incarnations: u64,
+    pub(super) letters: u64,
 }
 
 /// What the database holds of the past. It is lost and restored with it.

@@ -1,4 +1,5 @@
-//! The six rules, and a switch in the model's own glue that breaks one of them, to show that the break is found.
+//! The six rules, what takeovers and inboxes rest on besides, and a switch in the model's own glue that breaks one of them, to
+//! show that the break is found.
 
 use std::fmt;
 
@@ -17,6 +18,14 @@ pub(super) enum Rule {
     R5,
     /// No verdict before the outcomes. Broken: evidence is believed at once.
     R6,
+    /// A lane that listened grants no new lease when it takes a shard. Broken: every takeover grants full ones.
+    Found,
+    /// Who takes a shard, and every renewal, looks into its inbox. Broken: only a nudge tells that something came.
+    InboxLookedInto,
+    /// A letter leaves the inbox with the commit that decides it. Broken: when it is read.
+    InboxWithCommit,
+    /// A recovery reads letters again, and nothing is made twice. Broken: it keeps those in hand, and makes them unasked.
+    InboxReadAgain,
 }
 
 /// The rule that is broken, if any.

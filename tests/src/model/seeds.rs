@@ -2,9 +2,10 @@
 //! A failing seed is printed; `SEED=7 cargo test ... model::seeds` tells its story again, `SEEDS=20000` tells more of them.
 
 use super::coordinator::Fate;
+use super::mail::Letter;
 use super::plans::{handler_task, plan_of};
 use super::rules::{Rule, Rules};
-use super::simulation::{SECOND_US, STEP_US, Simulation};
+use super::simulation::{Nudge, SECOND_US, STEP_US, Simulation};
 use orchestr8_core::plan::{Plan, RetryPolicy, TaskPlan};
 use std::time::{Duration, Instant};
 
@@ -57,9 +58,36 @@ fn fault(simulation: &mut Simulation) {
         8 => simulation.fail_over(1 + pick % 3),
         9 => simulation.next_commit = Some(if pick % 2 == 0 { Fate::AnswerLost } else { Fate::Lost }),
         10 => simulation.database_away_until_us = until_us,
-        11 => simulation.cancel(pick),
+        11 => cancel(simulation, pick),
         _ => simulation.broker.tasks.room = if simulation.broker.tasks.room == usize::MAX { 1 } else { usize::MAX },
     }
+}
+
+/// One of three comes through the inbox, and of those one twice; half of the nudges are lost.
+fn submit(simulation: &mut Simulation) {
+    let plan = plan(simulation);
+    let id = simulation.submit(plan);
+    let posted = [0, 0, 0, 0, 1, 2][usize::try_from(simulation.random.below(6)).expect("small")];
+    for _ in 0..posted {
+        let nudge = nudge(simulation);
+        simulation.post(Letter::Submit(id), nudge);
+    }
+}
+
+/// By the owner's own caller, or another's.
+fn cancel(simulation: &mut Simulation, pick: usize) {
+    let posted = simulation.plans.keys().nth(pick).copied().filter(|_| simulation.random.below(2) == 0);
+    match posted {
+        Some(id) => {
+            let nudge = nudge(simulation);
+            simulation.post(Letter::Cancel(id), nudge);
+        }
+        None => simulation.cancel(pick),
+    }
+}
+
+fn nudge(simulation: &mut Simulation) -> Nudge {
+    if simulation.random.below(2) == 0 { Nudge::Arrives } else { Nudge::Lost }
 }
 
 /// Tells the story of a seed; what is wrong with it, and a checksum of it.
@@ -68,8 +96,7 @@ fn tell(rules: Rules, seed: u64) -> (Option<String>, u64) {
     simulation.pass(1);
     for step in 0..FAULTY_STEPS {
         if step % 40 == 0 {
-            let plan = plan(&mut simulation);
-            simulation.submit(plan);
+            submit(&mut simulation);
         }
         if simulation.random.below(24) == 0 {
             fault(&mut simulation);

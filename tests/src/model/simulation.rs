@@ -3,6 +3,7 @@
 use super::broker::Broker;
 use super::coordinator::{Coordinator, Fate, Stage, Work};
 use super::database::Database;
+use super::mail::Letter;
 use super::messages::{Ending, Sent};
 use super::reference::Reference;
 use super::rules::Rules;
@@ -14,7 +15,7 @@ use orchestr8_core::plan::Plan;
 use orchestr8_executor::simulation::Moment;
 use orchestr8_proto::ids::{ExecutionId, Incarnation, RunId};
 use orchestr8_proto::wire::{self, Control, CoordinatorBeat, RunVerdict, SCHEMA_VERSION, Verdict};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -51,11 +52,20 @@ pub(super) struct Host {
     pub(super) lane: Coordinator,
     pub(super) inbox: Vec<ToCoordinators>,
     own_leases: Vec<u64>,
+    /// The process is there from then on, and hears; what comes while it stands still waits for it.
+    hears_from_us: i64,
     next_beat_us: i64,
     next_survey_us: i64,
     again_from_us: i64,
     /// It does nothing before this: dead, stopped, or waiting for the database.
     pub(super) away_until_us: i64,
+}
+
+/// What becomes of a nudge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nudge {
+    Arrives,
+    Lost,
 }
 
 /// All of it.
@@ -75,6 +85,8 @@ pub(super) struct Simulation {
     letters: Vec<(i64, usize, Bytes)>,
     pub(super) reference: Reference,
     pub(super) plans: BTreeMap<ExecutionId, Arc<Plan>>,
+    /// Their callers were told that they are stored in the inbox, and do not come again.
+    posted: BTreeSet<ExecutionId>,
     pub(super) random: Random,
     /// How long commands take, in microseconds; none: drawn.
     pub(super) command_us: Option<i64>,
@@ -102,6 +114,7 @@ impl Simulation {
             letters: Vec::new(),
             reference: Reference::default(),
             plans: BTreeMap::new(),
+            posted: BTreeSet::new(),
             random: Random(seed),
             command_us: None,
             failures_percent: 20,
@@ -117,6 +130,7 @@ impl Simulation {
             lane: Coordinator::new(self.rules, TICKS),
             inbox: Vec::new(),
             own_leases: Vec::new(),
+            hears_from_us: self.now_us,
             next_beat_us: 0,
             next_survey_us: self.now_us + SURVEY_US,
             again_from_us: 0,
@@ -139,7 +153,8 @@ impl Simulation {
 
     /// Whether everything is ended, and forgotten by who ran it.
     pub(super) fn is_done(&self) -> bool {
-        self.database.rows.len() == self.plans.len() && self.database.all_ended() && self.sites.iter().all(|site| site.running() == 0)
+        let decided = self.database.rows.len() == self.plans.len() && self.database.inbox.is_empty();
+        decided && self.database.all_ended() && self.sites.iter().all(|site| site.running() == 0)
     }
 
     /// Lets so many seconds go by.
@@ -216,10 +231,26 @@ impl Simulation {
             moment,
         };
         for sent in self.sites[index].pass(around) {
-            // A dead one hears nothing; one that only stands still finds it later.
-            for host in self.hosts.iter_mut().filter(|host| host.away_until_us <= self.now_us || host.lane.lease > 0) {
-                host.inbox.push(sent.clone());
-            }
+            self.tell_hosts(&sent);
+        }
+    }
+
+    fn tell_hosts(&mut self, sent: &ToCoordinators) {
+        for host in self.hosts.iter_mut().filter(|host| host.hears_from_us <= self.now_us) {
+            host.inbox.push(sent.clone());
+        }
+    }
+
+    /// A coordinator without the shard stores a letter for it, and nudges; the nudge may be lost.
+    pub(super) fn post(&mut self, letter: Letter, nudge: Nudge) {
+        self.reference.letters += 1;
+        self.database.inbox.insert(self.reference.letters, letter);
+        if let Letter::Submit(id) = letter {
+            self.posted.insert(id);
+        }
+        match nudge {
+            Nudge::Arrives => self.tell_hosts(&ToCoordinators::Nudge),
+            Nudge::Lost => {}
         }
     }
 
@@ -228,6 +259,7 @@ impl Simulation {
         let mut inbox = std::mem::take(&mut self.hosts[index].inbox);
         self.own(index);
         if self.hosts[index].lane.in_doubt {
+            self.listen(index, inbox);
             return;
         }
         let commit = self.next_commit.take();
@@ -241,7 +273,9 @@ impl Simulation {
         let surveys = self.hosts[index].next_survey_us <= now_us;
         let host = &mut self.hosts[index];
         host.lane.heard = host.again_from_us <= now_us;
-        let missing: Vec<Work> = self.plans.keys().filter(|id| !self.database.rows.contains_key(id)).map(|id| Work::Start(*id)).collect();
+        let comes_again =
+            |id: &&ExecutionId| !self.database.rows.contains_key(id) && (!self.posted.contains(id) || self.reference.database_lost);
+        let missing: Vec<Work> = self.plans.keys().filter(comes_again).map(|id| Work::Start(*id)).collect();
         host.lane.pending.extend(missing);
         let mut stage = Stage {
             database: &mut self.database,
@@ -255,6 +289,7 @@ impl Simulation {
             match letter {
                 ToCoordinators::Claims(claims) => claims.into_iter().for_each(|asked| host.lane.take_claim(asked, stage.broker)),
                 ToCoordinators::Beat(beat) => host.lane.take_beat(&beat, stage.broker),
+                ToCoordinators::Nudge => host.lane.inbox_due = true,
             }
         }
         go_on(&mut host.lane, &mut stage, commit.unwrap_or(Fate::Committed));
@@ -270,6 +305,22 @@ impl Simulation {
         self.send(sent);
         if beats {
             self.coordinator_beat();
+        }
+    }
+
+    /// A lane without the shard knows who is silent.
+    fn listen(&mut self, index: usize, inbox: Vec<ToCoordinators>) {
+        let host = &mut self.hosts[index];
+        for letter in inbox {
+            match letter {
+                ToCoordinators::Beat(beat) => host.lane.take_beat(&beat, &self.broker),
+                // They are for the shard's owner.
+                ToCoordinators::Claims(_) | ToCoordinators::Nudge => {}
+            }
+        }
+        if host.next_beat_us <= self.now_us {
+            host.next_beat_us = self.now_us + BEAT_US;
+            host.lane.tick(&self.broker);
         }
     }
 
@@ -350,6 +401,7 @@ impl Simulation {
     pub(super) fn kill_host(&mut self, index: usize, seconds: i64) {
         self.hosts[index] = self.host();
         self.hosts[index].away_until_us = self.now_us + seconds * SECOND_US;
+        self.hosts[index].hears_from_us = self.now_us + seconds * SECOND_US;
     }
 
     /// Somebody cancels one of the executions.
@@ -360,6 +412,11 @@ impl Simulation {
         owner.into_iter().for_each(|host| host.lane.pending.push_back(Work::Cancel(id)));
     }
 
+    /// Who owns the shard.
+    pub(super) fn owner(&self) -> Option<usize> {
+        self.hosts.iter().position(|host| host.lane.lease == self.database.lease)
+    }
+
     /// Every coordinator looks for vanished messages at its next step.
     pub(super) fn survey_now(&mut self) {
         self.hosts.iter_mut().for_each(|host| host.next_survey_us = 0);
@@ -367,10 +424,16 @@ impl Simulation {
 
     /// The owner gives its shard to another coordinator.
     pub(super) fn hand_over(&mut self) {
-        let lease = self.database.lease;
-        let owner = self.hosts.iter().position(|host| host.lane.lease == lease);
-        if let Some(owner) = owner {
-            self.hosts[owner].lane.in_doubt = true;
+        if let Some(owner) = self.owner() {
+            let mut stage = Stage {
+                database: &mut self.database,
+                broker: &mut self.broker,
+                reference: &mut self.reference,
+                plans: &self.plans,
+                now_us: self.now_us,
+                sent: Vec::new(),
+            };
+            self.hosts[owner].lane.hand_over(&mut stage);
             self.hosts[owner].own_leases.clear();
             self.hosts.rotate_left(owner + 1);
         }
@@ -402,6 +465,7 @@ impl Simulation {
 fn go_on(lane: &mut Coordinator, stage: &mut Stage<'_>, fate: Fate) {
     while lane.read(stage.broker) {}
     lane.take_due(stage);
+    lane.read_inbox(stage);
     // A doubt stays with the lane: it recovers when it is free to.
     if !lane.pending.is_empty() && lane.process(stage, (512, fate)).is_err() {
         return;

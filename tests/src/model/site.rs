@@ -55,6 +55,8 @@ pub(super) struct Site {
 pub(super) enum ToCoordinators {
     Claims(Vec<Asked>),
     Beat(Beat),
+    /// Of another coordinator: something came for the shard.
+    Nudge,
 }
 
 /// What a site acts upon.

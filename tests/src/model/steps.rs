@@ -196,8 +196,8 @@ impl World {
         let Some(letter) = self.letters.iter().nth(letter).cloned() else { return };
         self.letters.remove(&letter);
         match letter {
-            Letter::Beat(beat) => self.lanes.iter_mut().filter(|lane| !lane.in_doubt).for_each(|lane| {
-                lane.heard = true;
+            Letter::Beat(beat) => self.lanes.iter_mut().for_each(|lane| {
+                lane.heard |= !lane.in_doubt;
                 lane.take_beat(&beat, &self.broker);
             }),
             Letter::Answer(run, answer) => self.for_holder(run, |world, executor| world.answered(executor, (run, answer))),
@@ -234,6 +234,8 @@ impl World {
         if self.lanes[0].in_doubt || !self.lanes[0].reads(&self.broker) {
             self.recover(0);
         }
+        // Who is heard between the tick and the verdict is not lost.
+        self.lanes[0].tick(&self.broker);
         self.executors_go_on();
         while !self.letters.is_empty() {
             self.arrive(0);
@@ -241,7 +243,6 @@ impl World {
         while self.lanes[0].read(&self.broker) {}
         self.lanes_go_on();
         self.process(0, (usize::MAX, CommitFate::Committed));
-        self.lanes[0].tick(&self.broker);
         self.with_lane(0, |lane, scene| lane.survey(scene));
         // Nobody else has the lease.
         self.with_lane(0, |lane, scene| lane.save(scene).ok());

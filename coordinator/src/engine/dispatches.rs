@@ -93,7 +93,6 @@ impl Lane {
         }
         let again = messages.iter().filter(|message| message.again == Again::MayBe).count();
         self.parts.metrics.published_again(again);
-        crate::kill_points::pass("between_two_publishes");
         // The publisher lives as long as the lane.
         self.parts.publisher.send(messages).ok();
         Ok(())

@@ -158,7 +158,7 @@ impl Lane {
         if bytes > DISPATCH_BYTES_MAX {
             return Err(too_large(bytes));
         }
-        wire::encode(&batch).map_err(|_| too_large(bytes))
+        wire::encode_dispatches(&batch).map_err(|_| too_large(bytes))
     }
 
     fn dispatch(&self, execution: &Execution, wanted: Wanted, views: &Views) -> Result<Dispatch, Failure> {

@@ -10,3 +10,4 @@ mod servers;
 mod sharing;
 mod starts;
 mod storm;
+mod upgrades;

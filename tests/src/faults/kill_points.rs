@@ -61,6 +61,13 @@ struct Load {
 }
 
 impl Case {
+    /// Both, side by side: they mostly wait.
+    async fn survived(self) -> Result<()> {
+        let (killed, stopped) = tokio::join!(Box::pin(self.killed()), Box::pin(self.stopped()));
+        killed.context("the process was killed")?;
+        stopped.context("the process was stopped and went on")
+    }
+
     /// The process dies at the point. Where there are others they do all the work; else it is started again.
     async fn killed(self) -> Result<()> {
         let mut scene = self.start("").await?;
@@ -261,25 +268,16 @@ fn stands_still(pid: i32) -> Result<bool> {
     Ok(stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T')))
 }
 
-/// The matrix: for every cast its points, each at the given pass, once killed and once stopped.
+/// The matrix: for every cast its points, each at the given pass.
 macro_rules! matrix {
     ($($group:ident: $cast:ident { $($test:ident: $point:literal $pass:literal),+ $(,)? })+) => {
         $(mod $group {
-            $(mod $test {
-                use crate::faults::kill_points::{Case, Cast};
-                use anyhow::Result;
+            use crate::faults::kill_points::{Case, Cast};
+            use anyhow::Result;
 
-                const CASE: Case = Case { cast: Cast::$cast, point: $point, pass: $pass };
-
-                #[tokio::test]
-                async fn killed() -> Result<()> {
-                    CASE.killed().await
-                }
-
-                #[tokio::test]
-                async fn stopped() -> Result<()> {
-                    CASE.stopped().await
-                }
+            $(#[tokio::test]
+            async fn $test() -> Result<()> {
+                Case { cast: Cast::$cast, point: $point, pass: $pass }.survived().await
             })+
         })+
     };

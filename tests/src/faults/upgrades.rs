@@ -6,6 +6,8 @@
 use crate::harness::{Installation, InstallationOptions, Process, wait_for};
 use crate::scene::{SOON, Scene, submit_surely, text};
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 const VARIABLE: &str = "ORCHESTR8_TEST_SCHEMA_VERSION";
@@ -27,8 +29,11 @@ fn two_of_each() -> InstallationOptions {
     InstallationOptions { coordinators: 2, executors: 2, ..InstallationOptions::default() }
 }
 
-/// The process stops in an orderly way and starts as the other build.
+/// The process stops in an orderly way and starts as the other build. It alone gets the signal, as from whoever rolls it out.
 async fn replace(process: &mut Process, build: &str) -> Result<()> {
+    kill(Pid::from_raw(process.pid()), Signal::SIGTERM)?;
+    let report = process.ended().await?;
+    ensure!(report.exit_code == Some(0), "{} did not end in order: {report:?}", process.name());
     process.set_environment(VARIABLE, build);
     process.restart().await
 }
@@ -148,11 +153,7 @@ async fn a_kind_that_an_executor_does_not_know_waits_for_one_that_does() -> Resu
     scene.installation.wait_ready(0).await?;
     let newer = submit_newer_kind(&scene, &mut submitted).await?;
     let given_back = until_given_back(&scene, &newer).await?;
-    assert_eq!(
-        (&given_back["status"], &given_back["attempts"]),
-        (&json!("retrying"), &json!(0)),
-        "no failure of the task's: {given_back}"
-    );
+    assert_eq!((&given_back["status"], &given_back["attempts"]), (&json!("retrying"), &json!(0)), "no failure of the task's: {given_back}");
     submit(&scene, &mut submitted).await?;
     replace(&mut scene.installation.executors[0], "kinds").await?;
     check(&scene, &submitted).await?;

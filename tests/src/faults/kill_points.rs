@@ -113,7 +113,12 @@ impl Case {
         self.until_up_or_there(&mut scene).await?;
         match self.cast {
             Cast::Alone | Cast::Executor | Cast::Sender => {}
-            Cast::Pair | Cast::Doubted | Cast::Owner => drop(scene.installation.add_coordinator().await?),
+            Cast::Pair | Cast::Doubted => drop(scene.installation.add_coordinator().await?),
+            // Callers must reach the one that sends it everything.
+            Cast::Owner => {
+                let sender = scene.installation.add_coordinator().await?;
+                scene.installation.wait_ready(sender).await?;
+            }
         }
         Ok(scene)
     }

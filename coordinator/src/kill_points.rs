@@ -6,6 +6,33 @@
 #[cfg(feature = "kill-points")]
 use nix::sys::signal::Signal;
 
+/// A batch is decided in memory and about to be committed.
+pub const BEFORE_COMMIT: &str = "before_commit";
+/// The same, for a batch that holds outcomes.
+pub const AFTER_OUTCOMES_READ_BEFORE_COMMIT: &str = "after_outcomes_read_before_commit";
+/// The same, for a batch that holds rows of an inbox.
+pub const AFTER_INBOX_READ_BEFORE_COMMIT: &str = "after_inbox_read_before_commit";
+/// The keys of a batch are reserved; nothing of it is decided.
+pub const AFTER_RESERVE_BEFORE_COMMIT: &str = "after_reserve_before_commit";
+/// A batch is committed; nothing of it has left the process.
+pub const AFTER_COMMIT_BEFORE_PUBLISH: &str = "after_commit_before_publish";
+/// Some messages of a batch are on their way to the broker, the next is not.
+pub const BETWEEN_TWO_PUBLISHES: &str = "between_two_publishes";
+/// Outcomes are committed; their executors do not know.
+pub const AFTER_COMMIT_BEFORE_CONFIRM: &str = "after_commit_before_confirm";
+/// What is committed lies above the saved position and marks.
+pub const AFTER_COMMIT_BEFORE_POSITION_SAVED: &str = "after_commit_before_position_saved";
+/// Vacant shards were taken; nothing of what they hold is read.
+pub const AFTER_TAKE_BEFORE_RESTORE: &str = "after_take_before_restore";
+/// After a doubt, shards are taken back under a new lease; nothing of what they hold is read.
+pub const AFTER_RETAKE_BEFORE_RESTORE: &str = "after_retake_before_restore";
+/// Everything of the shards that are to go is saved; they are still owned.
+pub const AFTER_SAVE_BEFORE_HAND_OVER: &str = "after_save_before_hand_over";
+/// Shards are given away; this process still remembers what they hold.
+pub const AFTER_HAND_OVER_BEFORE_FORGET: &str = "after_hand_over_before_forget";
+/// Rows are in the inbox of another's shard; neither it nor who waits has heard of them.
+pub const AFTER_MAIL_BEFORE_NUDGE: &str = "after_mail_before_nudge";
+
 /// Passes the point `name`; in a test build this may be the end of the process.
 #[cfg(not(feature = "kill-points"))]
 #[inline]

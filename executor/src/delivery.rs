@@ -1,6 +1,7 @@
 //! What the reply subject of a JetStream message says about its delivery, and the answers to it.
 
 use bytes::Bytes;
+use std::time::Duration;
 
 /// Done with: JetStream removes the message.
 pub(crate) const ACK: Bytes = Bytes::from_static(b"+ACK");
@@ -10,6 +11,11 @@ pub(crate) const NAK: Bytes = Bytes::from_static(b"-NAK");
 pub(crate) const TERM: Bytes = Bytes::from_static(b"+TERM");
 /// Still at it: the ack wait starts over.
 pub(crate) const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
+
+/// Not taken: deliver it to somebody else, but not before this time has passed.
+pub(crate) fn nak_after(delay: Duration) -> Bytes {
+    format!(r#"-NAK {{"delay":{}}}"#, delay.as_nanos()).into()
+}
 
 /// One delivery of one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

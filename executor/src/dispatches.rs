@@ -23,13 +23,15 @@ pub(crate) enum Reading {
     Work(Vec<Member>),
     /// Dispatches whose ids can be read, but not what they ask for; and why.
     Unsupported(Vec<Member>, String),
+    /// Dispatches of a newer version of which not even the ids can be read; and why. Another executor may know them.
+    Newer(String),
     /// Nothing can be said, not even to whom; and why.
     Unreadable(String),
 }
 
 /// Reads a message of [`orchestr8_proto::names::TASKS_STREAM`].
 pub(crate) fn read(payload: Bytes) -> Reading {
-    match wire::decode::<DispatchBatch>(payload.clone()) {
+    match wire::decode_dispatches(payload.clone()) {
         Ok(batch) => match members(batch) {
             Ok(members) if members.is_empty() => Reading::Unreadable("the message holds no dispatch".into()),
             Ok(members) => Reading::Work(members),
@@ -42,8 +44,11 @@ pub(crate) fn read(payload: Bytes) -> Reading {
 
 /// A newer sender keeps the numbers of the ids, so that an older executor can give its dispatches back.
 fn read_newer(payload: Bytes, error: &WireError) -> Reading {
-    let members = DispatchBatch::decode(payload).ok().and_then(|batch| members(batch).ok()).unwrap_or_default();
-    if members.is_empty() { Reading::Unreadable(error.to_string()) } else { Reading::Unsupported(members, error.to_string()) }
+    match members(DispatchBatch::decode(payload).unwrap_or_default()) {
+        Ok(members) if members.is_empty() => Reading::Unreadable(error.to_string()),
+        Ok(members) => Reading::Unsupported(members, error.to_string()),
+        Err(_) => Reading::Newer(error.to_string()),
+    }
 }
 
 fn members(batch: DispatchBatch) -> Result<Vec<Member>, IdError> {
@@ -88,7 +93,8 @@ mod tests {
     #[test]
     fn anything_else_is_unreadable_and_says_why() {
         let no_ids = wire::Dispatch { task_id: Bytes::from_static(b"short"), ..dispatch() };
-        for payload in [Bytes::from_static(&[0xff; 9]), bytes(1, vec![]), bytes(1, vec![no_ids.clone()]), bytes(2, vec![no_ids])] {
+        assert!(matches!(read(bytes(2, vec![no_ids.clone()])), Reading::Newer(reason) if reason.contains("schema version 2")));
+        for payload in [Bytes::from_static(&[0xff; 9]), bytes(1, vec![]), bytes(2, vec![]), bytes(1, vec![no_ids])] {
             assert!(matches!(read(payload), Reading::Unreadable(reason) if !reason.is_empty()));
         }
     }

@@ -17,6 +17,9 @@ pub const AFTER_RUN_BEFORE_OUTCOME: &str = "after_run_before_outcome";
 /// The outcome is stored by the broker; the message is not yet acknowledged.
 pub const AFTER_OUTCOME_BEFORE_ACK: &str = "after_outcome_before_ack";
 
+/// The confirmation of an outcome has come; the run is not yet forgotten.
+pub const AFTER_CONFIRM_BEFORE_FORGET: &str = "after_confirm_before_forget";
+
 /// Ends or stops the process when this point and pass were chosen.
 ///
 /// # Panics

@@ -3,6 +3,7 @@
 //! - [`wire`]: the messages, their schema version, strict encoding and decoding
 //! - [`ids`]: execution, task, dispatch, run and incarnation ids; time and shard bits
 //! - [`names`]: subjects, streams, consumers, headers
+//! - `newer`: what a build of tomorrow would say, for tests of rolling upgrades
 //! - [`tokens`]: HMACs that bind an outcome to its dispatch
 //! - [`times`]: every protocol time as a multiple of one base
 //! - [`timestamp`]: Unix microseconds
@@ -10,6 +11,8 @@
 
 pub mod ids;
 pub mod names;
+#[cfg(feature = "kill-points")]
+mod newer;
 pub mod times;
 pub mod timestamp;
 pub mod tokens;

@@ -10,6 +10,8 @@ mod generated {
 }
 pub use generated::*;
 
+#[cfg(feature = "kill-points")]
+use crate::newer::{schema_version as schema_version_max, stamped};
 use bytes::Bytes;
 use prost::Message;
 
@@ -80,7 +82,18 @@ pub fn encode(message: &impl Envelope) -> Result<Bytes, WireError> {
     if bytes > MESSAGE_BYTES_MAX {
         return Err(WireError::TooLarge { bytes, limit: MESSAGE_BYTES_MAX });
     }
-    Ok(message.encode_to_vec().into())
+    Ok(stamped(message.encode_to_vec()).into())
+}
+
+/// Encodes dispatches.
+///
+/// # Errors
+/// As of [`encode`].
+pub fn encode_dispatches(batch: &DispatchBatch) -> Result<Bytes, WireError> {
+    let bytes = encode(batch)?;
+    #[cfg(feature = "kill-points")]
+    let bytes = crate::newer::with_kinds(batch).map_or(bytes, |newer| stamped(newer).into());
+    Ok(bytes)
 }
 
 /// Decodes a message of a version that this build reads.
@@ -93,9 +106,30 @@ pub fn decode<M: Envelope>(bytes: Bytes) -> Result<M, WireError> {
     }
     let message = M::decode(bytes).map_err(|error| WireError::Malformed(error.to_string()))?;
     match message.schema_version() {
-        1..=SCHEMA_VERSION => Ok(message),
+        version if (1..=schema_version_max()).contains(&version) => Ok(message),
         other => Err(WireError::Version(other)),
     }
+}
+
+/// Decodes dispatches; a kind that this build does not know is none.
+///
+/// # Errors
+/// As of [`decode`].
+pub fn decode_dispatches(bytes: Bytes) -> Result<DispatchBatch, WireError> {
+    let batch = decode(bytes.clone())?;
+    #[cfg(feature = "kill-points")]
+    let batch = crate::newer::with_newer_kinds(batch, bytes);
+    Ok(batch)
+}
+
+#[cfg(not(feature = "kill-points"))]
+const fn schema_version_max() -> u32 {
+    SCHEMA_VERSION
+}
+
+#[cfg(not(feature = "kill-points"))]
+const fn stamped(message: Vec<u8>) -> Vec<u8> {
+    message
 }
 
 /// A known, specified value of a proto enum.

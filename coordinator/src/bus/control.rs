@@ -42,6 +42,12 @@ impl Outbox {
         self.dropped.push(dispatch);
     }
 
+    /// Whether somebody's outcome is confirmed.
+    #[must_use]
+    pub fn confirms(&self) -> bool {
+        self.to.values().any(|control| !control.confirmed_run_ids.is_empty())
+    }
+
     /// Sends everything. Core messages: what is lost is asked for or published again.
     pub fn send(self, speaker: &Speaker) {
         for (incarnation, control) in self.to {

@@ -3,6 +3,7 @@
 use super::Bus;
 use super::streams::StreamShape;
 use crate::engine::input::{Input, PublishEnd, Published};
+use crate::kill_points;
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::publish::PublishAck;
@@ -103,7 +104,10 @@ impl Publisher {
 
     /// Writes messages to the connection in order; the answers come later.
     async fn start(&self, batch: Vec<Publish>, under_way: &mut UnderWay) {
-        for publish in batch.into_iter().filter(|publish| self.is_current(publish)) {
+        for (before, publish) in batch.into_iter().filter(|publish| self.is_current(publish)).enumerate() {
+            if before > 0 {
+                kill_points::pass(kill_points::BETWEEN_TWO_PUBLISHES);
+            }
             if !under_way.known_queues.contains(&publish.lot.queue) {
                 // Its consumers first; until then it waits, and nothing else with it.
                 self.wait_for_repair(publish, under_way);

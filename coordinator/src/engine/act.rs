@@ -8,6 +8,7 @@ use super::lane::Lane;
 use super::work::{EventWork, Group, Work};
 use crate::bus::control::Outbox;
 use crate::bus::publisher::Again;
+use crate::kill_points;
 use orchestr8_core::execution::{Execution, Failure};
 use orchestr8_core::leases::Grant;
 use orchestr8_core::machine::{Answer, Effect, Event, Report, Reported};
@@ -45,7 +46,9 @@ impl Lane {
         let published = self.publish_fresh(wanted, &stepped).await;
         self.answer_callers(works, &stepped);
         self.wake(stepped.executions.keys().copied());
-        crate::kill_points::pass("after_commit_before_confirm");
+        if outbox.confirms() {
+            kill_points::pass(kill_points::AFTER_COMMIT_BEFORE_CONFIRM);
+        }
         outbox.send(&self.parts.speaker);
         stepped.executions.into_values().for_each(|execution| self.executions.put(execution));
         published

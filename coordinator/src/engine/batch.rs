@@ -4,6 +4,7 @@ use super::handle::{CancelAnswer, CommandError, Origin, SubmitError, Submitted};
 use super::lane::{BATCH_EVENTS_MAX, Lane, Randomness};
 use super::lots::mark_row;
 use super::work::{ClaimNote, EventWork, Group, GroupState, Work};
+use crate::kill_points;
 use orchestr8_core::execution::Execution;
 use orchestr8_core::expression;
 use orchestr8_core::machine::{self, Effect, Event};
@@ -108,9 +109,9 @@ impl Lane {
         let batch = self.rows(works, &mut stepped);
         if !batch.is_unfenced() {
             self.renew_if_late().await?;
-            crate::kill_points::pass("before_commit");
+            passes_before_commit(works);
             self.clock.told(commit::commit(&mut self.parts.connection, &batch).await?);
-            crate::kill_points::pass("after_commit_before_publish");
+            kill_points::pass(kill_points::AFTER_COMMIT_BEFORE_PUBLISH);
         }
         self.parts.metrics.batch_committed(works.len(), started.elapsed());
         let works = std::mem::take(works);
@@ -147,7 +148,7 @@ impl Lane {
         }
         later.into_iter().rev().for_each(|work| self.pending.push_front(work));
         let reservations = if rows.is_empty() { HashMap::new() } else { keys::reserve(&mut self.parts.connection, &rows).await? };
-        crate::kill_points::pass("after_reserve_before_commit");
+        kill_points::pass(kill_points::AFTER_RESERVE_BEFORE_COMMIT);
         let doubtful = self.made_already(works).await?;
         works.retain_mut(|work| match work {
             Work::New(group) => admitted(group, &reservations, &doubtful),
@@ -366,6 +367,17 @@ impl Lane {
         };
         // The caller may have gone.
         reply.sender.send(answer).ok();
+    }
+}
+
+/// The points before a commit: of any batch, and of those that hold outcomes or rows of an inbox.
+fn passes_before_commit(works: &[Work]) {
+    kill_points::pass(kill_points::BEFORE_COMMIT);
+    if works.iter().any(|work| matches!(work, Work::Event(event) if matches!(event.addressed.event, Event::Outcome(..)))) {
+        kill_points::pass(kill_points::AFTER_OUTCOMES_READ_BEFORE_COMMIT);
+    }
+    if works.iter().any(|work| work.inbox().is_some()) {
+        kill_points::pass(kill_points::AFTER_INBOX_READ_BEFORE_COMMIT);
     }
 }
 

@@ -93,7 +93,6 @@ impl Lane {
         }
         let again = messages.iter().filter(|message| message.again == Again::MayBe).count();
         self.parts.metrics.published_again(again);
-        crate::kill_points::pass("between_two_publishes");
         // The publisher lives as long as the lane.
         self.parts.publisher.send(messages).ok();
         Ok(())
@@ -159,7 +158,7 @@ impl Lane {
         if bytes > DISPATCH_BYTES_MAX {
             return Err(too_large(bytes));
         }
-        wire::encode(&batch).map_err(|_| too_large(bytes))
+        wire::encode_dispatches(&batch).map_err(|_| too_large(bytes))
     }
 
     fn dispatch(&self, execution: &Execution, wanted: Wanted, views: &Views) -> Result<Dispatch, Failure> {

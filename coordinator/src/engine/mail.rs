@@ -5,6 +5,7 @@ use super::handle::{CancelAnswer, CommandError, Origin, Submission, SubmitError,
 use super::input::Addressed;
 use super::lane::Lane;
 use super::work::{CancelReply, EventWork, Group, GroupState, Work};
+use crate::kill_points;
 use orchestr8_core::machine::Event;
 use orchestr8_proto::ids::ExecutionId;
 use orchestr8_proto::wire::Nudge;
@@ -113,6 +114,7 @@ impl Lane {
         let letters = std::mem::take(&mut self.mail.outgoing);
         let rows: Vec<(u16, Uuid, InboxEvent)> = letters.iter().map(|letter| (letter.shard, letter.id, letter.event.clone())).collect();
         let stored = inbox::send(&mut self.parts.connection, &rows).await;
+        kill_points::pass(kill_points::AFTER_MAIL_BEFORE_NUDGE);
         let mut inbox_shards: Vec<u32> = rows.iter().map(|(shard, _, _)| u32::from(*shard)).collect();
         inbox_shards.dedup();
         letters.into_iter().for_each(|letter| letter.answer(stored.as_ref().err()));

@@ -9,6 +9,7 @@ use super::sharing::Held;
 use super::work::Work;
 use crate::bus::reader::{Reader, ReaderStart};
 use crate::bus::streams::Incarnations;
+use crate::kill_points;
 use orchestr8_core::leases::{Grant, Silence};
 use orchestr8_core::machine::Event;
 use orchestr8_core::marks::Marks;
@@ -123,6 +124,7 @@ impl Lane {
         self.shards.clear();
         self.hold(taken, lease);
         let owned: Vec<u16> = self.shards.keys().copied().collect();
+        kill_points::pass(kill_points::AFTER_RETAKE_BEFORE_RESTORE);
         self.restore(&owned).await?;
         self.in_doubt = false;
         self.parts.metrics.recovered(owned.len());
@@ -195,7 +197,7 @@ impl Lane {
     }
 
     pub(super) async fn save(&mut self) -> Result<shards::Renewed, StoreError> {
-        crate::kill_points::pass("after_commit_before_position_saved");
+        kill_points::pass(kill_points::AFTER_COMMIT_BEFORE_POSITION_SAVED);
         let marks = self.lots.dirty_marks();
         let row = |(shard, held): (&u16, &Held)| PositionRow {
             shard: i32::from(*shard),

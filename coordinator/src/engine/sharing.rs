@@ -3,6 +3,7 @@
 
 use super::lane::Lane;
 use super::work::Work;
+use crate::kill_points;
 use orchestr8_core::shares::{Balance, Standing, balance, fair_share};
 use orchestr8_proto::ids::{ExecutionId, LeaseId};
 use orchestr8_proto::wire::{BATCH_ITEMS_MAX, Nudge, SCHEMA_VERSION};
@@ -96,6 +97,7 @@ impl Lane {
             self.show_ownership();
             return Ok(());
         }
+        kill_points::pass(kill_points::AFTER_TAKE_BEFORE_RESTORE);
         self.restore(&new).await?;
         tracing::info!(shards = ?new, owned = self.shards.len(), running = self.leases.len(), "shards taken");
         self.parts.metrics.recovered(new.len());
@@ -119,7 +121,9 @@ impl Lane {
         self.save().await?;
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let leaving: Vec<(u16, LeaseId)> = self.shards.iter().rev().take(count).map(|(shard, held)| (*shard, held.lease)).collect();
+        kill_points::pass(kill_points::AFTER_SAVE_BEFORE_HAND_OVER);
         shards::hand_over(&mut self.parts.connection, &leaving).await?;
+        kill_points::pass(kill_points::AFTER_HAND_OVER_BEFORE_FORGET);
         let leaving: BTreeSet<u16> = leaving.into_iter().map(|(shard, _)| shard).collect();
         self.forget(&leaving);
         tracing::info!(shards = ?leaving, owned = self.shards.len(), "shards handed over");

@@ -4,7 +4,7 @@ use super::{Desk, Mode};
 use crate::clock::Clock;
 use crate::coordinators::Heard;
 use crate::fetch::{PullStatus, Ticket};
-use crate::kill_points::{AFTER_GRANT_BEFORE_DOUBLE_ACK, AFTER_OUTCOME_BEFORE_ACK, kill_point};
+use crate::kill_points::{AFTER_CONFIRM_BEFORE_FORGET, AFTER_GRANT_BEFORE_DOUBLE_ACK, AFTER_OUTCOME_BEFORE_ACK, kill_point};
 use crate::messages::{MessageKey, Settled};
 use crate::report::released_unstarted;
 use crate::runs::{ClaimStage, Fate, Stage, Storage};
@@ -232,6 +232,7 @@ impl Desk {
 
     fn confirmed(&mut self, run_id: RunId, now: Instant) {
         if self.runs.get(run_id).is_some_and(|run| matches!(run.stage, Stage::Ended(_))) {
+            kill_point(AFTER_CONFIRM_BEFORE_FORGET);
             self.forget(run_id, Settled::Ack, now);
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Desk, Effect, Mode};
 use crate::clock::Clock;
-use crate::delivery::{Delivery, NAK, TERM};
+use crate::delivery::{Delivery, NAK, TERM, nak_after};
 use crate::dispatches::{Member, Reading, read};
 use crate::freshness::{Evidence, Start};
 use crate::kill_points::{AFTER_FETCH_BEFORE_START, kill_point};
@@ -45,6 +45,11 @@ impl Desk {
         let (members, unsupported) = match read(message.payload) {
             Reading::Work(members) => (members, None),
             Reading::Unsupported(members, reason) => (members, Some(reason)),
+            Reading::Newer(reason) => {
+                tracing::warn!(sequence, reason, "a task message of a newer build is left to executors that can read it");
+                self.publish(ack, None, nak_after(self.times.ack_wait()));
+                return;
+            }
             Reading::Unreadable(reason) => {
                 tracing::error!(sequence, reason, "a task message cannot be read and is terminated");
                 self.publish(ack, None, TERM);

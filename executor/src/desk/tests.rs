@@ -180,6 +180,10 @@ fn what_cannot_be_run_is_given_back_and_what_cannot_be_read_is_terminated() {
     scene.deliver_bytes(prost::Message::encode_to_vec(&newer).into(), FIRST);
     let garbage = scene.deliver_bytes(Bytes::from_static(b"\xff\xff"), FIRST);
     assert_eq!(scene.answers(&garbage), ["+TERM"]);
+    let other_ids = Dispatch { task_id: Bytes::from_static(b"of tomorrow"), ..dispatch() };
+    let other_ids = DispatchBatch { schema_version: 2, dispatches: vec![other_ids] };
+    let tomorrow = scene.deliver_bytes(prost::Message::encode_to_vec(&other_ids).into(), FIRST);
+    assert_eq!(scene.answers(&tomorrow), [r#"-NAK {"delay":15000000000}"#], "another executor may know it");
     let mut told = scene.store_outcomes();
     told.extend(scene.store_outcomes());
     let unsupported = |outcome: &Outcome| matches!(&outcome.result, Some(Told::Released(told)) if told.reason == i32::from(ReleaseReason::Unsupported) && told.never_started);

@@ -38,7 +38,7 @@ pub fn run_shim() -> ExitCode {
         return ExitCode::from(EXIT_USAGE);
     };
     let mut parent = BufReader::new(socket);
-    let event = match read_spec(&mut parent).and_then(|spec| Supervisor::start(&spec, &mut parent)) {
+    let event = match isolated(&mut parent).and_then(|(spec, signals)| Supervisor::start(&spec, signals, &mut parent)) {
         Ok(supervisor) => supervisor.run(&mut parent),
         Err(reason) => ShimEvent::SpawnError(reason),
     };
@@ -81,8 +81,7 @@ enum StopCause {
 }
 
 impl Supervisor {
-    fn start(spec: &ShimSpec, parent: &mut BufReader<UnixStream>) -> Result<Self, String> {
-        let signals = isolate().map_err(|errno| format!("the shim cannot prepare itself: {errno}"))?;
+    fn start(spec: &ShimSpec, signals: SignalFd, parent: &mut BufReader<UnixStream>) -> Result<Self, String> {
         let command = spawn(spec)?;
         tell(parent.get_mut(), &ShimEvent::Started(command.as_raw()));
         let until = spec.timeout_ms.and_then(|timeout_ms| Instant::now().checked_add(Duration::from_millis(timeout_ms)));
@@ -288,6 +287,12 @@ fn read_spec(parent: &mut BufReader<UnixStream>) -> Result<ShimSpec, String> {
     let mut line = Vec::new();
     parent.by_ref().take(SPEC_BYTES_MAX).read_until(b'\n', &mut line).map_err(|error| format!("the shim cannot read its spec: {error}"))?;
     serde_json::from_slice(&line).map_err(|error| format!("the shim's spec is malformed: {error}"))
+}
+
+/// Isolates first: a signal to the executor's whole group must not end a shim that still waits for its spec.
+fn isolated(parent: &mut BufReader<UnixStream>) -> Result<(ShimSpec, SignalFd), String> {
+    let signals = isolate().map_err(|errno| format!("the shim cannot prepare itself: {errno}"))?;
+    Ok((read_spec(parent)?, signals))
 }
 
 /// A session of its own, signals blocked, orphans adopted, no core dumps.

@@ -9,3 +9,4 @@ mod load;
 mod servers;
 mod sharing;
 mod starts;
+mod upgrades;

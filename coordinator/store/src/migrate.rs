@@ -244,6 +244,8 @@ pub fn statements() -> Vec<(&'static str, &'static str)> {
         ("next_due", queue::NEXT_DUE),
         ("reserve", keys::RESERVE),
         ("quarantine", crate::quarantine::QUARANTINE),
+        ("redrive", crate::quarantine::REDRIVE),
+        ("discard", crate::quarantine::DISCARD),
     ]
 }
 

@@ -14,6 +14,9 @@ pub const REDRIVE: &str = "select redrive_event($1)";
 /// Forgets one.
 pub const DISCARD: &str = "delete from quarantined_events where id = $1";
 
+/// Longest reason that is kept, in characters.
+const ERROR_CHARS_MAX: usize = 4_096;
+
 /// An event that could not be applied.
 #[derive(Debug, Clone)]
 pub struct Quarantined<'a> {
@@ -37,8 +40,13 @@ pub struct Quarantined<'a> {
 /// [`StoreError`]: it was not kept.
 pub async fn keep(connection: &mut PgConnection, event: Quarantined<'_>) -> Result<(), StoreError> {
     let query = sqlx::query(QUARANTINE).bind(i32::from(event.shard)).bind(event.execution.map(|id| id.0)).bind(event.task.map(|id| id.0));
-    query.bind(Json(event.event)).bind(event.error).bind(event.inbox).execute(connection).await?;
+    query.bind(Json(event.event)).bind(shown(event.error)).bind(event.inbox).execute(connection).await?;
     Ok(())
+}
+
+/// What goes wrong may quote what it went wrong over: shortened, and without what a column cannot hold.
+fn shown(error: &str) -> String {
+    error.chars().filter(|c| *c != '\0').take(ERROR_CHARS_MAX).collect()
 }
 
 /// How a redrive went.

@@ -281,11 +281,13 @@ impl Lane {
         let executions = self.readable_executions(rows.iter().map(|row| row.task.execution()).collect()).await?;
         let mut wanted = Vec::with_capacity(rows.len());
         for row in rows {
-            let current = executions.get(&row.task.execution()).is_some_and(|execution| {
-                execution.has_task(row.task.index())
-                    && execution.task(row.task.index()).status.0 == TaskStatus::Queued
-                    && execution.task(row.task.index()).is_current(row.dispatch)
-            });
+            let Some(execution) = executions.get(&row.task.execution()) else {
+                self.lots.unread(lot, row.sequence);
+                continue;
+            };
+            let current = execution.has_task(row.task.index())
+                && execution.task(row.task.index()).status.0 == TaskStatus::Queued
+                && execution.task(row.task.index()).is_current(row.dispatch);
             if current {
                 wanted.push(Wanted { task: row.task, dispatch: row.dispatch, sequence: row.sequence, again: again(row.sequence) });
             } else {

@@ -131,7 +131,7 @@ async fn what_an_expression_makes_too_deep_or_unstorable_fails_by_name() -> Resu
     };
     let passed_on = scene.submit_workflow(&flow(json!("${{ tasks.deep.output }}"), None)).await?;
     let wrapped = scene.submit_workflow(&flow(json!({"more": "${{ tasks.deep.output }}"}), None)).await?;
-    let nul = scene.submit_workflow(&flow(json!("${{ '\\\\u0000' }}"), None)).await?;
+    let nul = scene.submit_workflow(&flow(json!("${{ '\\u0000' }}"), None)).await?;
     let reader = json!({"name": "reader", "handler": "noop", "needs": ["deep"], "with": {"output": {"in": "${{ tasks.deep.output }}"}}});
     let read = scene.submit_workflow(&flow(json!(1), Some(reader))).await?;
     let passed_on = scene.workflow(&passed_on).await?;

@@ -48,6 +48,7 @@ enum Command {
     Validate(commands::definition::ValidateArgs),
     Graph(commands::definition::GraphArgs),
     Definitions(commands::definition::DefinitionsArgs),
+    Quarantine(commands::quarantine::QuarantineArgs),
 }
 
 /// Batches make and drop many small values; a fifth of the coordinator's time went into the system's allocator.
@@ -100,6 +101,7 @@ async fn ask(command: &Command) -> Result<Exit, CommandError> {
         Command::Validate(args) => commands::definition::validate(args),
         Command::Graph(args) => commands::definition::graph(args),
         Command::Definitions(args) => commands::definition::definitions(args).await,
+        Command::Quarantine(args) => commands::quarantine::quarantine(args).await,
         Command::Dev(_) | Command::Coordinator(_) | Command::Executor(_) => unreachable!("servers are started by `main`"),
     }
 }

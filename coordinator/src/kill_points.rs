@@ -33,6 +33,26 @@ pub const AFTER_HAND_OVER_BEFORE_FORGET: &str = "after_hand_over_before_forget";
 /// Rows are in the inbox of another's shard; neither it nor who waits has heard of them.
 pub const AFTER_MAIL_BEFORE_NUDGE: &str = "after_mail_before_nudge";
 
+/// Panics in a test build if the task whose event is being applied is the one that `ORCHESTR8_POISON_TASK` names: what a defect of
+/// the state machine would do.
+#[cfg(not(feature = "kill-points"))]
+#[inline]
+pub fn poison<'a>(_task: impl FnOnce() -> Option<&'a str>) {}
+
+/// Panics in a test build if the task whose event is being applied is the one that `ORCHESTR8_POISON_TASK` names: what a defect of
+/// the state machine would do.
+///
+/// # Panics
+/// See above.
+#[cfg(feature = "kill-points")]
+pub fn poison<'a>(task: impl FnOnce() -> Option<&'a str>) {
+    use std::sync::LazyLock;
+    static POISON: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("ORCHESTR8_POISON_TASK").ok().filter(|name| !name.is_empty()));
+    if let Some(poison) = &*POISON {
+        assert!(task() != Some(poison.as_str()), "task `{poison}` is poison");
+    }
+}
+
 /// Passes the point `name`; in a test build this may be the end of the process.
 #[cfg(not(feature = "kill-points"))]
 #[inline]

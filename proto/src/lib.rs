@@ -1,6 +1,7 @@
 //! The contract between coordinator and executor. No sockets, no clock.
 //!
 //! - [`wire`]: the messages, their schema version, strict encoding and decoding
+//! - [`storable`]: which JSON can be stored and read back
 //! - [`ids`]: execution, task, dispatch, run and incarnation ids; time and shard bits
 //! - [`names`]: subjects, streams, consumers, headers
 //! - `newer`: what a build of tomorrow would say, for tests of rolling upgrades
@@ -13,6 +14,7 @@ pub mod ids;
 pub mod names;
 #[cfg(feature = "kill-points")]
 mod newer;
+pub mod storable;
 pub mod times;
 pub mod timestamp;
 pub mod tokens;

@@ -163,6 +163,14 @@ impl Client {
         self.answer(path, self.request(Method::POST, path).timeout(ANSWER_TIMEOUT)).await
     }
 
+    /// `DELETE path`, once.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn delete(&self, path: &str) -> Result<Value, ClientError> {
+        self.answer(path, self.request(Method::DELETE, path).timeout(ANSWER_TIMEOUT)).await
+    }
+
     /// `POST path` under a new idempotency key, tried again with the same key for [`SUBMIT_PATIENCE`] while nobody answers.
     ///
     /// # Errors

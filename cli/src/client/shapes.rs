@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
 
 /// `POST /api/v1/tasks`, one element of it for an array.
 #[derive(Debug, Clone, Deserialize)]
@@ -156,6 +157,49 @@ pub struct TaskResult {
     /// Stable word for the last failure.
     #[serde(default)]
     pub error_type: Option<String>,
+}
+
+/// `GET /api/v1/quarantine`, one page.
+#[derive(Debug, Clone, Deserialize)]
+pub struct QuarantinePage {
+    /// Newest first.
+    pub events: Vec<QuarantinedEvent>,
+}
+
+/// An event that could not be applied.
+#[derive(Debug, Clone, Deserialize)]
+pub struct QuarantinedEvent {
+    /// Of the entry.
+    pub id: Uuid,
+    /// What it was.
+    pub kind: String,
+    /// The execution that it was for.
+    #[serde(default)]
+    pub workflow_id: Option<Uuid>,
+    /// Its name.
+    #[serde(default)]
+    pub workflow_name: Option<String>,
+    /// The task that it was about.
+    #[serde(default)]
+    pub task_id: Option<Uuid>,
+    /// Its name in the definition.
+    #[serde(default)]
+    pub task_name: Option<String>,
+    /// Why it could not be applied.
+    pub error: String,
+    /// How often it came.
+    pub seen_count: u64,
+    /// Whether a redrive does something.
+    pub redrivable: bool,
+    /// When it came first.
+    #[serde(deserialize_with = "timestamp")]
+    pub created_at: OffsetDateTime,
+    /// When it came last.
+    #[serde(deserialize_with = "timestamp")]
+    pub last_seen_at: OffsetDateTime,
+    /// What is known of it; only where one entry is asked for.
+    #[serde(default)]
+    pub event: Value,
 }
 
 /// `type: message`, as far as both are known.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 /// Rows asked for at once: what the API gives at most.
-const PAGE_ROWS_MAX: usize = 500;
+pub(super) const PAGE_ROWS_MAX: usize = 500;
 /// Widest cell of a table, in columns.
 const CELL_WIDTH_MAX: usize = 40;
 
@@ -109,12 +109,13 @@ fn task_row(task: &Task, now: OffsetDateTime) -> Vec<String> {
     vec![task.task_id.to_string(), task.name.clone(), agent, task.status.to_string(), task.attempts.to_string(), age, time, error]
 }
 
-fn span(from: Option<OffsetDateTime>, to: Option<OffsetDateTime>, now: OffsetDateTime) -> String {
+/// The time from one moment to another, or until now.
+pub(super) fn span(from: Option<OffsetDateTime>, to: Option<OffsetDateTime>, now: OffsetDateTime) -> String {
     from.and_then(|from| Duration::try_from(to.unwrap_or(now) - from).ok()).map(show_duration).unwrap_or_default()
 }
 
 /// Columns as wide as their widest cell; the last is not padded.
-fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     let head = head.iter().map(|&cell| cell.to_owned()).collect();
     let cells =
         |row: Vec<String>| row.iter().map(|cell| console::truncate_str(&harmless_line(cell), CELL_WIDTH_MAX, "…").into_owned()).collect();
@@ -139,7 +140,7 @@ fn query(args: &ListArgs, rows: usize, cursor: Option<&str>) -> Vec<(&'static st
 }
 
 /// The path with its query, encoded.
-fn with_query(path: &str, query: &[(&str, String)]) -> String {
+pub(super) fn with_query(path: &str, query: &[(&str, String)]) -> String {
     let url = Url::parse_with_params(&format!("http://localhost{path}"), query).expect("a path of our own");
     format!("{}?{}", url.path(), url.query().unwrap_or_default())
 }

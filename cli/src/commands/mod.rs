@@ -6,12 +6,14 @@
 //! - [`run`], [`task`]: submit; [`watch`], [`wait`]: follow
 //! - [`show`], [`logs`], [`list`]: look; [`cancel`]: end
 //! - [`definition`]: `validate`, `graph`, `definitions`
+//! - [`quarantine`]: events that could not be applied
 
 pub mod cancel;
 pub mod context;
 pub mod definition;
 pub mod list;
 pub mod logs;
+pub mod quarantine;
 pub mod run;
 pub mod show;
 pub mod target;

@@ -44,6 +44,14 @@ pub async fn execution(context: &ApiContext, text: &str) -> Result<ExecutionId, 
     ExecutionId::try_from(uuid).map_err(|_| bad(text, remedy))
 }
 
+/// The quarantined event that a path means: whole ids only, since nobody types them.
+///
+/// # Errors
+/// [`Code::BadId`].
+pub fn quarantined(text: &str) -> Result<Uuid, Problem> {
+    text.parse().map_err(|_| bad(text, "is not the id of a quarantined event: pass a whole UUID, as GET /api/v1/quarantine shows it"))
+}
+
 fn given(text: &str) -> Result<Given, Problem> {
     let digits = text.replace('-', "");
     let remedy = format!("is not an id: pass a UUID, or at least its first {PREFIX_DIGITS_MIN} hex digits");

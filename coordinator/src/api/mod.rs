@@ -6,6 +6,7 @@
 //! - [`json`], [`body`], [`fields`], [`parameters`], [`ids`]: strict reading of requests; nothing is accepted and ignored
 //! - [`submit`], [`single`], [`workflow`]: submissions of tasks and workflows
 //! - [`tasks`], [`workflows`], [`definitions`]: what there is, and cancelling it
+//! - [`quarantine`]: events that could not be applied
 //! - [`progress`]: how far an execution is
 //! - [`events`], [`waiting`]: event streams and waits for an end
 //! - [`probes`]: `/healthz`, `/readyz`, `/metrics`
@@ -22,6 +23,7 @@ pub mod parameters;
 pub mod probes;
 pub mod problem;
 pub mod progress;
+mod quarantine;
 pub mod server;
 pub mod single;
 pub mod submit;
@@ -105,6 +107,7 @@ pub fn router(context: ApiContext) -> Router {
     Router::new()
         .merge(task_routes())
         .merge(workflow_routes())
+        .merge(quarantine_routes())
         .merge(other_routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
@@ -130,6 +133,13 @@ fn workflow_routes() -> Router<ApiContext> {
         .route("/api/v1/workflows/{id}/tasks", get(workflows::tasks))
         .route("/api/v1/workflows/{id}/events", get(events::follow))
         .route("/api/v1/workflows/{id}/cancel", post(workflows::cancel))
+}
+
+fn quarantine_routes() -> Router<ApiContext> {
+    Router::new()
+        .route("/api/v1/quarantine", get(quarantine::list))
+        .route("/api/v1/quarantine/{id}", get(quarantine::one).delete(quarantine::discard))
+        .route("/api/v1/quarantine/{id}/redrive", post(quarantine::redrive))
 }
 
 fn other_routes() -> Router<ApiContext> {

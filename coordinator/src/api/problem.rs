@@ -68,7 +68,7 @@ codes! {
         "The request has no `Authorization: Bearer` header, or its token is not this coordinator's.",
         "Pass the token that the coordinator was configured with; `orchestr8 dev` writes it to .orchestr8/token.";
     NotFound = "not_found", NOT_FOUND, "There is no such thing",
-        "No workflow, task, definition or page has this id or name; it may have been deleted by retention.",
+        "No workflow, task, definition, quarantined event or page has this id or name; it may have been deleted by retention.",
         "Check the id or name; lists show what there is.";
     UnknownRoute = "unknown_route", NOT_FOUND, "There is no such route",
         "The API has nothing under this path.",
@@ -85,6 +85,9 @@ codes! {
     AlreadyFinal = "already_final", CONFLICT, "It has ended already",
         "What has completed, failed or been cancelled does not change any more.",
         "Nothing is left to do; submit it again to have it run again.";
+    ComesByItself = "comes_by_itself", CONFLICT, "It comes again by itself",
+        "What an executor reports, and what the coordinator looks at again anyway, is not kept for a redrive.",
+        "Mend the cause that `error` of the entry names; the event comes again and is applied then. Discard the entry to forget it.";
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large",
         "The whole body has a limit, which `detail` names.",
         "Send several requests, or pass large inputs by reference.";

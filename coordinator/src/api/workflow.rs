@@ -6,6 +6,7 @@ use super::submit::check_input_size;
 use crate::engine::handle::Submission;
 use orchestr8_core::definition::{self, InputProblem, Problems, check_input, plan_hash};
 use orchestr8_core::plan::Plan;
+use orchestr8_store::read::ReadError;
 use orchestr8_store::read::definitions::{self, StoredPlan};
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;
@@ -164,8 +165,14 @@ impl WorkflowRequest {
 }
 
 async fn registered(reads: &PgPool, reference: &Reference) -> Result<StoredPlan, Problem> {
-    let found = definitions::plan(reads, &reference.name, reference.version).await?;
     let shown = reference.version.map_or(reference.name.clone(), |version| format!("{}@{version}", reference.name));
+    let found = definitions::plan(reads, &reference.name, reference.version).await.map_err(|error| match error {
+        ReadError::Unreadable { column: "plan", reason } => {
+            let detail = format!("the definition `{shown}` was stored by another version and cannot be read ({reason}): register it again");
+            Problem::new(Code::InvalidDefinition, detail).at("definition").with_value(&json!(shown))
+        }
+        error @ (ReadError::Unreadable { .. } | ReadError::Unavailable(_) | ReadError::Refused(_)) => error.into(),
+    })?;
     found.ok_or_else(|| Problem::not_found("definition", shown).at("definition"))
 }
 

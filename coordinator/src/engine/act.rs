@@ -267,7 +267,8 @@ fn event_name(event: &Event) -> &'static str {
     }
 }
 
-fn task_of(event: &Event) -> Option<TaskIndex> {
+/// The task that an event is about, if it is about one.
+pub(super) fn task_of(event: &Event) -> Option<TaskIndex> {
     match event {
         Event::Outcome(index, _)
         | Event::Claim(index, _)

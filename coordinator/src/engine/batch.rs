@@ -17,6 +17,7 @@ use orchestr8_store::rows::{KeyRow, MarkRow};
 use orchestr8_store::shards::Position;
 use orchestr8_store::{StoreError, load};
 use serde_json::Value;
+use std::any::Any;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -208,7 +209,7 @@ impl Lane {
         for loaded in loaded {
             let hash = loaded.plan_hash;
             let plan = self.plans.get(&hash).ok_or_else(|| StoreError::Unreadable("an execution's plan is missing".into()))?;
-            let execution = loaded.with_plan(plan)?;
+            let execution = self.stepping(|_| loaded.with_plan(plan))??;
             executions.insert(execution.id, execution);
         }
         Ok(executions)
@@ -250,7 +251,10 @@ impl Lane {
             stepped.claims.insert(request.run_id, note);
         }
         let now = self.clock.now();
-        let effects = self.stepping(|times| machine::step(execution, event, Self::circumstances(times, now, &mut Randomness)))?;
+        let effects = self.stepping(|times| {
+            crate::kill_points::poison(|| named_task(execution, &event));
+            machine::step(execution, event, Self::circumstances(times, now, &mut Randomness))
+        })?;
         collect(&mut stepped.outputs, execution);
         stepped.effects.extend(effects.into_iter().map(|effect| (id, effect)));
         Ok(())
@@ -284,8 +288,10 @@ impl Lane {
     /// A panic in the state machine is a fault of its event, not of the shard.
     fn stepping<T>(&self, step: impl FnOnce(&orchestr8_proto::times::ProtocolTimes) -> T) -> Result<T, StoreError> {
         let times = self.parts.times;
-        catch_unwind(AssertUnwindSafe(|| step(&times)))
-            .map_err(|_| StoreError::Refused { code: "panic".into(), message: "the state machine panicked".into() })
+        catch_unwind(AssertUnwindSafe(|| step(&times))).map_err(|panic| StoreError::Refused {
+            code: "panic".into(),
+            message: format!("the state machine panicked: {}", said(&*panic)),
+        })
     }
 
     /// Evaluates the outputs of workflows whose last task ended in this batch, and steps them once more.
@@ -417,6 +423,18 @@ fn execution_of(work: &Work) -> Option<ExecutionId> {
         Work::New(group) => group.ids.first().copied(),
         Work::Position(_) => None,
     }
+}
+
+/// What a panic says.
+pub(super) fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}
+
+/// The name of the task that an event is about.
+fn named_task<'a>(execution: &'a Execution, event: &Event) -> Option<&'a str> {
+    let index = super::act::task_of(event).filter(|index| execution.has_task(*index))?;
+    Some(&execution.plan.task(index).name)
 }
 
 fn collect(outputs: &mut HashMap<TaskId, Value>, execution: &Execution) {

@@ -16,11 +16,13 @@ use orchestr8_proto::wire::{
 };
 use orchestr8_proto::words::TaskStatus;
 use orchestr8_store::commit::{self, Batch};
+use orchestr8_store::quarantine::{self, Quarantined};
 use orchestr8_store::queue::{self, Lot, Queued};
 use orchestr8_store::rows::MarkRow;
 use orchestr8_store::{StoreError, load};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
@@ -278,11 +280,13 @@ impl Lane {
         let executions = self.readable_executions(rows.iter().map(|row| row.task.execution()).collect()).await?;
         let mut wanted = Vec::with_capacity(rows.len());
         for row in rows {
-            let current = executions.get(&row.task.execution()).is_some_and(|execution| {
-                execution.has_task(row.task.index())
-                    && execution.task(row.task.index()).status.0 == TaskStatus::Queued
-                    && execution.task(row.task.index()).is_current(row.dispatch)
-            });
+            let Some(execution) = executions.get(&row.task.execution()) else {
+                self.lots.unread(lot, row.sequence);
+                continue;
+            };
+            let current = execution.has_task(row.task.index())
+                && execution.task(row.task.index()).status.0 == TaskStatus::Queued
+                && execution.task(row.task.index()).is_current(row.dispatch);
             if current {
                 wanted.push(Wanted { task: row.task, dispatch: row.dispatch, sequence: row.sequence, again: again(row.sequence) });
             } else {
@@ -299,18 +303,27 @@ impl Lane {
     /// As [`Lane::executions`], without those that cannot be read: one bad row must not stop what is fed beside it.
     async fn readable_executions(&mut self, ids: BTreeSet<ExecutionId>) -> Result<HashMap<ExecutionId, Execution>, StoreError> {
         match self.executions(ids.clone()).await {
-            Err(StoreError::Unreadable(_)) => {}
+            Err(StoreError::Unreadable(_) | StoreError::Refused { .. }) => {}
             loaded => return loaded,
         }
         let mut executions = HashMap::new();
         for id in ids {
             match self.executions(BTreeSet::from([id])).await {
                 Ok(loaded) => executions.extend(loaded),
-                Err(StoreError::Unreadable(error)) => tracing::error!(workflow_id = %id, %error, "a queued task cannot be read"),
+                Err(StoreError::Unreadable(error) | StoreError::Refused { message: error, .. }) => self.unpublished(id, &error).await?,
                 Err(error) => return Err(error),
             }
         }
         Ok(executions)
+    }
+
+    /// The dispatches of an execution that cannot be read wait: the survey of every minute finds that they are in no stream.
+    async fn unpublished(&mut self, id: ExecutionId, error: &str) -> Result<(), StoreError> {
+        tracing::error!(workflow_id = %id, %error, "a queued task cannot be read and is not published");
+        self.parts.metrics.quarantined();
+        let event = json!({ "event": "publish" });
+        let kept = Quarantined { shard: id.shard(), execution: Some(id), task: None, event, error, inbox: None };
+        quarantine::keep(&mut self.parts.connection, kept).await
     }
 
     async fn check_fence(&mut self, shard: Option<u16>) -> Result<(), StoreError> {
@@ -358,7 +371,12 @@ fn views(execution: &Execution, reads: &[TaskIndex], outputs: &HashMap<TaskId, V
 /// The value of a template of this execution.
 pub(super) fn evaluate(template: &Template, execution: &Execution, views: &Views) -> Result<Value, ExpressionError> {
     let workflow = json!({ "id": execution.id, "name": execution.plan.name });
-    expression::evaluate(template, &Scope { input: &execution.input, workflow: &workflow, tasks: views })
+    let scope = Scope { input: &execution.input, workflow: &workflow, tasks: views };
+    // The evaluator is somebody else's and the expression too: a panic is a fault of its task, not of the lane.
+    catch_unwind(AssertUnwindSafe(|| expression::evaluate(template, &scope))).unwrap_or_else(|panic| {
+        let message = format!("the evaluator panicked: {}", super::batch::said(&*panic));
+        Err(ExpressionError::Evaluation { expression: String::new(), message })
+    })
 }
 
 fn expression_failure(planned: &TaskPlan, error: &ExpressionError) -> Failure {

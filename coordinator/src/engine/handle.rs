@@ -179,6 +179,11 @@ pub enum Command {
         /// Answered when the owner knows, or does not answer.
         reply: oneshot::Sender<()>,
     },
+    /// Something was put into the inbox of a shard: its owner, here or elsewhere, should look.
+    Nudge {
+        /// Which one.
+        shard: u16,
+    },
 }
 
 /// One executor as its heartbeats describe it.
@@ -277,6 +282,13 @@ impl EngineHandle {
     pub fn watch(&self, id: ExecutionId) -> Watch {
         let elsewhere = self.lane_of(id.shard()).is_none().then(|| self.lanes[0].commands.clone());
         self.listeners.watch(id, elsewhere)
+    }
+
+    /// Says that something was put into the inbox of a shard. A lost nudge costs a renewal's time: its owner looks then.
+    pub async fn nudge(&self, shard: u16) {
+        let lane = &self.lanes[self.lane_of(shard).unwrap_or(0)];
+        // A lane that stops gives its shards to others, and those look when they take them.
+        lane.commands.send(Command::Nudge { shard }).await.ok();
     }
 
     /// The executors whose heartbeats were heard lately.

@@ -219,6 +219,7 @@ impl Lane {
     pub(super) fn take_command(&mut self, command: Command) {
         match command {
             Command::Watch { execution, reply } => self.watch_elsewhere(execution, reply),
+            Command::Nudge { shard } => self.nudge_owner(shard),
             Command::Submit { submissions, key, reply } => {
                 let group =
                     Group { submissions, ids: Vec::new(), key, reply: Some(reply), state: GroupState::Fresh, tries: 0, inbox: None };

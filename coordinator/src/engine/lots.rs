@@ -176,9 +176,20 @@ impl Lots {
         self.left_queue(lot, sequence);
     }
 
+    /// A row that cannot be read was not handed over. It counts as stored, so that the next survey looks for its message: it is gone
+    /// then, and the row is fed again.
+    pub fn unread(&mut self, lot: &Lot, sequence: i64) {
+        self.answered(0);
+        self.abandoned(lot, sequence);
+    }
+
     /// A dispatch left the queue: if it was in the stream, there is room for another, and nobody waits for its `PubAck`.
     pub fn left_queue(&mut self, lot: &Lot, sequence: i64) {
         self.not_stored(lot, sequence);
+        self.abandoned(lot, sequence);
+    }
+
+    fn abandoned(&mut self, lot: &Lot, sequence: i64) {
         if let Some(state) = self.by_lot.get_mut(lot) {
             state.marks.abandoned(sequence);
             state.dirty = true;

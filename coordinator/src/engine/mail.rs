@@ -64,6 +64,15 @@ impl Lane {
         Ok(())
     }
 
+    /// Somebody beside the lanes has put something into the inbox of a shard.
+    pub(super) fn nudge_owner(&mut self, shard: u16) {
+        if self.owns(shard) {
+            self.mail.inbox_is_due();
+        } else {
+            self.parts.speaker.nudge(&Nudge { inbox_shards: vec![u32::from(shard)], ..Nudge::default() });
+        }
+    }
+
     fn receive(&mut self, work: Work) {
         if let Work::Event(event) = &work
             && matches!(event.addressed.event, Event::Due(_))

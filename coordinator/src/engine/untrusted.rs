@@ -5,6 +5,7 @@ use super::work::{ClaimNote, EventWork, Work};
 use orchestr8_core::execution::{Failure, Usage};
 use orchestr8_core::machine::{ClaimRequest, Event, Progressed, Report, Reported};
 use orchestr8_proto::ids::{DispatchId, IdError, Incarnation, RunId, TaskId};
+use orchestr8_proto::storable;
 use orchestr8_proto::tokens::{Purpose, TokenKeys};
 use orchestr8_proto::wire::{self, Claim, ClaimBatch, ClaimKind, HeldRun, Outcome, OutcomeBatch, ReleaseReason, WireError, outcome};
 use serde_json::Value;
@@ -105,19 +106,8 @@ fn output(json: &[u8]) -> Result<Value, String> {
         return Err(format!("the output has {} bytes, the limit is {}: write it to a file instead", json.len(), wire::OUTPUT_BYTES_MAX));
     }
     let value: Value = serde_json::from_slice(json).map_err(|error| format!("the output is not JSON: {error}"))?;
-    if holds_nul(&value) {
-        return Err("the output has a NUL character in a text, which cannot be stored: remove it".into());
-    }
+    storable::check(&value).map_err(|error| format!("the output {error}"))?;
     Ok(value)
-}
-
-fn holds_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(holds_nul),
-        Value::Object(entries) => entries.iter().any(|(key, value)| key.contains('\0') || holds_nul(value)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-    }
 }
 
 fn failure(failed: &wire::Failed) -> Reported {
@@ -295,7 +285,16 @@ mod tests {
     #[test]
     fn an_output_that_cannot_be_stored_is_a_failure_of_its_task() {
         let deep = "[".repeat(100_000);
-        for bad in [&b"{"[..], b"\"\\u0000\"", b"{\"\\u0000\":1}", b"1e999999", deep.as_bytes(), &vec![b'1'; wire::OUTPUT_BYTES_MAX + 1]] {
+        let nested = format!("{}{}", "[".repeat(storable::NESTING_MAX + 1), "]".repeat(storable::NESTING_MAX + 1));
+        for bad in [
+            nested.as_bytes(),
+            &b"{"[..],
+            b"\"\\u0000\"",
+            b"{\"\\u0000\":1}",
+            b"1e999999",
+            deep.as_bytes(),
+            &vec![b'1'; wire::OUTPUT_BYTES_MAX + 1],
+        ] {
             let report = result_of(outcome(bad)).expect("decided");
             assert!(matches!(report.result, Reported::Failed { retryable: false, .. }), "{:?}", &bad[..bad.len().min(20)]);
         }

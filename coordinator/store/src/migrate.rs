@@ -208,6 +208,7 @@ fn migrator() -> Migrator {
         migration(2, "commit", include_str!("../migrations/0002_commit.sql")),
         migration(3, "sharing", include_str!("../migrations/0003_sharing.sql")),
         migration(4, "queued_at", include_str!("../migrations/0004_queued_at.sql")),
+        migration(5, "quarantine", include_str!("../migrations/0005_quarantine.sql")),
     ])
 }
 
@@ -244,6 +245,8 @@ pub fn statements() -> Vec<(&'static str, &'static str)> {
         ("next_due", queue::NEXT_DUE),
         ("reserve", keys::RESERVE),
         ("quarantine", crate::quarantine::QUARANTINE),
+        ("redrive", crate::quarantine::REDRIVE),
+        ("discard", crate::quarantine::DISCARD),
     ]
 }
 

@@ -3,11 +3,13 @@
 //! The file `$ORCHESTR8_OUTPUT`, if it is not empty: one JSON value, kept as it was written. Else stdout: if, trimmed,
 //! it is one JSON object or array, that value; otherwise a JSON string of it without the newlines at its end, invalid UTF-8 and
 //! NUL characters replaced by U+FFFD; of a stdout over the limit only its end. A NUL in JSON is refused: Postgres cannot store it.
+//! JSON that is nested too deeply is refused in the file, and on stdout is text.
 
 use super::{Retryable, WorkResult};
 use crate::work::streams::Captured;
 use bytes::Bytes;
 use nix::fcntl::OFlag;
+use orchestr8_proto::storable::{self, Unstorable};
 use orchestr8_proto::wire::OUTPUT_BYTES_MAX;
 use serde_json::Value;
 use std::fs::{File, OpenOptions};
@@ -30,9 +32,9 @@ pub enum OutputError {
     /// The machine's fault, or the task took its own rights away.
     #[error("the file $ORCHESTR8_OUTPUT cannot be read: {0}")]
     Unreadable(io::Error),
-    /// JSON may hold it, Postgres not.
-    #[error("the output holds a NUL character (\\u0000) in a string: remove it")]
-    Nul,
+    /// The task must write something else.
+    #[error("the output {0}")]
+    Unstorable(#[from] Unstorable),
     /// Over the limit.
     #[error("{source_name} is over the limit of {OUTPUT_BYTES_MAX} bytes for an output: {remedy}")]
     TooLarge {
@@ -47,7 +49,7 @@ impl From<OutputError> for WorkResult {
     fn from(error: OutputError) -> Self {
         let (error_type, retryable) = match error {
             OutputError::TooLarge { .. } => ("output_too_large", Retryable::No),
-            OutputError::Nul | OutputError::NotOwnFile => ("output", Retryable::No),
+            OutputError::Unstorable(_) | OutputError::NotOwnFile => ("output", Retryable::No),
             // A half-written file, as after a full disk, may be whole the next time.
             OutputError::NotJson(_) | OutputError::Unreadable(_) => ("output", Retryable::Yes),
         };
@@ -58,7 +60,7 @@ impl From<OutputError> for WorkResult {
 /// A handler's value.
 ///
 /// # Errors
-/// [`OutputError::TooLarge`], [`OutputError::Nul`].
+/// [`OutputError::TooLarge`], [`OutputError::Unstorable`].
 pub fn from_value(value: &Value) -> Result<Bytes, OutputError> {
     let remedy = "return less, and put the rest where later tasks can fetch it";
     encode(value, OutputError::TooLarge { source_name: "what the handler returned", remedy })
@@ -93,17 +95,21 @@ pub fn from_file(path: &Path, owner: Option<u32>) -> Result<Option<Bytes>, Outpu
         return Ok(None);
     }
     let value: Value = serde_json::from_slice(text).map_err(OutputError::NotJson)?;
-    if holds_nul(&value) { Err(OutputError::Nul) } else { Ok(Some(Bytes::copy_from_slice(text))) }
+    storable::check(&value)?;
+    Ok(Some(Bytes::copy_from_slice(text)))
 }
 
 /// The value of what was written to stdout. Of more than fits, the end: a long build does not fail for being talkative.
 ///
 /// # Errors
-/// [`OutputError::Nul`].
+/// [`OutputError::Unstorable`].
 pub fn from_stdout(stdout: &Captured) -> Result<Bytes, OutputError> {
     let Some(whole) = stdout.whole().filter(|text| text.len() <= OUTPUT_BYTES_MAX) else { return Ok(end_of(stdout)) };
-    if let Some(value) = composite(whole) {
-        return if holds_nul(&value) { Err(OutputError::Nul) } else { Ok(Bytes::copy_from_slice(whole.trim_ascii())) };
+    match composite(whole).map(|value| storable::check(&value)) {
+        Some(Ok(())) => return Ok(Bytes::copy_from_slice(whole.trim_ascii())),
+        Some(Err(nul @ Unstorable::Nul)) => return Err(nul.into()),
+        // As what no reader takes as JSON.
+        Some(Err(Unstorable::TooDeep)) | None => {}
     }
     let json = Value::String(readable(whole)).to_string();
     // Escapes may make it longer than it was.
@@ -133,21 +139,9 @@ fn composite(text: &[u8]) -> Option<Value> {
 }
 
 fn encode(value: &Value, too_large: OutputError) -> Result<Bytes, OutputError> {
-    if holds_nul(value) {
-        return Err(OutputError::Nul);
-    }
+    storable::check(value)?;
     let json = value.to_string();
     if json.len() > OUTPUT_BYTES_MAX { Err(too_large) } else { Ok(json.into()) }
-}
-
-/// Recursion is bounded: `serde_json` refuses what is nested deeper than 128.
-fn holds_nul(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-        Value::String(text) => text.contains('\0'),
-        Value::Array(values) => values.iter().any(holds_nul),
-        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
-    }
 }
 
 #[cfg(test)]
@@ -179,7 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_nul_in_json_and_an_output_over_the_limit_are_refused() {
-        assert!(matches!(stdout_value(br#"{"a": ["\u0000"]}"#).await, Err(OutputError::Nul)));
+        assert!(matches!(stdout_value(br#"{"a": ["\u0000"]}"#).await, Err(OutputError::Unstorable(Unstorable::Nul))));
         assert!(stdout_value(br#"["\\u0000"]"#).await.is_ok());
         let limit = OUTPUT_BYTES_MAX - 2;
         assert_eq!(stdout_value(&vec![b'x'; limit]).await.expect("fits").len(), OUTPUT_BYTES_MAX);
@@ -188,6 +182,11 @@ mod tests {
             let left_out = count - STDOUT_END_BYTES;
             assert!(end.len() <= OUTPUT_BYTES_MAX && end.starts_with(format!("\"[{left_out} bytes left out]").as_bytes()));
         }
-        assert!(matches!(from_value(&Value::String("\0".into())), Err(OutputError::Nul)));
+        assert!(matches!(from_value(&Value::String("\0".into())), Err(OutputError::Unstorable(Unstorable::Nul))));
+        for levels in [storable::NESTING_MAX, storable::NESTING_MAX + 1, 10_000] {
+            let nested = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+            let text = stdout_value(nested.as_bytes()).await.expect("stored");
+            assert_eq!(text.starts_with(b"\""), levels > storable::NESTING_MAX, "{levels}");
+        }
     }
 }

@@ -10,19 +10,24 @@ use tokio::process::Command;
 
 /// What a command left.
 #[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub struct Said {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// What is data.
+    pub stdout: String,
+    /// What is talk.
+    pub stderr: String,
 }
 
 impl Said {
-    fn line(&self) -> &str {
+    /// Its data without the end of the line.
+    pub fn line(&self) -> &str {
         self.stdout.trim_end()
     }
 }
 
-async fn orchestr8(scene: &Scene, words: &[&str]) -> Result<Said> {
+/// Runs a client command against the scene's first coordinator.
+pub async fn orchestr8(scene: &Scene, words: &[&str]) -> Result<Said> {
     let mut command = Command::new(binary::orchestr8()?);
     command.args(words).env("ORCHESTR8_URL", &scene.api().url).env("ORCHESTR8_TOKEN", &scene.api().token);
     let output = command.current_dir(&scene.installation.workdir).output().await?;

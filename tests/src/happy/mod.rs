@@ -1,7 +1,7 @@
 //! What works when nothing goes wrong, through API and command line.
 
 mod cancels;
-mod cli;
+pub mod cli;
 mod events;
 mod keys;
 mod metrics;

@@ -181,6 +181,11 @@ impl Installation {
         Ok(number)
     }
 
+    /// Which queues executors serve that are added from now on.
+    pub fn serve_queues(&mut self, queues: &[&str]) {
+        self.options.queues = queues.iter().map(|queue| (*queue).to_owned()).collect();
+    }
+
     /// Starts one more executor; its place in [`Installation::executors`].
     ///
     /// # Errors

@@ -2,4 +2,7 @@
 
 mod api;
 mod messages;
+mod outputs;
+mod plans;
+mod poison;
 mod servers;

@@ -9,6 +9,7 @@ use crate::plan::Template;
 use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt};
 use cel::common::value::Val;
 use cel::{Context, ExecutionError};
+use orchestr8_proto::storable;
 use orchestr8_proto::words::TaskStatus;
 use serde_json::{Map, Number, Value};
 use std::borrow::Cow;
@@ -42,7 +43,9 @@ pub struct TaskView {
 /// # Errors
 /// What is missing or went wrong, naming the expression; never the values.
 pub fn evaluate(template: &Template, scope: &Scope<'_>) -> Result<Value, ExpressionError> {
-    Evaluation { scope, budget: Budget::new(STEPS_MAX), bytes_left: RESULT_BYTES_MAX }.value(&template.0)
+    let value = Evaluation { scope, budget: Budget::new(STEPS_MAX), bytes_left: RESULT_BYTES_MAX }.value(&template.0)?;
+    storable::check(&value)?;
+    Ok(value)
 }
 
 /// What parsing one expression costs, in steps.

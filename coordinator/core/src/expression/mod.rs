@@ -29,6 +29,7 @@ pub use evaluate::{Scope, TaskView, evaluate};
 pub(crate) use stack::on_large_stack;
 
 use crate::plan::{Plan, TaskIndex, Template};
+use orchestr8_proto::storable::Unstorable;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use template::Segment;
@@ -116,6 +117,9 @@ pub enum ExpressionError {
         /// Why; without the values, which may be secret.
         message: String,
     },
+    /// The values that were put into the template make it too deep, or hold what cannot be stored.
+    #[error("the result {0}")]
+    Unstorable(#[from] Unstorable),
     /// More than [`STEPS_MAX`].
     #[error("expression `{0}` takes more than {STEPS_MAX} steps: let a task compute this")]
     TooExpensive(String),
@@ -138,6 +142,7 @@ impl ExpressionError {
             | Self::Missing { .. }
             | Self::Evaluation { .. }
             | Self::TooExpensive(_)
+            | Self::Unstorable(_)
             | Self::ResultTooLarge => None,
         }
     }

@@ -6,6 +6,7 @@
 //! - [`events`]: the history of an execution after a cursor
 //! - [`definitions`]: named definitions
 //! - [`depths`]: queue depths for the metrics
+//! - [`quarantine`]: events that could not be applied
 //!
 //! Records serialize as the JSON of the API: names of fields are those of the columns that users know, times are RFC 3339.
 
@@ -14,6 +15,7 @@ pub mod depths;
 pub mod events;
 pub mod executions;
 pub mod inbox;
+pub mod quarantine;
 pub mod tasks;
 
 use serde::{Serialize, Serializer};
@@ -99,9 +101,15 @@ const ANSWERS: &str = "select 1";
 /// Name and text of every statement of this module, so that a test can prepare each against the migrated schema.
 #[must_use]
 pub fn statements() -> Vec<(&'static str, &'static str)> {
-    let modules: [&[(&str, &str)]; 5] =
-        [executions::STATEMENTS, tasks::STATEMENTS, events::STATEMENTS, definitions::STATEMENTS, depths::STATEMENTS];
-    std::iter::once(("answers", ANSWERS)).chain(modules.into_iter().flatten().copied()).collect()
+    let modules: [&[(&str, &str)]; 6] = [
+        executions::STATEMENTS,
+        tasks::STATEMENTS,
+        events::STATEMENTS,
+        definitions::STATEMENTS,
+        depths::STATEMENTS,
+        quarantine::STATEMENTS,
+    ];
+    [("answers", ANSWERS), ("inbox waits", inbox::WAITS)].into_iter().chain(modules.into_iter().flatten().copied()).collect()
 }
 
 /// One of several that start alike: enough to see which is meant.

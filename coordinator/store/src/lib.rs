@@ -70,6 +70,8 @@ fn of_server(code: &str, message: &str) -> StoreError {
     match code {
         FENCE => StoreError::Fenced,
         VERSION => StoreError::Version,
+        // What Postgres says of a file beyond its quota or limit, an internal error by its code: not the rows' fault.
+        "XX000" if message.starts_with("could not ") => StoreError::Unavailable(format!("{message} ({code})")),
         // Data, cardinality, integrity, limits, internal errors: the rows' fault, so another try would end the same way.
         _ if ["21", "22", "23", "54", "XX"].contains(&&code[..2.min(code.len())]) => {
             StoreError::Refused { code: code.to_owned(), message: message.to_owned() }

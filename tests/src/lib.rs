@@ -2,6 +2,7 @@
 //!
 //! - [`harness`]: private servers, coordinators and executors as real processes that can be killed and paused
 //! - [`mod@bench`]: `make bench`, the workloads beside the floor
+//! - [`backlog`]: queues of many tasks, and what they cost the coordinator
 //! - `harness_itself`: its own tests
 //! - `dev_servers`: `orchestr8 dev --servers-only`: nothing orphaned, data that survives, resets, locks
 //! - `scene`, `ledger`: the words of the tests below: an installation, and a record of what really ran
@@ -13,6 +14,7 @@
 //! - `store`: every statement against the migrated schema, comments, plans of the hot queries
 //! - `form`: the arrows between the crates, the lengths of functions and files
 
+pub mod backlog;
 pub mod bench;
 pub mod harness;
 

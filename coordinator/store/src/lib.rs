@@ -80,3 +80,17 @@ fn of_server(code: &str, message: &str) -> StoreError {
         _ => StoreError::Unavailable(format!("{message} ({code})")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_at_its_limit_is_not_the_fault_of_the_rows() {
+        let quota =
+            of_server("XX000", "could not write to log file 000000010000000000000001 at offset 10403840, length 16384: File too large");
+        assert!(matches!(quota, StoreError::Unavailable(_)), "{quota}");
+        assert!(matches!(of_server("53100", "could not extend file"), StoreError::Unavailable(_)));
+        assert!(matches!(of_server("XX000", "cache lookup failed for type 7"), StoreError::Refused { .. }));
+    }
+}

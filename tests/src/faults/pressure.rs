@@ -2,12 +2,13 @@
 //! come again, and everything drains.
 
 use crate::backlog::{Backlog, mib};
-use crate::harness::disk::{Disk, path_of};
+use crate::harness::disk::{Disk, Wanted, path_of};
 use crate::harness::memory::Memory;
 use crate::harness::proxy::{Proxy, Route};
 use crate::harness::{Api, InstallationOptions, PostgresScope, wait_for};
 use crate::scene::{SOON, Scene, executors, noop, submit_surely};
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use futures::future::try_join_all;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -19,11 +20,18 @@ const CALLERS: usize = 16;
 /// For so long.
 const STORM: Duration = Duration::from_secs(10);
 /// A caller that has no answer after this sends its next submission.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// What a coordinator may have in memory at most, whatever waits: its own size and several times what submissions may take.
-const COORDINATOR_BYTES_MAX: u64 = 400 * 1024 * 1024;
-/// What growth of a long queue is noise of the allocator.
-const BYTES_PER_TASK_MAX: u64 = 64;
+const COORDINATOR_BYTES_MAX: u64 = 320 * 1024 * 1024;
+/// Tasks of one submission: about a megabyte, so that a few dozen fill what may wait.
+const STORM_TASKS: usize = 16;
+/// Tasks of a queue that is long beside every bound, and short enough for this test.
+const QUEUE_TASKS: usize = 40_000;
+/// What growth beside a queue is noise of the allocator. A task that was kept would take more than a kilobyte.
+const BYTES_PER_TASK_MAX: u64 = 512;
+
+/// The content type of what is sent as it stands.
+const JSON: (&str, &str) = ("content-type", "application/json");
 
 /// What callers were told in a storm.
 #[derive(Debug, Default)]
@@ -56,11 +64,13 @@ fn bulky() -> Value {
     json!({"handler": "noop", "with": {"output": 1}, "metadata": {"bulk": bulk(60_000)}})
 }
 
-async fn storm(api: Api, body: Value) -> Result<Told> {
+async fn storm(api: Api, body: Bytes) -> Result<Told> {
     let mut told = Told::default();
     let end = Instant::now() + STORM;
     while Instant::now() < end {
-        let Ok(answer) = api.request(Method::POST, "/api/v1/tasks").json(&body).timeout(PATIENCE).send().await else {
+        let Ok(answer) =
+            api.request(Method::POST, "/api/v1/tasks").header(JSON.0, JSON.1).body(body.clone()).timeout(PATIENCE).send().await
+        else {
             told.unanswered += 1;
             continue;
         };
@@ -86,7 +96,7 @@ async fn a_postgres_that_crawls_costs_no_memory_and_callers_are_told_to_come_aga
     let pid = scene.installation.coordinators[0].pid();
     let before = Memory::of(pid)?;
     proxy.set(Route::Slow(Duration::from_millis(100)));
-    let body = json!([bulky(), bulky(), bulky(), bulky()]);
+    let body = Bytes::from(json!((0..STORM_TASKS).map(|_| bulky()).collect::<Vec<_>>()).to_string());
     let told = try_join_all((0..CALLERS).map(|_| storm(scene.api().clone(), body.clone()))).await?;
     let after = Memory::of(pid)?;
     proxy.set(Route::Open);
@@ -98,7 +108,10 @@ async fn a_postgres_that_crawls_costs_no_memory_and_callers_are_told_to_come_aga
     ensure!(after.peak_bytes < COORDINATOR_BYTES_MAX, "the coordinator took {} MiB", mib(after.peak_bytes));
     submit_surely(scene.api(), "/api/v1/tasks", &scene.ledger.task()).await?;
     let rows = scene.all_completed().await?.len();
-    ensure!(rows > 4 * accepted && rows <= 4 * (accepted + unanswered) + 1, "{rows} tasks of {accepted} and {unanswered} submissions");
+    ensure!(
+        rows > STORM_TASKS * accepted && rows <= STORM_TASKS * (accepted + unanswered) + 1,
+        "{rows} tasks of {accepted} and {unanswered} submissions"
+    );
     scene.finish().await;
     Ok(())
 }
@@ -107,7 +120,7 @@ async fn a_postgres_that_crawls_costs_no_memory_and_callers_are_told_to_come_aga
 async fn counted(api: &Api, name: &str) -> Result<u64> {
     let text = api.request(Method::GET, "/metrics").send().await?.text().await?;
     let value = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name}"))?;
-    Ok(value.trim().parse::<f64>().map(|value| value as u64)?)
+    Ok(value.trim().parse()?)
 }
 
 /// Tasks of the low priority that completed before the last critical one, which was queued behind all of them.
@@ -183,7 +196,7 @@ async fn a_full_disk_under_nats_loses_nothing() -> Result<()> {
     let pid = scene.installation.server_pids().nats.context("nats-server runs")?;
     let store = path_of(pid, "--config")?.with_file_name("store");
     scene.installation.nats("stop nats").await?;
-    let disk = Disk::under(&store)?;
+    let disk = Disk::under(&store, Wanted::Mount)?;
     scene.installation.nats("start nats").await?;
     let held = running(&scene).await?;
     let pid = scene.installation.nats_pid().await?;
@@ -205,15 +218,26 @@ async fn a_full_disk_under_nats_loses_nothing() -> Result<()> {
 
 #[tokio::test]
 async fn a_full_disk_under_postgres_loses_nothing() -> Result<()> {
+    full_under_postgres(Wanted::Mount).await
+}
+
+/// Postgres calls what it meets then an internal error.
+#[tokio::test]
+async fn files_at_their_limit_under_postgres_lose_nothing() -> Result<()> {
+    full_under_postgres(Wanted::FileLimit).await
+}
+
+async fn full_under_postgres(wanted: Wanted) -> Result<()> {
     let mut scene = Scene::start(InstallationOptions { postgres: PostgresScope::Own, ..nothing() }).await?;
     let pid = scene.installation.server_pids().own_postgres.context("Postgres runs")?;
     let cluster = path_of(pid, "-D")?;
     scene.installation.postgres("stop postgres").await?;
-    let disk = Disk::under(&cluster)?;
+    let disk = Disk::under(&cluster, wanted)?;
     scene.installation.postgres("start postgres").await?;
     begin(&mut scene).await?;
     let held = running(&scene).await?;
-    disk.fill(scene.installation.postgres_pid().await?)?;
+    let filled = scene.installation.postgres_pid().await?;
+    disk.fill(filled)?;
     let tasks = json!((0..20).map(|_| bulky()).collect::<Vec<_>>());
     let refused = async || {
         let answer = scene.api().request(Method::POST, "/api/v1/tasks").json(&tasks).send().await?;
@@ -225,7 +249,7 @@ async fn a_full_disk_under_postgres_loses_nothing() -> Result<()> {
     wait_for("the running ones to end", SOON, async || Ok((scene.ledger.ends()?.len() >= 2).then_some(()))).await?;
     // It may be up, restarting, or have given up.
     scene.installation.postgres("kill postgres").await?;
-    disk.empty(pid)?;
+    disk.empty(filled)?;
     scene.installation.postgres("start postgres").await?;
     let late = submit_surely(scene.api(), "/api/v1/tasks", &noop(&json!("late"))).await?;
     assert_eq!(scene.result(late["task_id"].as_str().context("an id")?).await?["result"], "late");
@@ -238,7 +262,7 @@ async fn a_full_disk_under_postgres_loses_nothing() -> Result<()> {
 
 #[tokio::test]
 async fn the_coordinator_does_not_grow_with_its_queue() -> Result<()> {
-    let backlog = Backlog::queue(100_000).await?;
+    let backlog = Backlog::queue(QUEUE_TASKS).await?;
     println!("{}", backlog.summary());
     ensure!(backlog.bytes_per_task() <= BYTES_PER_TASK_MAX, "{}", backlog.summary());
     backlog.installation.finish().await;

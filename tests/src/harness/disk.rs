@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,6 +17,15 @@ pub struct Disk {
     kind: Kind,
 }
 
+/// What a test wants under its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// A disk of its own; a limit where mounts are not allowed.
+    Mount,
+    /// A limit, which is met with other errors than a full disk: those of a quota.
+    FileLimit,
+}
+
 #[derive(Debug)]
 enum Kind {
     Mount(PathBuf),
@@ -27,12 +37,15 @@ impl Disk {
     ///
     /// # Errors
     /// When what it holds cannot be copied.
-    pub fn under(folder: &Path) -> Result<Self> {
+    pub fn under(folder: &Path, wanted: Wanted) -> Result<Self> {
+        if wanted == Wanted::FileLimit || !nix::unistd::geteuid().is_root() {
+            return Ok(Self { kind: Kind::FileLimit });
+        }
         let owner = folder.metadata().with_context(|| folder.display().to_string())?;
         let kept = folder.with_extension("kept");
         let options = format!("size={ROOMY_MIB}m,mode=0700,uid={},gid={}", owner.uid(), owner.gid());
         run("cp", &["-a", text(folder), text(&kept)])?;
-        let mounted = nix::unistd::geteuid().is_root() && run("mount", &["-t", "tmpfs", "-o", &options, "tmpfs", text(folder)]).is_ok();
+        let mounted = run("mount", &["-t", "tmpfs", "-o", &options, "tmpfs", text(folder)]).is_ok();
         let disk = Self { kind: if mounted { Kind::Mount(folder.to_path_buf()) } else { Kind::FileLimit } };
         if mounted {
             run("cp", &["-a", &format!("{}/.", text(&kept)), text(folder)])?;
@@ -59,6 +72,8 @@ impl Disk {
     pub fn empty(&self, server: i32) -> Result<()> {
         match &self.kind {
             Kind::Mount(folder) => resize(folder, ROOMY_MIB * 1024),
+            // The limit of a process that has ended went with it.
+            Kind::FileLimit if !Path::new("/proc").join(server.to_string()).exists() => Ok(()),
             Kind::FileLimit => limit_files(server, "unlimited"),
         }
     }
@@ -95,16 +110,27 @@ fn used_kib(folder: &Path) -> Result<u64> {
 /// Of the server and of the processes that it has started.
 fn limit_files(server: i32, limit: &str) -> Result<()> {
     let children = std::fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap_or_default();
-    for pid in std::iter::once(server.to_string()).chain(children.split_whitespace().map(str::to_owned)) {
-        // A child may have ended meanwhile.
-        run("prlimit", &["--pid", &pid, &format!("--fsize={limit}:unlimited")]).ok();
+    for child in children.split_whitespace() {
+        // It may have ended meanwhile.
+        limit_files_of(child, limit).ok();
     }
-    Ok(())
+    limit_files_of(&server.to_string(), limit)
+}
+
+/// Acts as the user and group of the process: root may lack the right to limit others.
+fn limit_files_of(pid: &str, limit: &str) -> Result<()> {
+    let owner = Path::new("/proc").join(pid).metadata()?;
+    let mut command = Command::new("prlimit");
+    carry_out(command.args(["--pid", pid, &format!("--fsize={limit}:unlimited")]).gid(owner.gid()).uid(owner.uid()))
 }
 
 fn run(program: &str, words: &[&str]) -> Result<()> {
-    let output = Command::new(program).args(words).output().with_context(|| program.to_owned())?;
-    ensure!(output.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    carry_out(Command::new(program).args(words))
+}
+
+fn carry_out(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 

@@ -14,7 +14,7 @@ const CALLERS: usize = 4;
 /// So many are queued before memory is compared: caches, buffers and allocator have their size by then.
 const WARM_TASKS: usize = 20_000;
 /// A million take minutes, also on a loaded machine.
-const DRAIN_MAX: Duration = Duration::from_mins(60);
+const DRAIN_MAX: Duration = Duration::from_hours(1);
 /// Growth that is noise of the allocator: 32 MiB beside a million.
 const BYTES_PER_TASK_MAX: u64 = 32;
 /// Of the executors that drain a queue.

@@ -99,7 +99,7 @@ impl Publisher {
                     None => open = false,
                 },
                 Some((publish, result)) = attempts.next(), if !attempts.is_empty() => self.answered(publish, result, &mut under_way),
-                looked = async { repair.as_mut().expect("there is one").await }, if repair.is_some() => {
+                Some(looked) = async { Some(repair.as_mut()?.await) }, if repair.is_some() => {
                     under_way.repair = None;
                     under_way.looked(looked);
                     let again = std::mem::take(&mut under_way.unanswered);

@@ -68,6 +68,8 @@ multiples! {
     reconcile = 60,
     /// Longest wait of a parked pull.
     pull_expiry = 30,
+    /// A stream that answers INFO, but takes no message for this long, is made anew.
+    deaf_stream = 30,
     /// The outcome reader is created this much before its saved position.
     reader_overlap = 2,
     /// Who waits for a result reads again at least this often.

@@ -2,6 +2,7 @@
 //!
 //! - [`harness`]: private servers, coordinators and executors as real processes that can be killed and paused
 //! - [`mod@bench`]: `make bench`, the workloads beside the floor
+//! - [`backlog`]: queues of many tasks, and what they cost the coordinator
 //! - [`chaos`]: `make chaos`, faults at random and a comparison with what really ran
 //! - `harness_itself`: its own tests
 //! - `dev_servers`: `orchestr8 dev --servers-only`: nothing orphaned, data that survives, resets, locks
@@ -15,6 +16,7 @@
 //! - `model`: the protocol, checked exhaustively and simulated on a virtual clock; needs no servers
 //! - `form`: the arrows between the crates, the lengths of functions and files
 
+pub mod backlog;
 pub mod bench;
 pub mod chaos;
 pub mod harness;

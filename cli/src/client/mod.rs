@@ -12,6 +12,7 @@ pub mod sse;
 
 use address::{Address, is_local};
 use problem::Problem;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -32,6 +33,8 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// First and longest pause between two tries.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// No answer makes a client wait longer than this.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 /// How long a submission is tried again when nobody answers: covers a coordinator's restart.
 pub const SUBMIT_PATIENCE: Duration = Duration::from_secs(45);
 
@@ -81,6 +84,15 @@ impl ClientError {
         }
     }
 
+    /// How long the coordinator wants to be left alone, at most [`RETRY_AFTER_MAX`]; zero where it says nothing.
+    #[must_use]
+    pub fn retry_after(&self) -> Duration {
+        match self {
+            Self::Refused(problem) => problem.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX),
+            Self::Unreachable { .. } | Self::Unauthorized { .. } | Self::Malformed { .. } | Self::Setup(_) => Duration::ZERO,
+        }
+    }
+
     /// Whether the coordinator said that there is no such thing.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -101,6 +113,11 @@ impl Default for Pauses {
 }
 
 impl Pauses {
+    /// The next pause is at least as long as the coordinator said.
+    pub fn told(&mut self, error: &ClientError) {
+        self.next = self.next.max(error.retry_after());
+    }
+
     /// Waits, longer each time; not beyond `deadline`.
     pub async fn pause(&mut self, deadline: Option<Instant>) {
         let end = Instant::now() + self.next;
@@ -187,6 +204,7 @@ impl Client {
                     if !std::mem::replace(&mut told, true) {
                         eprintln!("no coordinator takes work at the moment; trying again for {} s", SUBMIT_PATIENCE.as_secs());
                     }
+                    pauses.told(&error);
                     pauses.pause(Some(deadline)).await;
                 }
                 answer => return answer,
@@ -225,8 +243,9 @@ impl Client {
         if status == StatusCode::UNAUTHORIZED {
             return Err(ClientError::Unauthorized { url: self.url().to_owned() });
         }
+        let retry_after = retry_after(response.headers());
         let body = self.read(path, response).await?;
-        Err(ClientError::Refused(Box::new(Problem::read(status.as_u16(), path, &body))))
+        Err(ClientError::Refused(Box::new(Problem { retry_after, ..Problem::read(status.as_u16(), path, &body) })))
     }
 
     async fn answer(&self, path: &str, request: RequestBuilder) -> Result<Value, ClientError> {
@@ -303,6 +322,11 @@ impl EventStream {
     }
 }
 
+/// Whole seconds; a date, which our coordinators never send, counts as nothing said.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
 /// The innermost cause: `Connection refused` says more than `error sending request`.
 fn reasons(error: &reqwest::Error) -> String {
     if error.is_timeout() {
@@ -366,6 +390,25 @@ mod tests {
         let keys: Vec<_> = asked.iter().map(|request| header(request, "idempotency-key")).collect();
         assert!(keys[0].is_some() && keys.iter().all(|key| *key == keys[0]), "{keys:?}");
         assert_eq!(header(&asked[2], "authorization").as_deref(), Some("Bearer the-token"));
+    }
+
+    #[tokio::test]
+    async fn a_submission_comes_again_when_it_was_told_to() {
+        let (listener, client) = client().await;
+        let busy = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}".to_owned();
+        let server = tokio::spawn(serve(listener, vec![busy, response("202 Accepted", "{}")]));
+        let started = Instant::now();
+        client.submit("/api/v1/tasks", &Value::Null).await.expect("accepted at last");
+        assert!(started.elapsed() >= Duration::from_secs(1), "{:?}", started.elapsed());
+        assert_eq!(server.await.expect("served").len(), 2);
+    }
+
+    #[test]
+    fn a_wait_that_nobody_would_sit_through_is_cut() {
+        let told = |text| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, reqwest::header::HeaderValue::from_static(text))]));
+        assert_eq!((told("7"), told("Wed, 21 Oct 2015 07:28:00 GMT")), (Some(Duration::from_secs(7)), None));
+        let refused = Problem { status: 503, retry_after: told("86400"), ..Problem::default() };
+        assert_eq!(ClientError::Refused(Box::new(refused)).retry_after(), RETRY_AFTER_MAX);
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 use crate::text::{harmless, harmless_line};
 use serde::Deserialize;
 use std::fmt;
+use std::time::Duration;
 
 /// Longest part of an answer that is no problem document and is shown all the same, in characters.
 const FOREIGN_CHARACTERS_MAX: usize = 200;
@@ -13,6 +14,9 @@ pub struct Problem {
     /// The HTTP status.
     #[serde(default)]
     pub status: u16,
+    /// When to come again, as the header `Retry-After` says.
+    #[serde(skip)]
+    pub retry_after: Option<Duration>,
     /// The stable code of the error.
     #[serde(default)]
     pub code: String,

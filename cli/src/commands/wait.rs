@@ -187,6 +187,7 @@ pub async fn until_ended(context: &Context, target: Target, deadline: Option<Ins
                 if deadline.is_none() && since.elapsed() > ABSENCE_MAX {
                     return Err(error.into());
                 }
+                pauses.told(&error);
             }
             Err(error) => return Err(error.into()),
         }

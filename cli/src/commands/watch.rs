@@ -52,6 +52,7 @@ pub async fn follow(context: &Context, id: ExecutionId, deadline: Option<Instant
                 if deadline.is_none() && since.elapsed() > ABSENCE_MAX {
                     return Err(error.into());
                 }
+                pauses.told(&error);
             }
             Err(error) => return Err(error.into()),
         }

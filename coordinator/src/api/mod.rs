@@ -2,6 +2,7 @@
 //!
 //! - [`server`]: which addresses may be bound, serving, the bounded drain
 //! - [`access`]: the bearer token, the counting of requests
+//! - [`admission`]: how much of submissions may wait in memory
 //! - [`problem`]: errors as `application/problem+json` with stable codes
 //! - [`json`], [`body`], [`fields`], [`parameters`], [`ids`]: strict reading of requests; nothing is accepted and ignored
 //! - [`submit`], [`single`], [`workflow`]: submissions of tasks and workflows
@@ -12,6 +13,7 @@
 //! - [`probes`]: `/healthz`, `/readyz`, `/metrics`
 
 pub mod access;
+pub mod admission;
 pub mod body;
 pub mod definitions;
 pub mod elsewhere;
@@ -81,6 +83,8 @@ pub struct Inside {
     /// Shared with the engine.
     pub metrics: Metrics,
     listeners: Arc<Semaphore>,
+    /// Bytes of submissions that may be received.
+    submissions: Arc<Semaphore>,
     scrape: Mutex<probes::LastScrape>,
 }
 
@@ -89,8 +93,9 @@ impl ApiContext {
     #[must_use]
     pub fn new(engine: EngineHandle, reads: PgPool, settings: ApiSettings, metrics: Metrics) -> Self {
         let listeners = Arc::new(Semaphore::new(LISTENERS_MAX));
+        let submissions = Arc::new(Semaphore::new(admission::SUBMISSION_BYTES_MAX));
         let scrape = Mutex::default();
-        Self { inside: Arc::new(Inside { engine, reads, settings, metrics, listeners, scrape }) }
+        Self { inside: Arc::new(Inside { engine, reads, settings, metrics, listeners, submissions, scrape }) }
     }
 }
 

@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 
 /// Bytes of a refused value that are repeated in the answer, at most.
 const VALUE_BYTES_SHOWN_MAX: usize = 200;
-/// Callers that are told to come again are told to wait this long.
+/// Callers that are told to come again are told to wait this long: a server that is away is mostly back in a moment.
 const RETRY_AFTER_S: u64 = 1;
+/// What waits takes a while to be worked off, and callers that come too early make it longer.
+const RETRY_AFTER_OVERLOADED_S: u64 = 5;
 
 macro_rules! codes {
     ($($variant:ident = $word:literal, $status:ident, $title:literal, $cause:literal, $remedy:literal;)+) => {
@@ -109,6 +111,9 @@ codes! {
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Not available at the moment",
         "Postgres or the lane that serves the request does not answer.",
         "Try again after `Retry-After` seconds, with the same Idempotency-Key; /readyz says which part is missing.";
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much waits for the database",
+        "Submissions come faster than Postgres takes them; what waits in memory has a bound, which `detail` names.",
+        "Try again after `Retry-After` seconds, with the same Idempotency-Key; if it lasts, find out why Postgres is slow.";
     TooManyListeners = "too_many_listeners", SERVICE_UNAVAILABLE, "Too many callers wait",
         "The number of open event streams and waits has a bound, which `detail` names.",
         "Try again after `Retry-After` seconds, or poll without `wait`.";
@@ -207,6 +212,13 @@ impl Problem {
         self.inside.code
     }
 
+    /// What `Retry-After` says, in seconds; none: trying again changes nothing.
+    fn retry_after_s(&self) -> Option<u64> {
+        let comes_again = self.code().status() == StatusCode::SERVICE_UNAVAILABLE;
+        let wait = if self.code() == Code::Overloaded { RETRY_AFTER_OVERLOADED_S } else { RETRY_AFTER_S };
+        comes_again.then_some(wait)
+    }
+
     fn document(&self) -> Value {
         let Inside { code, detail, field, value, findings, candidates } = self.inside.as_ref();
         let mut document = json!({
@@ -257,8 +269,8 @@ impl IntoResponse for Problem {
         if code == Code::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"orchestr8\""));
         }
-        if code.status() == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
+        if let Some(wait) = self.retry_after_s() {
+            headers.insert(header::RETRY_AFTER, wait.into());
         }
         response
     }
@@ -320,6 +332,16 @@ mod tests {
     fn long_values_are_cut_at_a_character() {
         let Value::String(text) = shown(&json!("é".repeat(150))) else { panic!("text stays text") };
         assert_eq!(text.chars().count(), 101);
+    }
+
+    #[test]
+    fn every_503_says_when_to_come_again_and_nothing_else_does() {
+        for code in Code::ALL {
+            let response = Problem::new(*code, "").into_response();
+            let wait = response.headers().get(header::RETRY_AFTER).map(|wait| wait.to_str().expect("digits").to_owned());
+            let expected = (code.status() == StatusCode::SERVICE_UNAVAILABLE).then(|| if *code == Code::Overloaded { "5" } else { "1" });
+            assert_eq!(wait.as_deref(), expected, "{code:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `POST /api/v1/tasks` and `POST /api/v1/workflows`: durable when answered.
 
-use super::body::JsonBody;
+use super::admission::{Admitted, Room};
 use super::parameters::Parameters;
 use super::problem::{Code, Problem};
 use super::single::TaskRequest;
@@ -29,24 +29,27 @@ const WARNINGS_MAX: usize = 20;
 /// The lane is given up after this: whether it commits later is then unknown, so the caller asks again with the same key.
 pub(super) const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What a submission carries besides its tasks.
+type KeyAndRoom = (Option<IdempotencyKey>, Room);
+
 /// `POST /api/v1/tasks`: an object, or an array of up to [`BATCH_TASKS_MAX`] in one transaction.
 pub(super) async fn tasks(
     State(context): State<ApiContext>,
     headers: HeaderMap,
     parameters: Parameters,
-    body: JsonBody,
+    Admitted { room, body }: Admitted,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     parameters.finish()?;
     let key = idempotency_key(&headers, body.hash)?;
     match body.value {
         Value::Array(items) => {
             let submissions = batch(items)?;
-            let answers = submit_tasks(&context, submissions, key).await?;
+            let answers = submit_tasks(&context, submissions, (key, room)).await?;
             Ok((StatusCode::ACCEPTED, Json(Value::Array(answers))))
         }
         one => {
             let submission = TaskRequest::read(one)?.into_submission()?;
-            let answers = submit_tasks(&context, vec![submission], key).await?;
+            let answers = submit_tasks(&context, vec![submission], (key, room)).await?;
             Ok((StatusCode::ACCEPTED, Json(answers.into_iter().next().unwrap_or_default())))
         }
     }
@@ -57,12 +60,12 @@ pub(super) async fn workflow(
     State(context): State<ApiContext>,
     headers: HeaderMap,
     parameters: Parameters,
-    body: JsonBody,
+    Admitted { room, body }: Admitted,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     parameters.finish()?;
     let key = idempotency_key(&headers, body.hash)?;
     let submission = WorkflowRequest::read(body.value)?.into_submission(&context.reads).await?;
-    let submitted = commit(&context, vec![submission.clone()], key).await?;
+    let submitted = commit(&context, vec![submission.clone()], (key, room)).await?;
     let id = submitted.ids.first().copied().ok_or_else(|| lost_ids(1, 0))?;
     Ok((StatusCode::ACCEPTED, Json(workflow_answer(id, &submission, &context.engine.executors()))))
 }
@@ -107,18 +110,28 @@ fn batch(items: Vec<Value>) -> Result<Vec<Submission>, Problem> {
     items.into_iter().enumerate().map(read).collect()
 }
 
-async fn submit_tasks(context: &ApiContext, submissions: Vec<Submission>, key: Option<IdempotencyKey>) -> Result<Vec<Value>, Problem> {
+async fn submit_tasks(context: &ApiContext, submissions: Vec<Submission>, with: KeyAndRoom) -> Result<Vec<Value>, Problem> {
     let executors = context.engine.executors();
-    let submitted = commit(context, submissions.clone(), key).await?;
+    let submitted = commit(context, submissions.clone(), with).await?;
     let answer = |(id, submission): (&ExecutionId, &Submission)| task_answer(*id, submission, &executors);
     Ok(submitted.ids.iter().zip(&submissions).map(answer).collect())
 }
 
-async fn commit(context: &ApiContext, submissions: Vec<Submission>, key: Option<IdempotencyKey>) -> Result<Submitted, Problem> {
+async fn commit(context: &ApiContext, submissions: Vec<Submission>, (key, room): KeyAndRoom) -> Result<Submitted, Problem> {
     let count = submissions.len();
-    let answer = tokio::time::timeout(COMMIT_TIMEOUT, context.engine.submit(submissions, key)).await;
-    let unknown = "the lane did not answer in time, so it is not known whether this was stored: try again with the same Idempotency-Key";
-    let submitted = answer.map_err(|_| Problem::new(Code::Unavailable, unknown))?.map_err(refusal)?;
+    let engine = context.engine.clone();
+    // It waits in the lane also after its caller has gone, and takes its room until then.
+    let submitting = tokio::spawn(async move {
+        let submitted = engine.submit(submissions, key).await;
+        drop(room);
+        submitted
+    });
+    let answer = tokio::time::timeout(COMMIT_TIMEOUT, submitting).await;
+    let unknown = || {
+        let detail = "the lane did not answer in time, so it is not known whether this was stored: try again with the same Idempotency-Key";
+        Problem::new(Code::Unavailable, detail)
+    };
+    let submitted = answer.map_err(|_| unknown())?.map_err(|_| unknown())?.map_err(refusal)?;
     if submitted.ids.len() != count {
         return Err(lost_ids(count, submitted.ids.len()));
     }

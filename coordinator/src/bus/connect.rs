@@ -6,8 +6,9 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, Request, Serve
 use orchestr8_proto::names;
 use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::wire::{self, Nudge, SCHEMA_VERSION};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// A server that stands still is noticed when the third ping goes without an answer, after nine seconds at most: within one lease
 /// of the published figures. Anything that arrives starts the count anew, and so does a process that stood still itself, so a busy
@@ -154,6 +155,8 @@ pub struct Bus {
     address: String,
     /// The first right that the server said we lack.
     forbidden: watch::Receiver<Option<String>>,
+    /// Taken by who looks whether the stream of outcomes takes messages.
+    pub(super) looking: Arc<Semaphore>,
 }
 
 impl Bus {
@@ -191,7 +194,7 @@ impl Bus {
             .ack_timeout(times.in_progress().max(Duration::from_secs(2)))
             .timeout(times.in_progress().max(Duration::from_secs(2)))
             .build(client.clone());
-        Ok(Self { client, jetstream, times, address: settings.address(), forbidden })
+        Ok(Self { client, jetstream, times, address: settings.address(), forbidden, looking: Arc::new(Semaphore::new(1)) })
     }
 
     /// What `work` gives, unless the server says first that a right is missing: a request without it is never answered.

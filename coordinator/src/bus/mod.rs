@@ -5,6 +5,7 @@
 
 pub mod connect;
 pub mod control;
+pub mod deafness;
 pub mod lag;
 pub mod listen;
 pub mod publisher;

@@ -1,6 +1,7 @@
 //! Publishes dispatches and reports their PubAcks. Retries what got no answer, with the same id, until its lane forgets it.
 
 use super::Bus;
+use super::deafness::Deafness;
 use super::streams::StreamShape;
 use crate::engine::input::{Input, PublishEnd, Published};
 use crate::kill_points;
@@ -21,9 +22,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// PubAcks that are reported together at most.
 const REPORT_MAX: usize = 512;
+/// That the server has no storage is said this often.
+const NO_STORAGE_TOLD_EVERY: Duration = Duration::from_secs(30);
 
 /// One dispatch to publish.
 #[derive(Debug, Clone)]
@@ -74,8 +78,12 @@ struct UnderWay {
     /// Without answer: they wait for the repair and go again together.
     unanswered: Vec<Publish>,
     /// One look after streams and consumers at a time, after a pause.
-    repair: Option<BoxFuture<'static, ()>>,
+    repair: Option<BoxFuture<'static, Looked>>,
     known_queues: HashSet<String>,
+    /// Whether a publication got no answer since the last repair.
+    silence: bool,
+    deafness: Deafness,
+    no_storage_told: Option<Instant>,
     report: Vec<Published>,
 }
 
@@ -92,8 +100,9 @@ impl Publisher {
                     None => open = false,
                 },
                 Some((publish, result)) = attempts.next(), if !attempts.is_empty() => self.answered(publish, result, &mut under_way),
-                () = async { if let Some(repair) = repair.as_mut() { repair.await } }, if repair.is_some() => {
+                Some(looked) = async { Some(repair.as_mut()?.await) }, if repair.is_some() => {
                     under_way.repair = None;
+                    under_way.looked(looked);
                     let again = std::mem::take(&mut under_way.unanswered);
                     self.start(again, &mut under_way).await;
                 }
@@ -133,8 +142,12 @@ impl Publisher {
         }
         let refused = |error: PublishError| refusal(&error).ok_or(error);
         let end = match result.map_or_else(refused, |ack| Ok(PublishEnd::Stored(ack.sequence))) {
-            Ok(end) => end,
+            Ok(end) => {
+                under_way.answered(end);
+                end
+            }
             Err(error) => {
+                under_way.silence |= error.kind() == PublishErrorKind::TimedOut;
                 // No answer, no stream, no connection: it may have arrived, so it goes again with the same id.
                 tracing::debug!(%error, task = %publish.task, "publishing again");
                 under_way.known_queues.clear();
@@ -154,7 +167,9 @@ impl Publisher {
             let queues: HashSet<String> = under_way.unanswered.iter().map(|publish| publish.lot.queue.clone()).collect();
             let pause = if after_failure { self.bus.times.claim_after() / 4 } else { Duration::ZERO };
             let now = Timestamp::from(OffsetDateTime::now_utc());
-            under_way.repair = Some(Box::pin(repair(self.bus.clone(), StreamShape { now, ..self.shape }, queues, pause)));
+            let deaf = under_way.deafness.lasting(self.bus.times.deaf_stream(), Instant::now()).map(str::to_owned);
+            let repair = Repair { bus: self.bus.clone(), shape: StreamShape { now, ..self.shape }, queues, pause, deaf };
+            under_way.repair = Some(Box::pin(repair.run()));
         }
     }
 
@@ -171,17 +186,82 @@ impl Publisher {
     }
 }
 
-async fn repair(bus: Bus, shape: StreamShape, queues: HashSet<String>, pause: Duration) {
-    tokio::time::sleep(pause).await;
-    if !pause.is_zero()
-        && let Err(error) = bus.ensure_streams(shape).await
-    {
-        tracing::warn!(%error, "the streams are not ready");
-        return;
+impl UnderWay {
+    /// The stream takes messages, or says why not.
+    fn answered(&mut self, end: PublishEnd) {
+        self.silence = false;
+        self.deafness.over();
+        if end == PublishEnd::NoStorage && self.no_storage_told.is_none_or(|told| told.elapsed() > NO_STORAGE_TOLD_EVERY) {
+            self.no_storage_told = Some(Instant::now());
+            tracing::error!(
+                "NATS has reached its limit of storage; tasks wait in Postgres: enlarge the disk under nats-server or its `max_file_store`"
+            );
+        }
     }
-    for queue in queues {
-        if let Err(error) = bus.ensure_consumers(&queue).await {
-            tracing::warn!(%error, queue, "the consumers of a queue could not be made");
+
+    fn looked(&mut self, looked: Looked) {
+        match looked {
+            Looked::Streams { tasks } if self.silence => self.deafness.seen(&tasks, Instant::now()),
+            Looked::Streams { .. } | Looked::Consumers => {}
+            Looked::Away => self.deafness.over(),
+        }
+        self.silence = false;
+    }
+}
+
+/// What a look after streams and consumers found.
+enum Looked {
+    /// The streams answered; the creation of the task stream.
+    Streams {
+        /// See [`Incarnations`](super::streams::Incarnations).
+        tasks: String,
+    },
+    /// They were not asked for.
+    Consumers,
+    /// They did not answer.
+    Away,
+}
+
+/// A look after streams and consumers.
+struct Repair {
+    bus: Bus,
+    shape: StreamShape,
+    queues: HashSet<String>,
+    pause: Duration,
+    /// A creation of the task stream that has taken nothing for too long.
+    deaf: Option<String>,
+}
+
+impl Repair {
+    async fn run(self) -> Looked {
+        tokio::time::sleep(self.pause).await;
+        let looked = if self.pause.is_zero() { Looked::Consumers } else { self.streams().await };
+        if !matches!(looked, Looked::Away) {
+            self.consumers().await;
+        }
+        looked
+    }
+
+    async fn streams(&self) -> Looked {
+        if let Some(deaf) = &self.deaf
+            && let Err(error) = self.bus.delete_deaf(names::TASKS_STREAM, deaf).await
+        {
+            tracing::warn!(%error, "a stream that stores nothing could not be deleted");
+        }
+        match self.bus.ensure_streams(self.shape).await {
+            Ok(incarnations) => Looked::Streams { tasks: incarnations.tasks },
+            Err(error) => {
+                tracing::warn!(%error, "the streams are not ready");
+                Looked::Away
+            }
+        }
+    }
+
+    async fn consumers(&self) {
+        for queue in &self.queues {
+            if let Err(error) = self.bus.ensure_consumers(queue).await {
+                tracing::warn!(%error, queue, "the consumers of a queue could not be made");
+            }
         }
     }
 }
@@ -192,6 +272,7 @@ fn refusal(error: &PublishError) -> Option<PublishEnd> {
         PublishErrorKind::MaxPayloadExceeded => Some(PublishEnd::TooLarge),
         // The server's answer to a full subject; too large a message is refused before it is sent.
         PublishErrorKind::Other if error.to_string().contains("maximum messages") => Some(PublishEnd::Full),
+        PublishErrorKind::Other if is_no_storage(error) => Some(PublishEnd::NoStorage),
         PublishErrorKind::Other
         | PublishErrorKind::StreamNotFound
         | PublishErrorKind::WrongLastMessageId
@@ -200,6 +281,12 @@ fn refusal(error: &PublishError) -> Option<PublishEnd> {
         | PublishErrorKind::BrokenPipe
         | PublishErrorKind::MaxAckPending => None,
     }
+}
+
+/// The limit of the server, or that of the account.
+fn is_no_storage(error: &PublishError) -> bool {
+    let text = error.to_string();
+    ["insufficient resources", "insufficient storage resources"].iter().any(|words| text.contains(words))
 }
 
 fn headers(publish: &Publish) -> HeaderMap {

@@ -94,6 +94,8 @@ pub enum PublishEnd {
     Stored(u64),
     /// The subject is full: held until there is room.
     Full,
+    /// The server may store no more at all: held, and tried again later.
+    NoStorage,
     /// Never acceptable.
     TooLarge,
 }

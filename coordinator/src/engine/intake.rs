@@ -157,9 +157,11 @@ impl Lane {
                 state.marks.acked(published.sequence, stream_sequence);
                 self.parts.metrics.published(1);
             }
-            PublishEnd::Full => {
+            PublishEnd::Full | PublishEnd::NoStorage => {
+                let pause =
+                    if published.end == PublishEnd::Full { self.parts.times.claim_after() / 4 } else { self.parts.times.in_progress() };
                 state.marks.refused_as_full(published.sequence);
-                state.full_until = Some(Instant::now() + self.parts.times.claim_after() / 4);
+                state.full_until = Some(Instant::now() + pause);
                 self.lots.not_stored(&published.lot, published.sequence);
             }
             PublishEnd::TooLarge => {

@@ -381,6 +381,16 @@ impl Lane {
         }
     }
 
+    /// Executors cannot tell why an outcome gets no answer; the owner of shard 0 tries for all.
+    fn look_after_outcomes(&self) {
+        if !self.shards.contains_key(&0) {
+            return;
+        }
+        let bus = self.parts.bus.clone();
+        let shape = crate::bus::streams::StreamShape { now: self.clock.peek(), ..self.parts.shape };
+        tokio::spawn(async move { bus.look_after_outcomes(shape, 0).await });
+    }
+
     /// Once a minute, and only where something is queued: one INFO per consumer.
     fn survey(&mut self) {
         self.look_after_streams();
@@ -388,7 +398,13 @@ impl Lane {
         let queues = self.lots.queues_stored();
         // Consumers may have been deleted: those of the executors' queues are looked at anew.
         self.queues_known.clear();
-        if !self.owns_shards() || queues.is_empty() {
+        if !self.owns_shards() {
+            return;
+        }
+        if !queues.is_empty() || !self.leases.is_empty() {
+            self.look_after_outcomes();
+        }
+        if queues.is_empty() {
             return;
         }
         let published = self.lots.iter().map(|state| (state.lot.clone(), state.marks.published_through)).collect();

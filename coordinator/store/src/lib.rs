@@ -70,11 +70,27 @@ fn of_server(code: &str, message: &str) -> StoreError {
     match code {
         FENCE => StoreError::Fenced,
         VERSION => StoreError::Version,
+        // What Postgres says of a file beyond its quota or limit, an internal error by its code: not the rows' fault.
+        "XX000" if message.starts_with("could not ") => StoreError::Unavailable(format!("{message} ({code})")),
         // Data, cardinality, integrity, limits, internal errors: the rows' fault, so another try would end the same way.
         _ if ["21", "22", "23", "54", "XX"].contains(&&code[..2.min(code.len())]) => {
             StoreError::Refused { code: code.to_owned(), message: message.to_owned() }
         }
         // Shutdowns, timeouts, a full disk, a replica, missing rights: not the rows' fault.
         _ => StoreError::Unavailable(format!("{message} ({code})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_at_its_limit_is_not_the_fault_of_the_rows() {
+        let quota =
+            of_server("XX000", "could not write to log file 000000010000000000000001 at offset 10403840, length 16384: File too large");
+        assert!(matches!(quota, StoreError::Unavailable(_)), "{quota}");
+        assert!(matches!(of_server("53100", "could not extend file"), StoreError::Unavailable(_)));
+        assert!(matches!(of_server("XX000", "cache lookup failed for type 7"), StoreError::Refused { .. }));
     }
 }

@@ -6,6 +6,7 @@ mod executors;
 mod figures;
 mod kill_points;
 mod load;
+mod pressure;
 mod servers;
 mod sharing;
 mod starts;

@@ -263,6 +263,23 @@ impl Installation {
         ServerPids { nats: self.nats.first.nats_pid, own_postgres: self.own_postgres.as_ref().and_then(|own| own.first.postgres_pid) }
     }
 
+    /// nats-server's process now.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn nats_pid(&self) -> Result<i32> {
+        self.nats.order("start nats").await?.nats_pid.context("nats-server runs")
+    }
+
+    /// The first process of this test's own Postgres now.
+    ///
+    /// # Errors
+    /// When it does not run, or Postgres is shared.
+    pub async fn postgres_pid(&self) -> Result<i32> {
+        let own = self.own_postgres.as_ref().context("the shared Postgres is not for one test: use PostgresScope::Own")?;
+        own.order("start postgres").await?.postgres_pid.context("Postgres runs")
+    }
+
     /// The test passed: kills every process and ends the servers, without showing the logs.
     pub async fn finish(mut self) {
         self.ending = Ending::Finished;

@@ -59,6 +59,10 @@ impl Lane {
         let all = u32::from(self.parts.installation.shard_count);
         let share = usize::try_from(fair_share(all, standing)).unwrap_or(usize::MAX);
         self.parts.handle.update_health(self.parts.index, |health| health.shards_due = share);
+        if standing.lanes == 0 && self.hears == Hears::Beats {
+            // It hears again, only not for long enough to be counted: what it owns stays where it is.
+            return Ok(());
+        }
         match balance(all, owned, standing) {
             Balance::Keep => Ok(()),
             Balance::Take(count) => self.acquire(count).await,

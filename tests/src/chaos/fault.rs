@@ -96,17 +96,19 @@ impl Fault {
     #[must_use]
     pub fn spots(self) -> Vec<Spot> {
         match self {
-            Self::Kill(Spot::Server(_)) | Self::Pause(Spot::Server(_)) | Self::Stop(Spot::Server(_)) => vec![Spot::Nats],
+            Self::Kill(Spot::Server(_))
+            | Self::Pause(Spot::Server(_))
+            | Self::Stop(Spot::Server(_))
+            | Self::Cut(Line::ServerToServers(_), _)
+            | Self::Wipe(_)
+            | Self::DeleteStream(_)
+            | Self::DeleteConsumer(_)
+            | Self::CutTail(..) => vec![Spot::Nats],
             Self::Kill(spot) | Self::Pause(spot) | Self::Stop(spot) => vec![spot],
             Self::Cut(Line::CoordinatorToNats(number) | Line::CoordinatorToPostgres(number), _) => vec![Spot::Coordinator(number)],
             Self::Cut(Line::ExecutorToNats(number), _) => vec![Spot::Executor(number)],
             Self::Cut(Line::CoordinatorsToNats | Line::CoordinatorsToPostgres, _) => (0..COORDINATORS).map(Spot::Coordinator).collect(),
             Self::Cut(Line::ExecutorsToNats, _) => (0..EXECUTORS).map(Spot::Executor).collect(),
-            Self::Cut(Line::ServerToServers(_), _)
-            | Self::Wipe(_)
-            | Self::DeleteStream(_)
-            | Self::DeleteConsumer(_)
-            | Self::CutTail(..) => vec![Spot::Nats],
             Self::Visit(_) => vec![Spot::Coordinator(GUEST)],
             Self::EndSessions | Self::RestoreDatabase => vec![Spot::Postgres],
         }

@@ -167,7 +167,6 @@ async fn bring_back(stage: &Stage, load: &Load, told: &BTreeMap<String, String>)
 
 #[cfg(test)]
 mod tests {
-    use super::broker::Servers;
     use super::*;
     use anyhow::ensure;
 
@@ -181,12 +180,6 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_minute_of_faults_loses_nothing() -> Result<()> {
         survives(Settings::quick(settings::seed()?, Duration::from_mins(1))).await
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn faults_on_three_nats_servers_lose_nothing() -> Result<()> {
-        let settings = Settings::quick(settings::seed()?, Duration::from_secs(20));
-        survives(Settings { servers: Servers::Cluster, ..settings }).await
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -262,6 +262,18 @@ mod tests {
     }
 
     #[test]
+    fn what_must_never_make_a_loss_comes_first_and_alone() {
+        for seed in 0..50 {
+            let first: Vec<Round> = Rounds::new(seed, Servers::One).take(3).collect();
+            assert!(first.iter().all(|round| round.strikes.len() == 1), "{seed}");
+            let has = |fits: fn(Fault) -> bool| first.iter().any(|round| fits(round.strikes[0].fault));
+            assert!(has(|fault| matches!(fault, Fault::Cut(Line::CoordinatorsToNats, _))), "{seed}");
+            assert!(has(|fault| matches!(fault, Fault::Cut(Line::ExecutorsToNats, _))), "{seed}");
+            assert!(has(|fault| matches!(fault, Fault::Kill(Spot::Nats) | Fault::Stop(Spot::Nats))), "{seed}");
+        }
+    }
+
+    #[test]
     fn two_faults_at_once_strike_different_things() {
         let both: Vec<Round> = Rounds::new(3, Servers::Cluster).take(1_000).filter(|round| round.strikes.len() == 2).collect();
         assert!(both.len() > 100);

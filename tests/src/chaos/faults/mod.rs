@@ -44,10 +44,9 @@ pub async fn strike(stage: &mut Stage, fault: Fault) -> Result<()> {
 /// When it cannot be done; the run is of no use then.
 pub async fn heal(stage: &mut Stage, fault: Fault) -> Result<()> {
     match fault {
-        Fault::Kill(spot) | Fault::Stop(spot) => processes::start(stage, spot).await?,
+        Fault::Kill(spot) | Fault::Stop(spot) | Fault::Wipe(spot) | Fault::CutTail(_, spot) => processes::start(stage, spot).await?,
         Fault::Pause(spot) => processes::resume(stage, spot)?,
         Fault::Cut(line, _) => stage.set(line, Route::Open),
-        Fault::Wipe(spot) | Fault::CutTail(_, spot) => processes::start(stage, spot).await?,
         Fault::Visit(Leave::Orderly) => processes::stop(stage, Spot::Coordinator(GUEST)).await?,
         Fault::Visit(Leave::Sudden) => processes::kill(stage, Spot::Coordinator(GUEST)).await?,
         Fault::DeleteStream(_) | Fault::DeleteConsumer(_) | Fault::EndSessions => {}

@@ -19,7 +19,8 @@ async fn dev(folder: &Path, words: &[&str]) -> Result<Process> {
     let data = folder.join("data").to_string_lossy().into_owned();
     let words = ["dev", "--data", &data].iter().chain(words).map(|word| (*word).to_owned()).collect();
     let tools = ("ORCHESTR8_TOOLS".to_owned(), binary::workspace().join(".orchestr8/tools").to_string_lossy().into_owned());
-    Process::start(ProcessPlan { name: "dev".to_owned(), words, environment: vec![tools], log: folder.join("dev.log") }).await
+    Process::start(ProcessPlan { name: "dev".to_owned(), program: None, words, environment: vec![tools], log: folder.join("dev.log") })
+        .await
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ fn plan(log: &Path) -> ProcessPlan {
     let words = ["dev", "--servers-only", "--only", "nats", "--ephemeral", "--data"];
     let words = words.into_iter().map(str::to_owned).chain([data.to_string_lossy().into_owned()]).collect();
     let tools = ("ORCHESTR8_TOOLS".to_owned(), data.join("tools").to_string_lossy().into_owned());
-    ProcessPlan { name: "servers".to_owned(), words, environment: vec![tools], log: log.to_path_buf() }
+    ProcessPlan { name: "servers".to_owned(), program: None, words, environment: vec![tools], log: log.to_path_buf() }
 }
 
 /// The letter of the process's state, as in `T` for stopped.

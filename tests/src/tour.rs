@@ -61,7 +61,8 @@ async fn start_dev(folder: &Path) -> Result<Process> {
     let data = folder.join("data");
     let words = ["dev", "--executors", "1", "--data"].map(str::to_owned).into_iter().chain([data.to_string_lossy().into_owned()]).collect();
     let tools = ("ORCHESTR8_TOOLS".to_owned(), binary::workspace().join(".orchestr8/tools").to_string_lossy().into_owned());
-    let dev = Process::start(ProcessPlan { name: "dev".to_owned(), words, environment: vec![tools], log: log.clone() }).await?;
+    let dev =
+        Process::start(ProcessPlan { name: "dev".to_owned(), program: None, words, environment: vec![tools], log: log.clone() }).await?;
     let up = async || Ok(std::fs::read_to_string(&log)?.lines().any(|line| line == "ready").then_some(()));
     wait_for("`orchestr8 dev` to be up", UP_MAX, up).await.with_context(|| std::fs::read_to_string(&log).unwrap_or_default())?;
     Ok(dev)

@@ -1,5 +1,6 @@
 //! When what was done to whom: what the verdict on losses and on restored databases needs.
 
+use super::rows::LossRow;
 use std::time::{Duration, SystemTime};
 
 /// Of one run.
@@ -33,6 +34,15 @@ pub struct Restore {
     pub restored: SystemTime,
 }
 
+/// How long things may take without being wrong.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// From the end of an executor's absence to the decision on its runs.
+    pub verdict: Duration,
+    /// From the end of an executor's absence to the grant of what it claimed before.
+    pub claim: Duration,
+}
+
 impl History {
     /// An executor cannot be heard from now on.
     pub fn leaves(&mut self, executor: String) {
@@ -45,11 +55,15 @@ impl History {
         open.for_each(|absence| absence.to = Some(SystemTime::now()));
     }
 
-    /// Whether a loss that was decided then has a reason: its executor's absence, or a database that went back.
+    /// Whether a loss has a reason: its executor's absence, in which the run had begun already, or a database that went back.
     #[must_use]
-    pub fn explains_loss(&self, executor: &str, decided: SystemTime, patience: Duration) -> bool {
-        let within = |from: SystemTime, to: SystemTime| from <= decided && decided <= to + patience;
-        let absent = |absence: &Absence| absence.executor == executor && within(absence.from, absence.to.unwrap_or(decided));
+    pub fn explains_loss(&self, loss: &LossRow, patience: Patience) -> bool {
+        let LossRow { executor, begun, decided, .. } = loss;
+        let within = |from: SystemTime, to: SystemTime| from <= *decided && *decided <= to + patience.verdict;
+        let absent = |absence: &Absence| {
+            let to = absence.to.unwrap_or(*decided);
+            absence.executor == *executor && within(absence.from, to) && begun.is_none_or(|begun| begun <= to + patience.claim)
+        };
         self.absences.iter().any(absent) || self.restores.iter().any(|restore| within(restore.restored, restore.restored))
     }
 

@@ -1,7 +1,9 @@
 //! Mixed workflows through the public API, each under an idempotency key, steadily until the faults end.
 
 use super::draws::Draws;
+use super::fault::COORDINATORS;
 use super::ledger::{Ledger, SCRIPT};
+use super::rows::FINAL;
 use super::settings::Settings;
 use crate::harness::Api;
 use anyhow::{Result, bail};
@@ -21,8 +23,12 @@ const FLOOD: usize = 100;
 const FAN: usize = 5;
 /// One execution in so many is cancelled.
 const CANCEL_ONE_IN: usize = 12;
+/// One submission in so many is waited for, at every coordinator that is there all the time: one of them at least does not own it.
+const WAIT_ONE_IN: usize = 8;
 /// Submissions that are not answered yet: beyond them, a turn is left out.
 const OPEN_MAX: usize = 64;
+/// How long one request waits for an end.
+const WAIT: Duration = Duration::from_secs(20);
 /// Between two tries of a request.
 const TRY_INTERVAL: Duration = Duration::from_millis(20);
 /// Enough for the two failures that are wanted, and for what a fault may add.
@@ -82,6 +88,15 @@ pub struct Order {
     pub path: &'static str,
     /// What is posted.
     pub body: Value,
+    /// The coordinator that is asked first.
+    pub first: usize,
+}
+
+/// What is done with a submission after it was accepted.
+#[derive(Debug, Clone, Copy)]
+struct Then {
+    cancel: Option<Duration>,
+    wait: bool,
 }
 
 /// A submission that was answered with ids.
@@ -106,6 +121,8 @@ pub struct Book {
     pub cancelled: HashSet<String>,
     /// Submissions that were refused for good, or never answered.
     pub refused: Vec<String>,
+    /// Executions whose end a coordinator did not tell to who waited for it there.
+    pub unwaited: Vec<(String, String)>,
 }
 
 /// Asks one coordinator after the other until one answers.
@@ -150,8 +167,9 @@ impl Load {
             while open.try_join_next().is_some() {}
             let kind = *draws.one(&MIX);
             let cancel = (draws.below(CANCEL_ONE_IN) == 0).then(|| self.settings.bases(draws.between((0.0, 10.0))));
+            let then = Then { cancel, wait: draws.below(WAIT_ONE_IN) == 0 };
             if open.len() < OPEN_MAX {
-                open.spawn(self.clone().submit_and_cancel(self.order(kind, &mut draws), cancel));
+                open.spawn(self.clone().submit_and_follow(self.order(kind, &mut draws), then));
             }
         }
         while open.join_next().await.is_some() {}
@@ -185,7 +203,7 @@ impl Load {
             Value::Array(many) => many.iter_mut().for_each(|one| one["metadata"] = json!({"key": key})),
             single => single["metadata"] = json!({"key": key}),
         }
-        Order { kind, key, path, body }
+        Order { kind, key, path, body, first: draws.below(self.client.apis.len()) }
     }
 
     /// How long a submission may take: any outage, and the time after it.
@@ -194,14 +212,22 @@ impl Load {
         self.settings.bases(150.0) + Duration::from_secs(30)
     }
 
-    async fn submit_and_cancel(self, order: Order, cancel: Option<Duration>) {
+    /// A cancel goes to another coordinator than the submission.
+    async fn submit_and_follow(self, order: Order, then: Then) {
         let Ok(accepted) = self.submit(&order).await else { return };
-        let Some(after) = cancel else { return };
-        tokio::time::sleep(after).await;
-        for execution in &accepted.executions {
-            self.book().cancelled.insert(execution.clone());
-            let path = format!("/api/v1/workflows/{execution}/cancel");
-            self.client.cancel(&path, Instant::now() + self.settings.bases(30.0)).await;
+        if let Some(after) = then.cancel {
+            tokio::time::sleep(after).await;
+            for execution in &accepted.executions {
+                self.book().cancelled.insert(execution.clone());
+                let path = format!("/api/v1/workflows/{execution}/cancel");
+                self.client.cancel(&path, order.first + 1, Instant::now() + self.settings.bases(30.0)).await;
+            }
+        }
+        if let Some(execution) = accepted.executions.first().filter(|_| then.wait) {
+            for coordinator in 0..COORDINATORS {
+                let waited = self.client.wait(execution, coordinator, Instant::now() + self.patience() * 2).await;
+                self.book().unwaited.extend(waited.err().map(|error| (execution.clone(), error.to_string())));
+            }
         }
     }
 
@@ -252,7 +278,7 @@ impl Client {
     /// When it is refused for good, or nobody accepts it until then.
     pub async fn submit(&self, order: &Order, until: Instant) -> Result<Value> {
         let mut last = String::new();
-        for api in self.apis.iter().cycle() {
+        for api in self.apis.iter().cycle().skip(order.first) {
             let request = api.request(Method::POST, order.path).header("idempotency-key", &order.key).json(&order.body);
             match api.answer(request.timeout(self.timeout)).await {
                 Ok((StatusCode::ACCEPTED, answer)) => return Ok(answer),
@@ -284,9 +310,30 @@ impl Client {
         bail!("{path}: {}", said.join("; "))
     }
 
+    /// Waits at one coordinator for the end of an execution, with a request that is open until then.
+    ///
+    /// # Errors
+    /// When it does not tell the end until then; what it said last.
+    async fn wait(&self, execution: &str, coordinator: usize, until: Instant) -> Result<()> {
+        let api = &self.apis[coordinator];
+        let path = format!("/api/v1/workflows/{execution}?wait={}s", WAIT.as_secs());
+        loop {
+            let said = match api.answer(api.request(Method::GET, &path).timeout(WAIT + self.timeout)).await {
+                Ok((StatusCode::NOT_FOUND, _)) => return Ok(()), // Where the database lost it; else the verdict misses it.
+                Ok((_, answer)) if answer["status"].as_str().is_some_and(|status| FINAL.contains(&status)) => return Ok(()),
+                Ok((status, answer)) => format!("{status}: {answer}"),
+                Err(error) => format!("{error:#}"),
+            };
+            if Instant::now() > until {
+                bail!("coordinator-{coordinator} did not tell its end; the last answer: {said}");
+            }
+            tokio::time::sleep(TRY_INTERVAL).await;
+        }
+    }
+
     /// Asks to cancel until somebody answers with success or that it has ended, or the time is over.
-    async fn cancel(&self, path: &str, until: Instant) {
-        for api in self.apis.iter().cycle() {
+    async fn cancel(&self, path: &str, first: usize, until: Instant) {
+        for api in self.apis.iter().cycle().skip(first) {
             let answer = api.answer(api.request(Method::POST, path).timeout(self.timeout)).await;
             let done = answer.is_ok_and(|(status, _)| status.is_success() || status.is_client_error());
             if done || Instant::now() > until {

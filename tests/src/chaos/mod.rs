@@ -1,13 +1,16 @@
 //! `make chaos`: faults at random under a mixed load, and a comparison of what was promised with what really ran.
 //!
 //! - [`settings`]: how long, how fast, from which seed
-//! - [`draws`], [`plan`]: the faults that a seed draws, and the bounds of recovery
-//! - [`proxy`], [`stage`]: the processes and servers, each way of a process cut by itself
+//! - [`fault`], [`draws`], [`plan`]: what can go wrong, the order that a seed draws, and the bounds of recovery
+//! - [`proxy`], [`cluster`], [`broker`], [`stage`]: the processes and servers, each way of a process cut by itself
 //! - [`ledger`], [`load`]: what really runs, and what is submitted
 //! - [`faults`], [`rounds`], [`recovery`]: strike, heal, measure
 //! - [`history`], [`rows`], [`verdict`], [`report`]: what was done, what came of it, what that means, and the table
 
+pub mod broker;
+pub mod cluster;
 pub mod draws;
+pub mod fault;
 pub mod faults;
 pub mod history;
 pub mod ledger;
@@ -24,13 +27,14 @@ pub mod verdict;
 
 use crate::harness::binary::workspace;
 use anyhow::{Context, Result};
+use history::Patience;
 use ledger::Ledger;
 use load::{Accepted, Client, Load};
 use plan::Rounds;
 use recovery::Meter;
 use report::Report;
 use rounds::{Recovered, Striker};
-use rows::{FINAL, Rows, told};
+use rows::{FINAL, INBOX, Rows, told};
 use settings::Settings;
 use stage::Stage;
 use std::collections::BTreeMap;
@@ -95,8 +99,11 @@ async fn drama(stage: &mut Stage, settings: &Settings) -> Result<Report> {
     let rows = Rows::read(&stage.pool).await?;
     let (book, seen) = (load.book(), load.ledger.seen());
     // The longest wait for a loss: the lease and the hold of mass silence, each begun anew by a takeover; and what looking takes.
-    let loss_patience = settings.bases(100.0) + settings.slack();
-    let evidence = Evidence { book: &book, entries: &seen.entries, history: &stage.history, loss_patience, told: &told, rows: &rows };
+    let verdict = settings.bases(100.0) + settings.slack();
+    // The longest that a coordinator or a server stands still with a claim of an executor that is dead already.
+    let claim = settings.bases(30.0) + settings.slack();
+    let patience = Patience { verdict, claim };
+    let evidence = Evidence { book: &book, entries: &seen.entries, history: &stage.history, patience, told: &told, rows: &rows };
     let (verdict, exits) = (judge(&evidence), stage.history.exits.clone());
     Ok(Report { settings: settings.clone(), verdict, recovered, lost_with_database, exits })
 }
@@ -115,7 +122,7 @@ async fn strike_on(stage: &mut Stage, meter: &Meter, settings: &Settings) -> Res
     meter.probe(Instant::now()).await?.context("work does not run even before the first fault")?;
     let mut striker = Striker { stage, meter, settings, begun: Instant::now() };
     let mut recovered = Vec::new();
-    for round in Rounds::new(settings.seed) {
+    for round in Rounds::new(settings.seed, settings.servers) {
         if striker.begun.elapsed() >= settings.duration {
             break;
         }
@@ -133,7 +140,8 @@ async fn settle(stage: &mut Stage, load: &Load) -> Result<BTreeMap<String, Strin
         if let Ok(told) = &answer {
             let open = |id: &String| told.get(id).is_some_and(|status| !FINAL.contains(&status.as_str()));
             let open = load.book().accepted.iter().flat_map(|accepted| &accepted.executions).filter(|id| open(id)).count();
-            if open == 0 {
+            let waiting: Result<Vec<String>, _> = sqlx::query_scalar(INBOX).fetch_all(&stage.pool).await;
+            if open == 0 && waiting.is_ok_and(|waiting| waiting.is_empty()) {
                 return answer;
             }
         }

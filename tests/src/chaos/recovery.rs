@@ -54,7 +54,7 @@ impl Meter {
     }
 
     async fn probe_starts(&self) -> Result<Instant> {
-        let order = self.load.order(Kind::Probe, &mut Draws::new(0));
+        let order = self.load.order(Kind::Probe, &mut Draws::new(uuid::Uuid::new_v4().as_u64_pair().0));
         let accepted = self.load.submit(&order).await?;
         loop {
             let first = accepted.tasks.iter().find_map(|task| self.ledger().seen().starts_of(task).first().copied());

@@ -1,5 +1,6 @@
 //! The table, the JSON and whether every requirement was met.
 
+use super::broker::Servers;
 use super::rounds::Recovered;
 use super::settings::Settings;
 use super::verdict::{Complaint, Verdict};
@@ -50,6 +51,7 @@ impl Report {
         let mut json = json!({
             "seed": self.settings.seed,
             "seconds": self.settings.duration.as_secs(),
+            "servers": match self.settings.servers { Servers::One => "one", Servers::Cluster => "cluster" },
             "time_base_ms": self.settings.time_base.as_millis(),
             "worst_recovery_s": all.worst(),
             "median_recovery_s": all.median(),

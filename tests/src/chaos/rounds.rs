@@ -1,7 +1,8 @@
 //! One round after the other: strike, heal, and wait until work runs again.
 
+use super::fault::{Spot, Strike};
 use super::faults;
-use super::plan::{Round, Spot, Strike};
+use super::plan::Round;
 use super::recovery::{Measure, Meter};
 use super::settings::Settings;
 use super::stage::Stage;
@@ -56,7 +57,7 @@ impl Striker<'_> {
     pub async fn round(&mut self, round: Round) -> Result<Recovered> {
         let begun = self.begun.elapsed();
         eprintln!("{:7.1} s  {round}", begun.as_secs_f64());
-        let single = round.strikes.len() == 1;
+        let single = round.is_one_by_one();
         let (mut measures, mut taken, mut from) = (Vec::new(), Vec::new(), Instant::now());
         let start = Instant::now();
         for (at, step, strike) in steps(&round) {

@@ -21,13 +21,16 @@ const EXECUTIONS: &str = "select w.id::text as id, w.status, w.metadata ->> 'key
 (select count(*) from workflow_events e cross join lateral jsonb_array_elements(e.events) x where e.workflow_id = w.id
   and x ->> 'type' in ('workflow.completed', 'workflow.failed', 'workflow.cancelled')) as ends
 from workflow_executions w";
-const LOSSES: &str = "select task_execution_id::text as task, executor_id as executor, ended_at from task_attempts where outcome = 'lost'";
+const LOSSES: &str =
+    "select task_execution_id::text as task, executor_id as executor, started_at, ended_at from task_attempts where outcome = 'lost'";
 /// Histories with a gap, or whose end is not what the execution's row says.
 const BROKEN_HISTORIES: &str = "select w.id::text from workflow_executions w where w.event_sequence <>
 (select coalesce(sum(jsonb_array_length(e.events)), 0) from workflow_events e where e.workflow_id = w.id)
 or w.event_sequence <> (select coalesce(max(e.sequence + jsonb_array_length(e.events) - 1), 0) from workflow_events e where e.workflow_id = w.id)";
 /// Executions that no coordinator can load.
 const WITHOUT_PLAN: &str = "select id::text from workflow_executions w where not exists (select 1 from plans p where p.hash = w.plan_hash)";
+/// What no coordinator has taken from its inbox.
+pub const INBOX: &str = "select shard || ' since ' || created_at || ': ' || event::text from shard_inbox";
 const QUARANTINED: &str = "select error || ': ' || event::text from quarantined_events";
 /// States that nothing leaves.
 pub const FINAL: [&str; 4] = ["completed", "failed", "skipped", "cancelled"];
@@ -47,6 +50,8 @@ pub struct Rows {
     pub without_plan: Vec<String>,
     /// Events that could not be applied.
     pub quarantined: Vec<String>,
+    /// Events that wait in an inbox.
+    pub inbox: Vec<String>,
 }
 
 /// A task.
@@ -98,6 +103,8 @@ pub struct LossRow {
     pub task: String,
     /// The executor's name.
     pub executor: String,
+    /// When it was granted.
+    pub begun: Option<SystemTime>,
     /// When it was declared.
     pub decided: SystemTime,
 }
@@ -117,6 +124,7 @@ impl Rows {
             broken_histories: sqlx::query_scalar(BROKEN_HISTORIES).fetch_all(pool).await?,
             without_plan: sqlx::query_scalar(WITHOUT_PLAN).fetch_all(pool).await?,
             quarantined: sqlx::query_scalar(QUARANTINED).fetch_all(pool).await?,
+            inbox: sqlx::query_scalar(INBOX).fetch_all(pool).await?,
         })
     }
 }
@@ -144,7 +152,13 @@ fn execution(row: &PgRow) -> Result<ExecutionRow> {
 
 fn loss(row: &PgRow) -> Result<LossRow> {
     let decided: time::OffsetDateTime = row.try_get("ended_at")?;
-    Ok(LossRow { task: row.try_get("task")?, executor: row.try_get("executor")?, decided: decided.into() })
+    let begun: Option<time::OffsetDateTime> = row.try_get("started_at")?;
+    Ok(LossRow {
+        task: row.try_get("task")?,
+        executor: row.try_get("executor")?,
+        begun: begun.map(SystemTime::from),
+        decided: decided.into(),
+    })
 }
 
 /// Status by execution, from the lists of the API.

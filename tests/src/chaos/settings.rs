@@ -1,6 +1,7 @@
 //! How long, how fast, and from which seed.
 
-use anyhow::{Context, Result, ensure};
+use super::broker::Servers;
+use anyhow::{Context, Result, bail, ensure};
 use std::time::Duration;
 
 /// How long faults go on, in seconds.
@@ -9,9 +10,13 @@ pub const SECONDS_VARIABLE: &str = "CHAOS_SECONDS";
 pub const SEED_VARIABLE: &str = "SEED";
 /// The base of every protocol time, as in `100ms`; the published figures hold for `1s`.
 pub const TIME_BASE_VARIABLE: &str = "CHAOS_TIME_BASE";
+/// `cluster` for three nats-servers with three copies of each stream, `one` for one.
+pub const SERVERS_VARIABLE: &str = "CHAOS_NATS";
 const SECONDS_DEFAULT: u64 = 600;
 /// Below the published time base: processes and servers start no faster there, and other tests use the same processors.
 const SLACK_SCALED: Duration = Duration::from_secs(5);
+/// Below the published time base, with several nats-servers: they choose a leader in 4 to 9 s and miss each other in up to 10 s, always.
+const SLACK_CLUSTER: Duration = Duration::from_secs(20);
 /// At the published time base: what starting a process and looking take.
 const SLACK_FULL: Duration = Duration::from_secs(2);
 
@@ -24,6 +29,8 @@ pub struct Settings {
     pub seed: u64,
     /// The base of every protocol time.
     pub time_base: Duration,
+    /// Which NATS.
+    pub servers: Servers,
     /// More words for every coordinator.
     pub coordinator_words: Vec<String>,
 }
@@ -32,7 +39,7 @@ impl Settings {
     /// A tenth of the published times, for tests.
     #[must_use]
     pub fn quick(seed: u64, duration: Duration) -> Self {
-        Self { duration, seed, time_base: Duration::from_millis(100), coordinator_words: Vec::new() }
+        Self { duration, seed, time_base: Duration::from_millis(100), servers: Servers::One, coordinator_words: Vec::new() }
     }
 
     /// As the environment says; a seed that is not given is drawn.
@@ -42,7 +49,8 @@ impl Settings {
     pub fn from_environment() -> Result<Self> {
         let seconds = number(SECONDS_VARIABLE)?.unwrap_or(SECONDS_DEFAULT);
         ensure!((1..=86_400).contains(&seconds), "{SECONDS_VARIABLE} is {seconds}: use 1 to 86400");
-        Ok(Self { duration: Duration::from_secs(seconds), seed: seed()?, time_base: time_base()?, coordinator_words: Vec::new() })
+        let (duration, coordinator_words) = (Duration::from_secs(seconds), Vec::new());
+        Ok(Self { duration, seed: seed()?, time_base: time_base()?, servers: servers()?, coordinator_words })
     }
 
     /// So many bases.
@@ -54,7 +62,11 @@ impl Settings {
     /// What may be added to a bound.
     #[must_use]
     pub fn slack(&self) -> Duration {
-        if self.time_base < Duration::from_secs(1) { SLACK_SCALED } else { SLACK_FULL }
+        match self.servers {
+            _ if self.time_base >= Duration::from_secs(1) => SLACK_FULL,
+            Servers::One => SLACK_SCALED,
+            Servers::Cluster => SLACK_CLUSTER,
+        }
     }
 }
 
@@ -64,6 +76,15 @@ impl Settings {
 /// When the variable is no number.
 pub fn seed() -> Result<u64> {
     Ok(number(SEED_VARIABLE)?.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 % 1_000_000))
+}
+
+fn servers() -> Result<Servers> {
+    let text = std::env::var(SERVERS_VARIABLE).unwrap_or_default();
+    match text.as_str() {
+        "" | "one" => Ok(Servers::One),
+        "cluster" => Ok(Servers::Cluster),
+        _ => bail!("{SERVERS_VARIABLE} is {text:?}: use one or cluster"),
+    }
 }
 
 fn time_base() -> Result<Duration> {

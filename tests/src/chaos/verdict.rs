@@ -1,12 +1,11 @@
 //! What the API and the database say at the end, compared with what really ran.
 
-use super::history::History;
+use super::history::{History, Patience};
 use super::ledger::{Entry, Mark};
 use super::load::{Accepted, Book, Kind};
 use super::rows::{ExecutionRow, FINAL, Rows, TaskRow};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Duration;
 
 /// A promise, a count or a bound that was broken, in words.
 pub type Complaint = String;
@@ -41,8 +40,8 @@ pub struct Evidence<'a> {
     pub entries: &'a [Entry],
     /// What was done.
     pub history: &'a History,
-    /// The longest that a loss may follow its executor's absence.
-    pub loss_patience: Duration,
+    /// The longest that a loss and its run may follow their executor's absence.
+    pub patience: Patience,
     /// Status by execution as the API tells it.
     pub told: &'a BTreeMap<String, String>,
     /// Rows.
@@ -65,7 +64,10 @@ pub fn judge(evidence: &Evidence<'_>) -> Verdict {
     let rows = evidence.rows;
     verdict.wrong.extend(rows.broken_histories.iter().map(|id| format!("the history of {id} has gaps")));
     verdict.lost.extend(rows.without_plan.iter().map(|id| format!("the plan of {id}")));
+    verdict.stuck.extend(rows.inbox.iter().map(|event| format!("in the inbox of shard {event}")));
     verdict.wrong.extend(rows.quarantined.iter().map(|event| format!("quarantined: {event}")));
+    let unwaited = evidence.book.unwaited.iter().filter(|(id, _)| rows.executions.contains_key(id));
+    verdict.wrong.extend(unwaited.map(|(id, said)| format!("{id}: {said}")));
     verdict.wrong.extend(evidence.book.refused.iter().cloned());
     verdict
 }
@@ -202,8 +204,8 @@ fn starts(evidence: &Evidence<'_>, verdict: &mut Verdict) {
 
 fn losses(evidence: &Evidence<'_>, verdict: &mut Verdict) {
     for loss in &evidence.rows.losses {
-        if !evidence.history.explains_loss(&loss.executor, loss.decided, evidence.loss_patience) {
-            verdict.false_losses.push(format!("{} on {} at {:?}", loss.task, loss.executor, loss.decided));
+        if !evidence.history.explains_loss(loss, evidence.patience) {
+            verdict.false_losses.push(format!("{} on {} at {:?}, begun at {:?}", loss.task, loss.executor, loss.decided, loss.begun));
         }
     }
 }
@@ -239,7 +241,7 @@ mod tests {
     use super::super::rows::LossRow;
     use super::*;
     use serde_json::json;
-    use std::time::{Instant, SystemTime};
+    use std::time::{Duration, Instant, SystemTime};
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -258,7 +260,7 @@ mod tests {
     }
 
     fn world() -> World {
-        let order = Order { kind: Kind::Once, key: "k".to_owned(), path: "/api/v1/tasks", body: Value::Null };
+        let order = Order { kind: Kind::Once, key: "k".to_owned(), path: "/api/v1/tasks", body: Value::Null, first: 0 };
         let accepted = Accepted { order, executions: vec!["w".to_owned()], tasks: vec!["t".to_owned()], at: SystemTime::now() };
         let task = TaskRow {
             id: "t".to_owned(),
@@ -287,6 +289,7 @@ mod tests {
                 broken_histories: Vec::new(),
                 without_plan: Vec::new(),
                 quarantined: Vec::new(),
+                inbox: Vec::new(),
             },
         }
     }
@@ -296,7 +299,8 @@ mod tests {
         let mut world = world();
         change(&mut world);
         let World { book, entries, history, told, rows } = &world;
-        let verdict = judge(&Evidence { book, entries, history, loss_patience: PATIENCE, told, rows });
+        let verdict =
+            judge(&Evidence { book, entries, history, patience: Patience { verdict: PATIENCE, claim: PATIENCE / 10 }, told, rows });
         verdict.complaints().iter().filter_map(|one| Some(one.split_once(':')?.0.to_owned())).collect()
     }
 
@@ -333,6 +337,7 @@ mod tests {
         };
         assert_eq!(complaints(unfinished), ["stuck"]);
         assert_eq!(complaints(|world| drop(world.told.remove("w"))), ["wrong"]);
+        assert_eq!(complaints(|world| world.rows.inbox.push("event".to_owned())), ["stuck"]);
         assert_eq!(complaints(|world| world.rows.quarantined.push("event".to_owned())), ["wrong"]);
     }
 
@@ -365,22 +370,24 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_needs_an_absence() {
-        let lose = |world: &mut World| {
-            let loss = LossRow { task: "t".to_owned(), executor: "executor-0".to_owned(), decided: SystemTime::now() };
-            world.rows.losses.push(loss);
+    fn a_loss_needs_an_absence_that_its_run_met() {
+        let lose = |world: &mut World, begun: SystemTime| {
+            let (task, executor) = ("t".to_owned(), "executor-0".to_owned());
+            world.rows.losses.push(LossRow { task, executor, begun: Some(begun), decided: SystemTime::now() });
         };
-        assert_eq!(complaints(lose), ["false loss"]);
-        let explained = |executor: &str, ago: Duration| {
+        let before = SystemTime::now() - PATIENCE * 3;
+        assert_eq!(complaints(|world| lose(world, before)), ["false loss"]);
+        let explained = |executor: &str, ago: Duration, begun: SystemTime| {
             let from = SystemTime::now() - ago;
             let absence = Absence { executor: executor.to_owned(), from, to: Some(from) };
             complaints(move |world| {
-                lose(world);
+                lose(world, begun);
                 world.history.absences.push(absence);
             })
         };
-        assert!(explained("executor-0", PATIENCE / 2).is_empty());
-        assert_eq!(explained("executor-0", PATIENCE * 2), ["false loss"], "too long ago");
-        assert_eq!(explained("executor-1", PATIENCE / 2), ["false loss"], "another one's");
+        assert!(explained("executor-0", PATIENCE / 2, before).is_empty());
+        assert_eq!(explained("executor-0", PATIENCE * 2, before), ["false loss"], "too long ago");
+        assert_eq!(explained("executor-1", PATIENCE / 2, before), ["false loss"], "another one's");
+        assert_eq!(explained("executor-0", PATIENCE / 2, SystemTime::now()), ["false loss"], "begun after its return");
     }
 }

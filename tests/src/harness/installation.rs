@@ -306,7 +306,7 @@ impl Installation {
     }
 
     fn plan(&self, name: String, words: Vec<String>, environment: Vec<(String, String)>) -> ProcessPlan {
-        ProcessPlan { log: self.folder.path().join(format!("{name}.log")), name, words, environment }
+        ProcessPlan { log: self.folder.path().join(format!("{name}.log")), name, program: None, words, environment }
     }
 
     fn environment(&self) -> Vec<(String, String)> {
@@ -372,7 +372,11 @@ fn user_words() -> Result<Vec<String>> {
     Ok(vec!["--user".to_owned(), format!("{}:{}", found.uid(), found.gid())])
 }
 
-fn free_port() -> Result<u16> {
+/// A port on which nothing listens.
+///
+/// # Errors
+/// When none was found.
+pub fn free_port() -> Result<u16> {
     let span = u128::from(PORTS.end - PORTS.start);
     let draw = || u16::try_from(uuid::Uuid::new_v4().as_u128() % span).map(|offset| PORTS.start + offset);
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();

@@ -1,4 +1,4 @@
-//! A coordinator or executor as a real process of the `orchestr8` binary.
+//! A coordinator or executor as a real process of the `orchestr8` binary, or another program that must not outlive the test.
 //!
 //! It runs under the shim, so that it ends when this process does, however that ends. The shim is also why
 //! everything below a killed process is gone at once: the process's own shims are its descendants.
@@ -23,7 +23,9 @@ const PASSED_VARIABLES: [&str; 6] = ["PATH", "HOME", "LANG", "TZ", "RUST_LOG", "
 pub struct ProcessPlan {
     /// For people, and the name of the log.
     pub name: String,
-    /// The words after `orchestr8`.
+    /// What runs; none: the `orchestr8` binary.
+    pub program: Option<PathBuf>,
+    /// The words after the program.
     pub words: Vec<String>,
     /// Added to the environment.
     pub environment: Vec<(String, String)>,
@@ -136,10 +138,11 @@ impl Process {
     }
 
     async fn spawn(&mut self) -> Result<()> {
-        let program = binary::orchestr8()?;
+        let orchestr8 = binary::orchestr8()?;
         let log = OpenOptions::new().create(true).append(true).open(&self.plan.log).context("the log")?;
         let errors = log.try_clone()?;
-        let mut shim = Shim::spawn(&program, &self.spec(&program), Stdio::from(log), Stdio::from(errors))?;
+        let mut shim =
+            Shim::spawn(&orchestr8, &self.spec(self.plan.program.as_deref().unwrap_or(&orchestr8)), Stdio::from(log), Stdio::from(errors))?;
         self.pid = shim.started().await?;
         self.shim = Some(shim);
         Ok(())

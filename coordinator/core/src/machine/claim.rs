@@ -15,7 +15,8 @@ impl Turn<'_> {
     fn grant(&mut self, index: TaskIndex, request: &ClaimRequest) -> Answer {
         let task = self.execution.task(index);
         if task.cancel_requested() {
-            return refusal(request);
+            // Only the holder gets here: its end is waited for, and who is refused reports none.
+            return Answer::Kill;
         }
         if task.holder.is_none() {
             self.hold(index, request);

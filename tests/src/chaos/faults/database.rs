@@ -69,7 +69,8 @@ pub async fn restore(stage: &mut Stage) -> Result<()> {
     stage.installation.postgres("kill postgres").await?;
     remove(&folder.join(CLUSTER))?;
     std::fs::rename(folder.join(COPY), folder.join(CLUSTER)).context("the copy")?;
-    stage.installation.postgres("start postgres").await?;
+    let answer = stage.installation.postgres("start postgres").await?;
+    stage.postgres_pid = answer.postgres_pid.context("it was started")?;
     let restore = stage.history.restores.last_mut().context("it was copied before")?;
     restore.restored = SystemTime::now();
     Ok(())

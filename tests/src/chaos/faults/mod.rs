@@ -8,7 +8,8 @@ pub mod database;
 pub mod processes;
 pub mod streams;
 
-use super::plan::{Fault, Spot};
+use super::broker;
+use super::fault::{EXECUTORS, Fault, GUEST, Leave, Spot};
 use super::proxy::Route;
 use super::stage::Stage;
 use anyhow::Result;
@@ -18,9 +19,7 @@ use anyhow::Result;
 /// # Errors
 /// When it cannot be done; the run is of no use then.
 pub async fn strike(stage: &mut Stage, fault: Fault) -> Result<()> {
-    if let Some(executor) = fault.silences() {
-        stage.history.leaves(Spot::Executor(executor).to_string());
-    }
+    silenced(fault).for_each(|executor| stage.history.leaves(executor.to_string()));
     match fault {
         Fault::Kill(spot) => processes::kill(stage, spot).await,
         Fault::Pause(spot) => processes::pause(stage, spot),
@@ -29,10 +28,11 @@ pub async fn strike(stage: &mut Stage, fault: Fault) -> Result<()> {
             stage.set(line, route);
             Ok(())
         }
-        Fault::WipeNats => stage.installation.nats("wipe nats").await.map(drop),
+        Fault::Wipe(spot) => broker::wipe(stage, spot).await,
         Fault::DeleteStream(stream) => streams::delete_stream(stage, stream).await,
         Fault::DeleteConsumer(stream) => streams::delete_consumers(stage, stream).await,
-        Fault::CutTail(stream) => streams::cut_tail(stage, stream).await,
+        Fault::CutTail(stream, spot) => streams::cut_tail(stage, stream, spot).await,
+        Fault::Visit(_) => processes::start(stage, Spot::Coordinator(GUEST)).await,
         Fault::EndSessions => database::end_sessions(stage).await,
         Fault::RestoreDatabase => database::copy(stage).await,
     }
@@ -44,15 +44,19 @@ pub async fn strike(stage: &mut Stage, fault: Fault) -> Result<()> {
 /// When it cannot be done; the run is of no use then.
 pub async fn heal(stage: &mut Stage, fault: Fault) -> Result<()> {
     match fault {
-        Fault::Kill(spot) | Fault::Stop(spot) => processes::start(stage, spot).await?,
+        Fault::Kill(spot) | Fault::Stop(spot) | Fault::Wipe(spot) | Fault::CutTail(_, spot) => processes::start(stage, spot).await?,
         Fault::Pause(spot) => processes::resume(stage, spot)?,
         Fault::Cut(line, _) => stage.set(line, Route::Open),
-        Fault::WipeNats | Fault::CutTail(_) => processes::start(stage, Spot::Nats).await?,
+        Fault::Visit(Leave::Orderly) => processes::stop(stage, Spot::Coordinator(GUEST)).await?,
+        Fault::Visit(Leave::Sudden) => processes::kill(stage, Spot::Coordinator(GUEST)).await?,
         Fault::DeleteStream(_) | Fault::DeleteConsumer(_) | Fault::EndSessions => {}
         Fault::RestoreDatabase => database::restore(stage).await?,
     }
-    if let Some(executor) = fault.silences() {
-        stage.history.returns(&Spot::Executor(executor).to_string());
-    }
+    silenced(fault).for_each(|executor| stage.history.returns(&executor.to_string()));
     Ok(())
+}
+
+/// The executors whose runs may be lost by it.
+fn silenced(fault: Fault) -> impl Iterator<Item = Spot> {
+    (0..EXECUTORS).filter(move |executor| fault.silences() == Some(*executor) || fault.silences_some()).map(Spot::Executor)
 }

@@ -1,9 +1,10 @@
 //! Processes that are killed, paused and stopped.
 
-use super::super::plan::Spot;
+use super::super::broker;
+use super::super::fault::Spot;
 use super::super::stage::Stage;
 use crate::harness::servers::is_alive;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill as send};
 use nix::unistd::Pid;
 
@@ -19,7 +20,7 @@ pub async fn kill(stage: &mut Stage, spot: Spot) -> Result<()> {
             let report = if is_alive(process.pid()) { process.kill().await } else { process.ended().await };
             report.map(drop)
         }
-        Spot::Nats => stage.installation.nats("kill nats").await.map(drop),
+        Spot::Nats | Spot::Server(_) => broker::kill(stage, spot).await,
         Spot::Postgres => stage.installation.postgres("kill postgres").await.map(drop),
     }
 }
@@ -33,7 +34,7 @@ pub async fn stop(stage: &mut Stage, spot: Spot) -> Result<()> {
     match spot {
         Spot::Coordinator(_) => stage.process(spot)?.terminate().await.map(drop),
         Spot::Executor(_) => stop_executor(stage, spot).await,
-        Spot::Nats => stage.installation.nats("stop nats").await.map(drop),
+        Spot::Nats | Spot::Server(_) => broker::stop(stage, spot).await,
         Spot::Postgres => stage.installation.postgres("stop postgres").await.map(drop),
     }
 }
@@ -54,11 +55,11 @@ async fn stop_executor(stage: &mut Stage, spot: Spot) -> Result<()> {
 pub async fn start(stage: &mut Stage, spot: Spot) -> Result<()> {
     match spot {
         Spot::Coordinator(_) | Spot::Executor(_) => stage.process(spot)?.restart().await?,
-        Spot::Nats => {
-            let answer = stage.installation.nats("start nats").await?;
-            stage.nats_pid = answer.nats_pid.context("it was started")?;
+        Spot::Nats | Spot::Server(_) => broker::start(stage, spot).await?,
+        Spot::Postgres => {
+            let answer = stage.installation.postgres("start postgres").await?;
+            stage.postgres_pid = answer.postgres_pid.context("it was started")?;
         }
-        Spot::Postgres => drop(stage.installation.postgres("start postgres").await?),
     }
     stage.comes(spot);
     Ok(())
@@ -80,14 +81,34 @@ pub fn resume(stage: &mut Stage, spot: Spot) -> Result<()> {
     signal(stage, spot, Signal::SIGCONT)
 }
 
+/// All processes of a server get it; the first process of Postgres first, so that it makes no more meanwhile.
 fn signal(stage: &mut Stage, spot: Spot, signal: Signal) -> Result<()> {
-    let pid = match spot {
-        Spot::Coordinator(_) | Spot::Executor(_) => stage.process(spot)?.pid(),
-        Spot::Nats => stage.nats_pid,
-        Spot::Postgres => bail!("Postgres is many processes: it is not paused"),
+    let pids = match spot {
+        Spot::Coordinator(_) | Spot::Executor(_) => vec![stage.process(spot)?.pid()],
+        Spot::Nats | Spot::Server(_) => stage.broker.pids(spot)?,
+        Spot::Postgres => vec![stage.postgres_pid],
     };
-    if !is_alive(pid) {
-        return Ok(());
+    for pid in pids.into_iter().filter(|pid| is_alive(*pid)) {
+        send(Pid::from_raw(pid), signal).with_context(|| format!("{signal} to {spot}"))?;
     }
-    send(Pid::from_raw(pid), signal).with_context(|| format!("{signal} to {spot}"))
+    if spot == Spot::Postgres {
+        for pid in children(stage.postgres_pid)? {
+            send(Pid::from_raw(pid), signal).ok(); // A session may end at any moment.
+        }
+    }
+    Ok(())
+}
+
+fn children(parent: i32) -> Result<Vec<i32>> {
+    let mut children = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // `PID (NAME) STATE PARENT ...`, and a name may hold anything.
+        let above = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        if above == Some(parent) {
+            children.push(pid);
+        }
+    }
+    Ok(children)
 }

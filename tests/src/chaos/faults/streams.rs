@@ -1,10 +1,11 @@
 //! Streams and consumers that vanish, and files that lose their end.
 
-use super::super::plan::Spot;
+use super::super::broker;
+use super::super::fault::Spot;
 use super::super::stage::Stage;
 use super::processes;
 use crate::harness::servers::connect_nats;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use async_nats::jetstream::{self, Context};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -37,13 +38,13 @@ pub async fn delete_consumers(stage: &Stage, stream: &str) -> Result<()> {
     Ok(())
 }
 
-/// Kills nats-server and cuts off the end of the stream's last block.
+/// Kills a nats-server and cuts off the end of the stream's last block.
 ///
 /// # Errors
 /// When the server does not run or the file cannot be cut.
-pub async fn cut_tail(stage: &mut Stage, stream: &str) -> Result<()> {
-    processes::kill(stage, Spot::Nats).await?;
-    let folder = stage.installation.server_folders()?.nats.join("nats/store/jetstream/$G/streams").join(stream).join("msgs");
+pub async fn cut_tail(stage: &mut Stage, stream: &str, spot: Spot) -> Result<()> {
+    processes::kill(stage, spot).await?;
+    let folder = broker::store(stage, spot)?.join("jetstream/$G/streams").join(stream).join("msgs");
     let Some(block) = last_block(&folder)? else { return Ok(()) };
     let file = OpenOptions::new().write(true).open(block)?;
     let length_bytes = file.metadata()?.len();
@@ -52,7 +53,14 @@ pub async fn cut_tail(stage: &mut Stage, stream: &str) -> Result<()> {
 }
 
 async fn jetstream(stage: &Stage) -> Result<Context> {
-    Ok(jetstream::new(connect_nats(&stage.installation.nats_url).await?))
+    let mut last = None;
+    for url in &stage.nats_urls {
+        match connect_nats(url).await {
+            Ok(client) => return Ok(jetstream::new(client)),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.context("there is a server")?)
 }
 
 /// `NUMBER.blk` with the highest number; none where the stream holds nothing.

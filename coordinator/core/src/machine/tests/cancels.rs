@@ -84,10 +84,10 @@ fn a_repeated_cancel_kills_again_and_does_not_prolong() {
 }
 
 #[test]
-fn a_claim_of_what_is_being_cancelled_is_refused_or_killed() {
+fn a_claim_of_what_is_being_cancelled_is_killed_since_its_end_is_waited_for() {
     let mut scene = cancelling();
     scene.check(scene.claims("a", 1, 3), "r1 killed");
-    scene.check(scene.asks("a", 1), "r1 refused");
+    scene.check(scene.asks("a", 1), "r1 killed");
     scene.check(scene.checks("a", 1), "r1 refused");
 }
 

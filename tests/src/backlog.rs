@@ -30,7 +30,7 @@ const UNFINISHED: &str = "select count(*) from task_executions where status <> '
 pub struct Backlog {
     /// A coordinator without executors.
     pub installation: Installation,
-    /// With the first [`WARM_TASKS`].
+    /// With the first `WARM_TASKS`.
     pub before: Memory,
     /// With all.
     pub after: Memory,

@@ -7,9 +7,9 @@
 //! - [`json`], [`body`], [`fields`], [`parameters`], [`ids`]: strict reading of requests; nothing is accepted and ignored
 //! - [`submit`], [`single`], [`workflow`]: submissions of tasks and workflows
 //! - [`tasks`], [`workflows`], [`definitions`]: what there is, and cancelling it
-//! - [`quarantine`]: events that could not be applied
+//! - `quarantine`: events that could not be applied
 //! - [`progress`]: how far an execution is
-//! - [`events`], [`waiting`]: event streams and waits for an end
+//! - `events`, [`waiting`]: event streams and waits for an end
 //! - [`probes`]: `/healthz`, `/readyz`, `/metrics`
 
 pub mod access;

@@ -5,7 +5,7 @@ use super::dispatches::Wanted;
 use super::handle::{Origin, Submitted};
 use super::inquiry::Doubt;
 use super::lane::Lane;
-use super::work::{EventWork, Group, Work};
+use super::work::{EventWork, Group, ReadThrough, Work};
 use crate::bus::control::Outbox;
 use crate::bus::publisher::Again;
 use crate::kill_points;
@@ -17,7 +17,6 @@ use orchestr8_proto::ids::{ExecutionId, Incarnation, RunId};
 use orchestr8_store::StoreError;
 use orchestr8_store::quarantine::{self, Quarantined};
 use orchestr8_store::queue::Lot;
-use orchestr8_store::shards::Position;
 use serde_json::json;
 use std::time::Duration;
 
@@ -37,10 +36,8 @@ impl Lane {
         for (id, effect) in std::mem::take(&mut stepped.effects) {
             self.carry_out(id, &effect, &stepped, (&mut outbox, &mut wanted));
         }
-        if let Some(position) = std::mem::take(&mut stepped.positions).pop() {
-            self.read_through = Some(position.sequence);
-            self.reader.iter().for_each(|reader| reader.committed(position.sequence));
-            self.advance(&position);
+        if let Some(read) = std::mem::take(&mut stepped.positions).pop() {
+            self.reached(&read);
         }
         // New work leaves first: answers and confirmations can wait, a task cannot.
         let published = self.publish_fresh(wanted, &stepped).await;
@@ -54,8 +51,15 @@ impl Lane {
         published
     }
 
-    /// One reader reads all shards of the lane in order: what is decided of one is decided, or absent, of all.
-    pub(super) fn advance(&mut self, position: &Position) {
+    /// One reader reads all its shards in order: what is decided of one is decided, or absent, of all. What an earlier reader
+    /// read says nothing about shards that were taken since, so it does not count: the present one reads it again.
+    pub(super) fn reached(&mut self, read: &ReadThrough) {
+        if read.generation != self.reader_generation {
+            return;
+        }
+        let position = &read.position;
+        self.read_through = Some(position.sequence);
+        self.reader.iter().for_each(|reader| reader.committed(position.sequence));
         for held in self.shards.values_mut() {
             let behind = held.position.as_ref().is_none_or(|known| {
                 known.incarnation != position.incarnation || known.sequence < position.sequence || known.time < position.time
@@ -183,8 +187,8 @@ impl Lane {
                 group.answer(Err(super::handle::SubmitError::Refused(error.clone())));
                 self.quarantine_group(&group, &error).await
             }
-            Work::Position(position) => {
-                self.advance(&position);
+            Work::Position(read) => {
+                self.reached(&read);
                 Ok(())
             }
             Work::Event(event) => self.quarantine_event(*event, error).await,

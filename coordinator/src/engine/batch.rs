@@ -3,7 +3,7 @@
 use super::handle::{CancelAnswer, CommandError, Origin, SubmitError, Submitted};
 use super::lane::{BATCH_EVENTS_MAX, Lane, Randomness};
 use super::lots::mark_row;
-use super::work::{ClaimNote, EventWork, Group, GroupState, Work};
+use super::work::{ClaimNote, EventWork, Group, GroupState, ReadThrough, Work};
 use crate::kill_points;
 use orchestr8_core::execution::Execution;
 use orchestr8_core::expression;
@@ -14,7 +14,6 @@ use orchestr8_store::commit::{self, Batch, NewExecution};
 use orchestr8_store::keys::{self, Reservation};
 use orchestr8_store::queue::Lot;
 use orchestr8_store::rows::{KeyRow, MarkRow};
-use orchestr8_store::shards::Position;
 use orchestr8_store::{StoreError, load};
 use serde_json::Value;
 use std::any::Any;
@@ -45,7 +44,7 @@ pub(super) struct Stepped {
     /// Marks that were saved ahead with this batch.
     pub tried: HashMap<Arc<Lot>, i64>,
     /// Outcomes decided up to here.
-    pub positions: Vec<Position>,
+    pub positions: Vec<ReadThrough>,
     /// Rows of inboxes that are decided, with their shards.
     pub inbox: Vec<(u16, Uuid)>,
 }

@@ -5,7 +5,7 @@ use super::input::{Addressed, Connection, Head, Input, OutcomeMessage, PublishEn
 use super::inquiry::Doubt;
 use super::lane::Lane;
 use super::untrusted::{self, BeatOf, Doubtful};
-use super::work::{CancelReply, EventWork, Group, GroupState, Work};
+use super::work::{CancelReply, EventWork, Group, GroupState, ReadThrough, Work};
 use crate::bus::survey::ReaderState;
 use orchestr8_core::execution::Failure;
 use orchestr8_core::machine::Event;
@@ -59,7 +59,7 @@ impl Lane {
             Err(error) => tracing::warn!(%error, shard, "a message of outcomes was refused"),
         }
         let position = Position { incarnation: incarnations.outcomes, sequence: message.stream_sequence, time: message.stored_at };
-        self.pending.push_back(Work::Position(position));
+        self.pending.push_back(Work::Position(ReadThrough { generation: self.reader_generation, position }));
     }
 
     /// A reader that was given everything up to the head, all of which has been taken in, is at the head: the positions of shards
@@ -70,7 +70,8 @@ impl Lane {
             return;
         }
         let (sequence, time) = state.head;
-        self.pending.push_back(Work::Position(Position { incarnation: incarnations.outcomes.clone(), sequence, time }));
+        let position = Position { incarnation: incarnations.outcomes.clone(), sequence, time };
+        self.pending.push_back(Work::Position(ReadThrough { generation, position }));
     }
 
     fn take_claims(&mut self, batch: &ClaimBatch) {

@@ -314,11 +314,12 @@ impl Lane {
     }
 
     /// What an ended reader has sent and the lane has not taken yet counts no more: the next one reads it again.
-    fn stop_reader(&mut self) {
+    pub(super) fn stop_reader(&mut self) {
         self.reader = None;
         self.reader_name = None;
         self.reader_generation += 1;
         self.reader_taken = 0;
+        self.read_through = None;
     }
 
     /// Makes or checks the streams, and learns JetStream's clock, beside the lane.

@@ -96,11 +96,13 @@ impl Lane {
         let lease = self.draw_lease();
         let taken = shards::take_vacant(&mut self.parts.connection, count, lease, &self.identity).await?;
         let new: Vec<u16> = taken.iter().map(|taken| taken.shard).collect();
-        self.hold(taken, lease);
         if new.is_empty() {
             self.show_ownership();
             return Ok(());
         }
+        // What the reader has read so far was not these shards'.
+        self.stop_reader();
+        self.hold(taken, lease);
         kill_points::pass(kill_points::AFTER_TAKE_BEFORE_RESTORE);
         self.restore(&new).await?;
         tracing::info!(shards = ?new, owned = self.shards.len(), running = self.leases.len(), "shards taken");
@@ -129,6 +131,8 @@ impl Lane {
         shards::hand_over(&mut self.parts.connection, &leaving).await?;
         kill_points::pass(kill_points::AFTER_HAND_OVER_BEFORE_FORGET);
         let leaving: BTreeSet<u16> = leaving.into_iter().map(|(shard, _)| shard).collect();
+        // It may come back before what was read of it is decided.
+        self.stop_reader();
         self.forget(&leaving);
         tracing::info!(shards = ?leaving, owned = self.shards.len(), "shards handed over");
         self.show_ownership();

@@ -15,8 +15,17 @@ pub enum Work {
     Event(Box<EventWork>),
     /// Executions to be made, all or nothing.
     New(Box<Group>),
-    /// Everything up to here of a shard's outcomes is decided with this batch.
-    Position(Position),
+    /// Everything that this reader read up to here is decided with this batch.
+    Position(ReadThrough),
+}
+
+/// How far a reader of outcomes has read. It tells of the shards that this reader reads, and of no others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadThrough {
+    /// Which reader of the lane.
+    pub generation: u64,
+    /// Where it is.
+    pub position: Position,
 }
 
 /// An event, and who wants to know.

@@ -103,6 +103,7 @@ mod tests {
             jetstream_now_us,
             stream_incarnation: stream_incarnation.into(),
             executors: 0,
+            executors_late: 0,
         }
     }
 

@@ -17,6 +17,15 @@ const LATE_TICKS_BEFORE_LEASE: u32 = 2;
 /// Silence of an incarnation that said goodbye: longer than any lease, and room to count on.
 const GOODBYE_TICKS: u32 = u32::MAX / 2;
 
+/// Executors as one table heard them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Heard {
+    /// Those that live or are late.
+    pub executors: usize,
+    /// Those that are late.
+    pub late: usize,
+}
+
 /// A granted run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lease {
@@ -100,8 +109,8 @@ pub struct LeaseTable {
     ticks: LeaseTicks,
     /// For how long every heartbeat could have been heard.
     listening_ticks: u32,
-    /// Executors that others know: who began to listen later may know fewer.
-    known_elsewhere: usize,
+    /// What others know: who began to listen later may know less.
+    elsewhere: Heard,
     holders: BTreeMap<Incarnation, Incarnate>,
     of_run: BTreeMap<RunId, Incarnation>,
 }
@@ -136,14 +145,15 @@ impl LeaseTable {
     /// Nobody holds anything.
     #[must_use]
     pub fn new(ticks: LeaseTicks) -> Self {
-        Self { ticks, listening_ticks: 0, known_elsewhere: 0, holders: BTreeMap::new(), of_run: BTreeMap::new() }
+        Self { ticks, listening_ticks: 0, elsewhere: Heard::default(), holders: BTreeMap::new(), of_run: BTreeMap::new() }
     }
 
     /// A run was found in the rows of a shard that was taken. Whoever has not been heard for as long as this table listened is
     /// as silent as that: a takeover by a lane that heard the heartbeats all the time grants no new lease, one by a lane that
     /// has just begun to listen grants a full one.
     pub fn found(&mut self, grant: Grant) {
-        let silent_ticks = self.listening_ticks;
+        // The first tick may have come as soon as it began to listen.
+        let silent_ticks = self.listening_ticks.saturating_sub(1);
         self.holders.entry(grant.incarnation).or_insert_with(|| Incarnate { silent_ticks, ..Incarnate::default() });
         self.granted(grant);
     }
@@ -211,13 +221,15 @@ impl LeaseTable {
 
     /// Executors that live or are late, as far as this table heard.
     #[must_use]
-    pub fn known(&self) -> usize {
-        self.holders.values().filter(|holder| holder.silent_ticks < self.late().end).count()
+    pub fn heard(&self) -> Heard {
+        let late = self.late();
+        let count = |range: Range<u32>| self.holders.values().filter(|holder| range.contains(&holder.silent_ticks)).count();
+        Heard { executors: count(0..late.end), late: count(late) }
     }
 
-    /// Another table knows so many. Silence is common only measured by all that there are.
-    pub fn others_know(&mut self, executors: usize) {
-        self.known_elsewhere = executors;
+    /// What another table heard. Silence is common only measured by all that there are.
+    pub fn others_heard(&mut self, heard: Heard) {
+        self.elsewhere = heard;
     }
 
     /// One beat interval has passed on the owner's clock.
@@ -278,7 +290,10 @@ impl LeaseTable {
         silent.sort_unstable();
         let with_first = |first: usize| silent[first..].partition_point(|ticks| ticks - silent[first] < lease);
         let together = (0..silent.len()).map(with_first).max().unwrap_or(0);
-        let all = (silences().filter(|ticks| *ticks < late.start).count() + together).max(self.known_elsewhere);
+        // Who knows more has the better measure, of those that live as of those that are late.
+        let all = silences().filter(|ticks| *ticks < late.start).count() + together;
+        let (all, together) =
+            if self.elsewhere.executors > all { (self.elsewhere.executors, together.max(self.elsewhere.late)) } else { (all, together) };
         let overdue = silent.last().is_some_and(|ticks| *ticks >= lease);
         if overdue && all >= MASS_SILENCE_EXECUTORS_MIN && together * 2 > all { together } else { 0 }
     }

@@ -4,6 +4,7 @@ use super::{Bus, BusError};
 use crate::engine::input::Input;
 use async_nats::{Message, Subscriber};
 use futures::StreamExt;
+use orchestr8_core::leases::Heard;
 use orchestr8_proto::ids::{IdError, Incarnation};
 use orchestr8_proto::names;
 use orchestr8_proto::wire::{self, ClaimBatch, CoordinatorBeat, Heartbeat, Nudge};
@@ -39,11 +40,12 @@ pub async fn listen(bus: &Bus, inputs: mpsc::Sender<Input>) -> Result<watch::Rec
 
 /// When a coordinator's beat came last. Kept beside the lane, which may be busy for longer than a beat.
 fn last_heard(mut coordinators: Subscriber, kept: Duration) -> watch::Receiver<LastHeard> {
-    let (heard, last) = watch::channel(LastHeard { at: Instant::now(), executors: 0, executors_at: Instant::now() });
+    let (heard, last) = watch::channel(LastHeard { at: Instant::now(), heard: Heard::default(), heard_since: Instant::now() });
     tokio::spawn(async move {
         while let Some(message) = coordinators.next().await {
-            let executors = wire::decode::<CoordinatorBeat>(message.payload).map_or(0, |beat| beat.executors);
-            heard.send_modify(|last| last.take(executors, kept));
+            let told = wire::decode::<CoordinatorBeat>(message.payload).unwrap_or_default();
+            let told = Heard { executors: told.executors as usize, late: told.executors_late as usize };
+            heard.send_modify(|last| last.take(told, kept));
         }
     });
     last
@@ -54,16 +56,16 @@ fn last_heard(mut coordinators: Subscriber, kept: Duration) -> watch::Receiver<L
 pub struct LastHeard {
     /// When the last one came.
     pub at: Instant,
-    /// The most executors that one of them knew lately.
-    pub executors: u32,
-    executors_at: Instant,
+    /// What the one that lately knew most executors said of them.
+    pub heard: Heard,
+    heard_since: Instant,
 }
 
 impl LastHeard {
-    fn take(&mut self, executors: u32, kept: Duration) {
+    fn take(&mut self, told: Heard, kept: Duration) {
         self.at = Instant::now();
-        if executors >= self.executors || self.executors_at + kept < self.at {
-            (self.executors, self.executors_at) = (executors, self.at);
+        if told.executors >= self.heard.executors || self.heard_since + kept < self.at {
+            (self.heard, self.heard_since) = (told, self.at);
         }
     }
 }

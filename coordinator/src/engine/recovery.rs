@@ -236,7 +236,7 @@ impl Lane {
     fn beat(&mut self) {
         self.roster.tick();
         self.parts.handle.show_executors(self.roster.views());
-        self.leases.others_know(self.parts.heard.borrow().executors as usize);
+        self.leases.others_heard(self.parts.heard.borrow().heard);
         // Without a connection nobody can be heard: silence means nothing. A lane without shards listens as well, so that it
         // knows who is silent when it takes some.
         let silence = if self.connected { self.leases.tick() } else { Silence::default() };
@@ -248,13 +248,15 @@ impl Lane {
         }
         silence.suspects.into_iter().for_each(|suspect| self.suspect(suspect));
         let ours_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| i64::try_from(now.as_micros()).unwrap_or(0));
+        let heard = self.leases.heard();
         let beat = CoordinatorBeat {
             schema_version: SCHEMA_VERSION,
             coordinator: self.parts.name.clone(),
             installation: self.parts.installation.id.to_string(),
             jetstream_now_us: self.server_clock_offset_us.map_or(0, |offset| ours_us.saturating_add(offset)),
             stream_incarnation: self.incarnations.as_ref().map(|incarnations| incarnations.outcomes.clone()).unwrap_or_default(),
-            executors: u32::try_from(self.leases.known()).unwrap_or(u32::MAX),
+            executors: u32::try_from(heard.executors).unwrap_or(u32::MAX),
+            executors_late: u32::try_from(heard.late).unwrap_or(u32::MAX),
         };
         self.parts.speaker.coordinator_beat(&beat);
     }

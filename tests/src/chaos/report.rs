@@ -3,7 +3,7 @@
 use super::broker::Servers;
 use super::rounds::Recovered;
 use super::settings::Settings;
-use super::verdict::{Complaint, Verdict};
+use super::verdict::{Complaint, FALSE_LOSS, Verdict};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -41,6 +41,12 @@ impl Report {
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.complaints().is_empty()
+    }
+
+    /// What was broken, false losses apart.
+    #[must_use]
+    pub fn complaints_besides_false_losses(&self) -> Vec<Complaint> {
+        self.complaints().into_iter().filter(|complaint| !complaint.starts_with(FALSE_LOSS)).collect()
     }
 
     /// `{"accepted", "ended", "lost", …, "faults": {KIND: {"count", "worst_recovery_s", "median_recovery_s", "bound_s"}}, "complaints": […]}`.

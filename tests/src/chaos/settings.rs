@@ -78,6 +78,14 @@ pub fn seed() -> Result<u64> {
     Ok(number(SEED_VARIABLE)?.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 % 1_000_000))
 }
 
+/// The seed of the environment, else this one.
+///
+/// # Errors
+/// When the variable is no number.
+pub fn seed_or(seed: u64) -> Result<u64> {
+    Ok(number(SEED_VARIABLE)?.unwrap_or(seed))
+}
+
 fn servers() -> Result<Servers> {
     let text = std::env::var(SERVERS_VARIABLE).unwrap_or_default();
     match text.as_str() {

@@ -7,6 +7,9 @@ use super::rows::{ExecutionRow, FINAL, Rows, TaskRow};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+/// The heading of runs that were declared lost while they lived.
+pub const FALSE_LOSS: &str = "false loss";
+
 /// A promise, a count or a bound that was broken, in words.
 pub type Complaint = String;
 
@@ -226,7 +229,7 @@ impl Verdict {
             headed("lost", &self.lost),
             headed("counted twice", &self.counted_twice),
             headed("stuck", &self.stuck),
-            headed("false loss", &self.false_losses),
+            headed(FALSE_LOSS, &self.false_losses),
             headed("wrong", &self.wrong),
             headed("started twice", &self.started_twice),
         ]

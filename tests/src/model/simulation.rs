@@ -387,6 +387,7 @@ impl Simulation {
             jetstream_now_us: self.now_us,
             stream_incarnation: self.broker.outcomes.incarnation.to_string(),
             executors: 0,
+            executors_late: 0,
         };
         self.letters.push((self.now_us, usize::MAX, wire::encode(&beat).expect("small")));
     }

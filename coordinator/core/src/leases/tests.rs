@@ -50,16 +50,26 @@ fn a_common_silence_is_measured_by_all_that_others_know() {
     let mut table = LeaseTable::new(TICKS);
     table.tick();
     (1..=2).for_each(|n| table.granted(grant(n, n, 0)));
-    assert_eq!(table.known(), 2);
-    table.others_know(3);
+    assert_eq!(table.heard(), Heard { executors: 2, late: 0 });
+    table.others_heard(Heard { executors: 3, late: 0 });
     (1..TICKS.lease).for_each(|_| drop(table.tick()));
     assert_eq!(table.tick(), Silence { suspects: vec![], held_back: 2 });
-    table.others_know(5);
     let mut fresh = LeaseTable::new(TICKS);
     (1..=2).for_each(|n| fresh.granted(grant(n, n, 0)));
-    fresh.others_know(5);
+    fresh.others_heard(Heard { executors: 5, late: 2 });
     (1..TICKS.lease).for_each(|_| drop(fresh.tick()));
     assert_eq!(fresh.tick().suspects.len(), 2, "two of five are no mass");
+}
+
+/// A lane that never heard anybody finds the runs of one of three in the rows; the others know that all three are late.
+#[test]
+fn a_common_silence_that_others_saw_is_believed() {
+    let mut table = LeaseTable::new(TICKS);
+    table.tick();
+    table.found(grant(1, 1, 0));
+    table.others_heard(Heard { executors: 3, late: 3 });
+    (1..=TICKS.lease).for_each(|_| assert_eq!(table.tick().suspects, []));
+    assert!(!table.is_suspect(run(1)));
 }
 
 #[test]
@@ -80,7 +90,7 @@ fn the_last_to_come_back_from_a_common_silence_keeps_the_patience() {
 fn a_takeover_by_a_lane_that_listened_grants_no_new_lease() {
     let mut table = LeaseTable::new(TICKS);
     table.beat(&beat(2, 1, &[]));
-    for _ in 0..TICKS.lease - 1 {
+    for _ in 0..TICKS.lease {
         table.tick();
     }
     // 1 was never heard while we listened, 2 fell silent, the others are heard.

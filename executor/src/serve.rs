@@ -295,6 +295,7 @@ mod tests {
         let mut settings = settings();
         // Nobody listens there, so it tries to connect until it is told to end.
         settings.nats.addresses = vec!["nats://127.0.0.1:1".to_owned()];
+        settings.startup_patience = PATIENCE;
         settings.work.run_root = place.path().to_owned();
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(serve(settings, shutdown.clone()));

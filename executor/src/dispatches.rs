@@ -31,7 +31,7 @@ pub(crate) enum Reading {
 
 /// Reads a message of [`orchestr8_proto::names::TASKS_STREAM`].
 pub(crate) fn read(payload: Bytes) -> Reading {
-    match wire::decode_dispatches(payload.clone()) {
+    match wire::decode_dispatches(&payload) {
         Ok(batch) => match members(batch) {
             Ok(members) if members.is_empty() => Reading::Unreadable("the message holds no dispatch".into()),
             Ok(members) => Reading::Work(members),

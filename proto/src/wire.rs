@@ -115,10 +115,10 @@ pub fn decode<M: Envelope>(bytes: Bytes) -> Result<M, WireError> {
 ///
 /// # Errors
 /// As of [`decode`].
-pub fn decode_dispatches(bytes: Bytes) -> Result<DispatchBatch, WireError> {
+pub fn decode_dispatches(bytes: &Bytes) -> Result<DispatchBatch, WireError> {
     let batch = decode(bytes.clone())?;
     #[cfg(feature = "kill-points")]
-    let batch = crate::newer::with_newer_kinds(batch, bytes);
+    let batch = crate::newer::with_newer_kinds(batch, bytes.clone());
     Ok(batch)
 }
 

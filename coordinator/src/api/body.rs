@@ -19,6 +19,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct JsonBody {
     /// What it says.
     pub value: Value,
+    /// Its size.
+    pub bytes: usize,
     /// SHA-256 of path and bytes: what an idempotency key stands for.
     pub hash: [u8; 32],
 }
@@ -33,7 +35,7 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
         hasher.update([0]);
         let bytes = bytes(request, state).await?;
         hasher.update(&bytes);
-        Ok(Self { value: json::parse(&bytes)?, hash: hasher.finalize().into() })
+        Ok(Self { value: json::parse(&bytes)?, bytes: bytes.len(), hash: hasher.finalize().into() })
     }
 }
 

@@ -91,7 +91,8 @@ impl TaskRequest {
         let plan = single_task(self.shape).map_err(|problems| rules_broken(&problems))?;
         let Submitter { user_id, tags, metadata } = self.submitter;
         let plan_hash = plan_hash(&plan);
-        Ok(Submission { plan: Arc::new(plan), plan_hash, input: self.input, user_id, metadata, tags, run_at: self.run_at })
+        let (plan, input, metadata) = (Arc::new(plan), Arc::new(self.input), Arc::new(metadata));
+        Ok(Submission { plan, plan_hash, input, user_id, metadata, tags, run_at: self.run_at })
     }
 }
 
@@ -241,7 +242,7 @@ mod tests {
             "user_id": "u", "run_at": "2030-01-01T00:00:00+01:00",
         }));
         let task = submission.plan.task(0);
-        assert_eq!(submission.input, json!({"with": {"a b": 1}, "env": {"X": "y"}, "prompt": "say ${{ hi }}"}));
+        assert_eq!(*submission.input, json!({"with": {"a b": 1}, "env": {"X": "y"}, "prompt": "say ${{ hi }}"}));
         assert_eq!(task.with["a b"].0, json!("${{ input.with[\"a b\"] }}"));
         assert_eq!(task.timeout, Some(Duration::from_hours(2)));
         assert_eq!((task.retry.max_attempts, task.retry.initial_interval, task.retry.jitter), (3, Duration::from_secs(5), 0.0));
@@ -251,8 +252,8 @@ mod tests {
         );
         assert_eq!((task.priority, task.queue.as_str(), task.agent_name.as_str()), (Priority::High, "gpu", "builder"));
         assert_eq!(
-            (submission.user_id.as_deref(), submission.tags, submission.metadata),
-            (Some("u"), vec!["t".to_owned()], json!({"m": 1}))
+            (submission.user_id.as_deref(), submission.tags, &*submission.metadata),
+            (Some("u"), vec!["t".to_owned()], &json!({"m": 1}))
         );
         assert_eq!(submission.run_at, Some(time::macros::datetime!(2029-12-31 23:00:00 UTC)));
     }

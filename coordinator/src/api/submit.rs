@@ -6,7 +6,7 @@ use super::problem::{Code, Problem};
 use super::single::TaskRequest;
 use super::workflow::WorkflowRequest;
 use super::{ApiContext, elsewhere};
-use crate::engine::handle::{ExecutorView, IdempotencyKey, Origin, Submission, SubmitError, Submitted};
+use crate::engine::handle::{ExecutorView, IdempotencyKey, Origin, Request, Submission, SubmitError, Submitted};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -29,9 +29,6 @@ const WARNINGS_MAX: usize = 20;
 /// The lane is given up after this: whether it commits later is then unknown, so the caller asks again with the same key.
 pub(super) const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a submission carries besides its tasks.
-type KeyAndRoom = (Option<IdempotencyKey>, Room);
-
 /// `POST /api/v1/tasks`: an object, or an array of up to [`BATCH_TASKS_MAX`] in one transaction.
 pub(super) async fn tasks(
     State(context): State<ApiContext>,
@@ -44,12 +41,12 @@ pub(super) async fn tasks(
     match body.value {
         Value::Array(items) => {
             let submissions = batch(items)?;
-            let answers = submit_tasks(&context, submissions, (key, room)).await?;
+            let answers = submit_tasks(&context, Request { submissions, bytes: body.bytes, key }, room).await?;
             Ok((StatusCode::ACCEPTED, Json(Value::Array(answers))))
         }
         one => {
             let submission = TaskRequest::read(one)?.into_submission()?;
-            let answers = submit_tasks(&context, vec![submission], (key, room)).await?;
+            let answers = submit_tasks(&context, Request { submissions: vec![submission], bytes: body.bytes, key }, room).await?;
             Ok((StatusCode::ACCEPTED, Json(answers.into_iter().next().unwrap_or_default())))
         }
     }
@@ -65,7 +62,7 @@ pub(super) async fn workflow(
     parameters.finish()?;
     let key = idempotency_key(&headers, body.hash)?;
     let submission = WorkflowRequest::read(body.value)?.into_submission(&context.reads).await?;
-    let submitted = commit(&context, vec![submission.clone()], (key, room)).await?;
+    let submitted = commit(&context, Request { submissions: vec![submission.clone()], bytes: body.bytes, key }, room).await?;
     let id = submitted.ids.first().copied().ok_or_else(|| lost_ids(1, 0))?;
     Ok((StatusCode::ACCEPTED, Json(workflow_answer(id, &submission, &context.engine.executors()))))
 }
@@ -110,19 +107,20 @@ fn batch(items: Vec<Value>) -> Result<Vec<Submission>, Problem> {
     items.into_iter().enumerate().map(read).collect()
 }
 
-async fn submit_tasks(context: &ApiContext, submissions: Vec<Submission>, with: KeyAndRoom) -> Result<Vec<Value>, Problem> {
+async fn submit_tasks(context: &ApiContext, request: Request, room: Room) -> Result<Vec<Value>, Problem> {
     let executors = context.engine.executors();
-    let submitted = commit(context, submissions.clone(), with).await?;
+    let submissions = request.submissions.clone();
+    let submitted = commit(context, request, room).await?;
     let answer = |(id, submission): (&ExecutionId, &Submission)| task_answer(*id, submission, &executors);
     Ok(submitted.ids.iter().zip(&submissions).map(answer).collect())
 }
 
-async fn commit(context: &ApiContext, submissions: Vec<Submission>, (key, room): KeyAndRoom) -> Result<Submitted, Problem> {
-    let count = submissions.len();
+async fn commit(context: &ApiContext, request: Request, room: Room) -> Result<Submitted, Problem> {
+    let count = request.submissions.len();
     let engine = context.engine.clone();
     // It waits in the lane also after its caller has gone, and takes its room until then.
     let submitting = tokio::spawn(async move {
-        let submitted = engine.submit(submissions, key).await;
+        let submitted = engine.submit(request).await;
         drop(room);
         submitted
     });

@@ -51,8 +51,8 @@ async fn check_problem(request: Request<Body>, code: Code, part: &str) {
 fn accept_all(mut commands: mpsc::Receiver<Command>) {
     tokio::spawn(async move {
         while let Some(command) = commands.recv().await {
-            let Command::Submit { submissions, reply, .. } = command else { continue };
-            let ids = submissions.iter().map(|_| ExecutionId::generate(1, 3, &mut rand::rng())).collect();
+            let Command::Submit { request, reply } = command else { continue };
+            let ids = request.submissions.iter().map(|_| ExecutionId::generate(1, 3, &mut rand::rng())).collect();
             reply.send(Ok(Submitted { ids, origin: Origin::New })).expect("the caller waits");
         }
     });

@@ -262,7 +262,7 @@ impl Lane {
     fn step_group(&mut self, group: &Group, stepped: &mut Stepped) -> Result<(), StoreError> {
         for (submission, id) in group.submissions.iter().zip(&group.ids) {
             let now = self.clock.now();
-            let mut execution = Execution::new(*id, submission.plan.clone(), Arc::new(submission.input.clone()), now);
+            let mut execution = Execution::new(*id, submission.plan.clone(), submission.input.clone(), now);
             let run_at = submission.run_at.map(Into::into);
             let effects =
                 self.stepping(|times| machine::start(&mut execution, run_at, Self::circumstances(times, now, &mut Randomness)))?;

@@ -20,11 +20,11 @@ pub struct Submission {
     /// SHA-256 of its canonical JSON.
     pub plan_hash: [u8; 32],
     /// What the expressions read as `input`; checked against the plan's schema by the caller.
-    pub input: Value,
+    pub input: Arc<Value>,
     /// On whose behalf.
     pub user_id: Option<String>,
     /// The submitter's own, an object.
-    pub metadata: Value,
+    pub metadata: Arc<Value>,
     /// The submitter's own.
     pub tags: Vec<String>,
     /// Not before this time (the database's clock); none or past: at once.
@@ -38,6 +38,17 @@ pub struct IdempotencyKey {
     pub key: String,
     /// SHA-256 of the body: the same key with another body is refused.
     pub body_hash: [u8; 32],
+}
+
+/// What one request submits, in one transaction.
+#[derive(Debug)]
+pub struct Request {
+    /// At least one.
+    pub submissions: Vec<Submission>,
+    /// Bytes of its body: what of many requests goes into one commit.
+    pub bytes: usize,
+    /// Reserved with the ids.
+    pub key: Option<IdempotencyKey>,
 }
 
 /// Whether the executions were made by this request.
@@ -159,9 +170,7 @@ pub enum Command {
     /// All or nothing.
     Submit {
         /// In one transaction.
-        submissions: Vec<Submission>,
-        /// Reserved with the ids.
-        key: Option<IdempotencyKey>,
+        request: Request,
         /// Answered after the commit.
         reply: oneshot::Sender<Result<Submitted, SubmitError>>,
     },
@@ -257,11 +266,11 @@ impl EngineHandle {
     ///
     /// # Errors
     /// [`SubmitError`]; nothing was stored.
-    pub async fn submit(&self, submissions: Vec<Submission>, key: Option<IdempotencyKey>) -> Result<Submitted, SubmitError> {
+    pub async fn submit(&self, request: Request) -> Result<Submitted, SubmitError> {
         let (reply, answer) = oneshot::channel();
         let stopping = || SubmitError::Unavailable("it is shutting down".into());
         let lane = &self.lanes[self.submission_lane()];
-        lane.commands.send(Command::Submit { submissions, key, reply }).await.map_err(|_| stopping())?;
+        lane.commands.send(Command::Submit { request, reply }).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())?
     }
 

@@ -1,6 +1,6 @@
 //! Inputs and commands into work. Nothing is decided here, and nothing written.
 
-use super::handle::{CancelTarget, Command, CommandError, SubmitError};
+use super::handle::{CancelTarget, Command, CommandError, Request, SubmitError};
 use super::input::{Addressed, Connection, Head, Input, OutcomeMessage, PublishEnd, Published};
 use super::inquiry::Doubt;
 use super::lane::Lane;
@@ -223,9 +223,9 @@ impl Lane {
         match command {
             Command::Watch { execution, reply } => self.watch_elsewhere(execution, reply),
             Command::Nudge { shard } => self.nudge_owner(shard),
-            Command::Submit { submissions, key, reply } => {
-                let group =
-                    Group { submissions, ids: Vec::new(), key, reply: Some(reply), state: GroupState::Fresh, tries: 0, inbox: None };
+            Command::Submit { request: Request { submissions, bytes, key }, reply } => {
+                let (ids, reply, state) = (Vec::new(), Some(reply), GroupState::Fresh);
+                let group = Group { submissions, bytes, ids, key, reply, state, tries: 0, inbox: None };
                 self.pending.push_back(Work::New(Box::new(group)));
             }
             Command::Cancel { target, reply } => {

@@ -40,7 +40,7 @@ use uuid::Uuid;
 
 /// Events in one batch.
 pub const BATCH_EVENTS_MAX: usize = 512;
-/// Bytes of outcomes in one batch.
+/// Bytes of outcomes in one batch, and of submissions beside the first: a commit holds several times as much.
 pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Inputs that wait for the lane.
 pub const INPUTS_MAX: usize = 256;
@@ -278,7 +278,7 @@ impl Lane {
     /// Waits for an input, a command or the lane's own clock; takes what is there, up to a batch. Never lingers.
     async fn gather(&mut self, shutdown: &CancellationToken) {
         let wake = self.next_alarm();
-        if (self.pending.is_empty() || self.in_doubt) && !self.wants_feeding() {
+        if (self.pending.is_empty() || self.in_doubt) && !self.wants_feeding() && !self.wants_mail() {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep_until(wake) => {}
@@ -312,16 +312,18 @@ impl Lane {
         }
     }
 
-    /// Takes the front of what is pending: at most [`BATCH_EVENTS_MAX`] items; submissions count by their tasks.
+    /// Takes the front of what is pending: at most [`BATCH_EVENTS_MAX`] items; submissions count by their tasks and bytes.
     pub(super) fn take_batch(&mut self) -> Vec<Work> {
         let mut batch = Vec::new();
-        let mut events = 0;
+        let (mut events, mut bytes) = (0, 0);
         while let Some(work) = self.pending.front() {
-            events += match work {
-                Work::Event(_) | Work::Position(_) => 1,
-                Work::New(group) => group.submissions.iter().map(|submission| submission.plan.tasks.len()).sum(),
+            let (its_events, its_bytes) = match work {
+                Work::Event(_) | Work::Position(_) => (1, 0),
+                Work::New(group) => (group.submissions.iter().map(|submission| submission.plan.tasks.len()).sum(), group.bytes),
             };
-            if events > self.batch_max && !batch.is_empty() {
+            events += its_events;
+            bytes += its_bytes;
+            if (events > self.batch_max || bytes > BATCH_BYTES_MAX) && !batch.is_empty() {
                 break;
             }
             batch.extend(self.pending.pop_front());

@@ -10,7 +10,7 @@ use orchestr8_core::machine::Event;
 use orchestr8_proto::ids::ExecutionId;
 use orchestr8_proto::wire::Nudge;
 use orchestr8_store::StoreError;
-use orchestr8_store::inbox::{self, InboxEvent, InboxRow, READ_MAX, SentSubmission};
+use orchestr8_store::inbox::{self, InboxEvent, InboxRow, SentSubmission};
 use orchestr8_store::quarantine::{self, Quarantined};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -46,15 +46,19 @@ impl Mail {
 }
 
 impl Lane {
+    /// Whether something may lie in the inbox of an owned shard. What was read is decided before more is.
+    pub(super) fn wants_mail(&self) -> bool {
+        self.mail.due && self.owns_shards() && self.pending.iter().all(|work| work.inbox().is_none())
+    }
+
     /// Takes in what came for the shards of this lane.
     pub(super) async fn read_inbox(&mut self) -> Result<(), StoreError> {
-        if !self.mail.due || !self.owns_shards() {
+        if !self.wants_mail() {
             return Ok(());
         }
         let owned: Vec<u16> = self.shards.keys().copied().collect();
-        let in_hand: Vec<Uuid> = self.pending.iter().filter_map(Work::inbox).map(|(_, id)| id).collect();
-        let rows = inbox::read(&mut self.parts.connection, &owned, &in_hand).await?;
-        self.mail.due = i64::try_from(rows.len()) == Ok(READ_MAX);
+        let rows = inbox::read(&mut self.parts.connection, &owned).await?;
+        self.mail.due = !rows.is_empty();
         for row in rows {
             match work_of(&row) {
                 Ok(work) => self.receive(work),
@@ -232,6 +236,7 @@ fn group_of(row: &InboxRow, ids: Vec<ExecutionId>, submissions: Vec<SentSubmissi
         return Err("its ids do not fit its submissions".to_owned());
     }
     let submissions = submissions.into_iter().map(received).collect();
-    let group = Group { submissions, ids, key: None, reply: None, state: GroupState::Doubtful, tries: 0, inbox: Some(row.id) };
+    let (state, inbox) = (GroupState::Doubtful, Some(row.id));
+    let group = Group { submissions, bytes: row.bytes, ids, key: None, reply: None, state, tries: 0, inbox };
     Ok(Work::New(Box::new(group)))
 }

@@ -64,6 +64,8 @@ pub struct CancelReply {
 pub struct Group {
     /// What is wanted.
     pub submissions: Vec<Submission>,
+    /// Bytes of the request that they came in.
+    pub bytes: usize,
     /// Drawn once: a group that is tried again keeps them.
     pub ids: Vec<ExecutionId>,
     /// The caller's key.

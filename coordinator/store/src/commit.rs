@@ -49,7 +49,7 @@ pub struct NewExecution {
     /// On whose behalf.
     pub user_id: Option<String>,
     /// The submitter's own, an object.
-    pub metadata: Value,
+    pub metadata: Arc<Value>,
     /// The submitter's own.
     pub tags: Vec<String>,
     /// SHA-256 of the plan.
@@ -182,7 +182,7 @@ fn execution_state(execution: &Execution) -> ExecutionState {
     }
 }
 
-fn task_static(execution: &Execution, index: TaskIndex, metadata: &Value) -> TaskStatic {
+fn task_static(execution: &Execution, index: TaskIndex, metadata: &Arc<Value>) -> TaskStatic {
     let plan = &execution.plan;
     let planned = plan.task(index);
     let single = plan.tasks.len() == 1;
@@ -197,7 +197,7 @@ fn task_static(execution: &Execution, index: TaskIndex, metadata: &Value) -> Tas
         queue: planned.queue.clone(),
         shard: i32::from(execution.id.shard()),
         max_retries: int(planned.retry.max_attempts.saturating_sub(1)),
-        metadata: Json(if single { metadata.clone() } else { Value::Object(serde_json::Map::new()) }),
+        metadata: Json(if single { metadata.clone() } else { Arc::new(Value::Object(serde_json::Map::new())) }),
         created_at: execution.created_at.into(),
     }
 }

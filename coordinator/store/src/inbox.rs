@@ -12,11 +12,16 @@ use std::sync::Arc;
 
 /// Rows that are read at once.
 pub const READ_MAX: i64 = 256;
+/// Bytes of rows that are read at once; the first row is read whatever its size.
+pub const READ_BYTES_MAX: i64 = 8 * 1024 * 1024;
 /// Stores events for shards.
 pub const SEND: &str = "insert into shard_inbox (shard, id, event) select * from unnest($1::int[], $2::uuid[], $3::jsonb[])";
-/// The oldest events of some shards, without those that are in hand already.
-pub const READ: &str = "select shard, id, event from shard_inbox where shard = any ($1) and id <> all ($2)
-order by created_at, id limit 256";
+/// The oldest events of some shards, up to a number of rows and of bytes.
+pub const READ: &str = "select shard, id, event from (
+    select shard, id, event, created_at, sum(octet_length(event::text)) over (order by created_at, id) as bytes_through,
+        row_number() over (order by created_at, id) as number
+    from (select * from shard_inbox where shard = any ($1) order by created_at, id limit $2) as oldest
+) as counted where bytes_through <= $3 or number = 1 order by created_at, id";
 
 /// What a row of the inbox wants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,11 +59,11 @@ pub struct SentSubmission {
     /// SHA-256 of its canonical JSON.
     pub plan_hash: [u8; 32],
     /// What the expressions read as `input`.
-    pub input: Value,
+    pub input: Arc<Value>,
     /// On whose behalf.
     pub user_id: Option<String>,
     /// The submitter's own, an object.
-    pub metadata: Value,
+    pub metadata: Arc<Value>,
     /// The submitter's own.
     pub tags: Vec<String>,
     /// Not before this time.
@@ -74,6 +79,8 @@ pub struct InboxRow {
     pub id: Uuid,
     /// What is wanted; an error: written by another version, or not by us.
     pub event: Result<InboxEvent, String>,
+    /// Bytes of `stored` as text.
+    pub bytes: usize,
     /// As it stands in the table.
     pub stored: Value,
 }
@@ -102,17 +109,18 @@ pub async fn send(connection: &mut PgConnection, events: &[(u16, Uuid, InboxEven
     Ok(())
 }
 
-/// The oldest events of these shards, at most [`READ_MAX`], without those in hand.
+/// The oldest events of these shards, at most [`READ_MAX`] and [`READ_BYTES_MAX`].
 ///
 /// # Errors
 /// [`StoreError`]; nothing was changed.
-pub async fn read(connection: &mut PgConnection, shards: &[u16], in_hand: &[Uuid]) -> Result<Vec<InboxRow>, StoreError> {
+pub async fn read(connection: &mut PgConnection, shards: &[u16]) -> Result<Vec<InboxRow>, StoreError> {
     let shards: Vec<i32> = shards.iter().map(|shard| i32::from(*shard)).collect();
-    let rows = sqlx::query(READ).bind(shards).bind(in_hand).fetch_all(connection).await?;
+    let rows = sqlx::query(READ).bind(shards).bind(READ_MAX).bind(READ_BYTES_MAX).fetch_all(connection).await?;
     let row = |row: sqlx::postgres::PgRow| {
+        let bytes = row.try_get_raw("event")?.as_bytes().map_or(0, <[u8]>::len);
         let Json(stored) = row.try_get::<Json<Value>, _>("event")?;
         let event = serde_json::from_value(stored.clone()).map_err(|error| error.to_string());
-        Ok(InboxRow { shard: crate::shards::shard(row.try_get("shard")?)?, id: row.try_get("id")?, event, stored })
+        Ok(InboxRow { shard: crate::shards::shard(row.try_get("shard")?)?, id: row.try_get("id")?, event, bytes, stored })
     };
     rows.into_iter().map(row).collect()
 }

@@ -61,7 +61,7 @@ record! {
         /// When it was accepted.
         created_at: OffsetDateTime,
         /// The submitter's own.
-        metadata: Json<Value>,
+        metadata: Json<Arc<Value>>,
         /// The submitter's own.
         tags: Json<Vec<String>>,
         /// The plan.
@@ -119,7 +119,7 @@ record! {
         /// Attempts after the first that the policy allows.
         max_retries: i32,
         /// The submitter's own, for single tasks.
-        metadata: Json<Value>,
+        metadata: Json<Arc<Value>>,
         /// When its execution was accepted.
         created_at: OffsetDateTime,
     }

@@ -1,9 +1,9 @@
 //! Three nats-servers that keep copies of each other's streams. Each way from one to another has a proxy, and they tell nobody
 //! an address, so that neither they nor their clients find a way past the proxies.
 
-use super::proxy::{Proxy, Route};
 use crate::harness::installation::free_port;
 use crate::harness::process::ProcessPlan;
+use crate::harness::proxy::{Proxy, Route};
 use crate::harness::servers::is_alive;
 use crate::harness::{Process, wait_for};
 use anyhow::{Context, Result, ensure};

@@ -1,6 +1,6 @@
 //! What can go wrong, with whom, for how long, and how soon work must run again.
 
-use super::proxy::Route;
+use crate::harness::proxy::Route;
 use std::fmt;
 
 /// How many coordinators there are all the time.
@@ -233,6 +233,7 @@ impl fmt::Display for Fault {
             Self::Pause(spot) => write!(f, "pause {spot}"),
             Self::Stop(spot) => write!(f, "stop {spot}"),
             Self::Cut(line, Route::Closed) => write!(f, "reset {line}"),
+            Self::Cut(line, Route::Slow(_)) => write!(f, "slow {line}"),
             Self::Cut(line, Route::Silent | Route::Open) => write!(f, "cut {line}"),
             Self::Wipe(spot) => write!(f, "wipe {spot}"),
             Self::DeleteStream(stream) => write!(f, "delete {}", short(stream)),

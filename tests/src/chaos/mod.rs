@@ -2,7 +2,7 @@
 //!
 //! - [`settings`]: how long, how fast, from which seed
 //! - [`fault`], [`draws`], [`plan`]: what can go wrong, the order that a seed draws, and the bounds of recovery
-//! - [`proxy`], [`cluster`], [`broker`], [`stage`]: the processes and servers, each way of a process cut by itself
+//! - [`cluster`], [`broker`], [`stage`]: the processes and servers, each way of a process cut by itself
 //! - [`ledger`], [`load`]: what really runs, and what is submitted
 //! - [`faults`], [`rounds`], [`recovery`]: strike, heal, measure
 //! - [`history`], [`rows`], [`verdict`], [`report`]: what was done, what came of it, what that means, and the table
@@ -16,7 +16,6 @@ pub mod history;
 pub mod ledger;
 pub mod load;
 pub mod plan;
-pub mod proxy;
 pub mod recovery;
 pub mod report;
 pub mod rounds;

@@ -4,7 +4,7 @@ use super::broker::Servers;
 use super::cluster::SERVERS;
 use super::draws::Draws;
 use super::fault::{COORDINATORS, EXECUTORS, Fault, Leave, Line, Spot, Strike};
-use super::proxy::Route;
+use crate::harness::proxy::Route;
 use orchestr8_proto::names;
 use std::fmt;
 

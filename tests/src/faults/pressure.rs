@@ -22,7 +22,7 @@ const STORM: Duration = Duration::from_secs(10);
 /// A caller that has no answer after this sends its next submission.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// What a coordinator may have in memory at most, whatever waits: its own size and several times what submissions may take.
-const COORDINATOR_BYTES_MAX: u64 = 320 * 1024 * 1024;
+const COORDINATOR_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Tasks of one submission: about a megabyte, so that a few dozen fill what may wait.
 const STORM_TASKS: usize = 16;
 /// Tasks of a queue that is long beside every bound, and short enough for this test.

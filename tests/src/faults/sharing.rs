@@ -130,6 +130,24 @@ async fn what_one_coordinator_owns_can_be_cancelled_at_another() -> Result<()> {
     Ok(())
 }
 
+/// More than one look takes in, of cancels and of large submissions; at full time nobody looks by itself for a minute.
+#[tokio::test]
+async fn a_full_inbox_is_read_to_its_end() -> Result<()> {
+    let mut scene = Scene::start(InstallationOptions { time_base: Duration::from_secs(1), ..executors(0) }).await?;
+    let task = json!({"handler": "noop", "run_at": "2099-01-01T00:00:00Z"});
+    scene.api().post("/api/v1/tasks", &json!(vec![task; 600])).await?;
+    scene.installation.coordinators[0].terminate().await?;
+    let sent = "insert into shard_inbox (shard, event)
+    select shard, jsonb_build_object('type', 'cancel', 'workflow_id', workflow_id, 'padding', repeat('x', 60000)) from task_executions";
+    sqlx::query(sent).execute(&scene.installation.pool).await?;
+    scene.installation.coordinators[0].restart().await?;
+    let cancelled = "select count(*) from task_executions where status = 'cancelled'";
+    wait_for("all to be cancelled", SOON, async || Ok((scene.number(cancelled).await? == 600).then_some(()))).await?;
+    assert_eq!(scene.number("select count(*) from shard_inbox").await?, 0);
+    scene.finish().await;
+    Ok(())
+}
+
 /// One shard for two coordinators: the second has none, and serves all the same.
 #[tokio::test]
 async fn a_coordinator_without_shards_serves_as_well() -> Result<()> {

@@ -10,8 +10,8 @@ pub mod streams;
 
 use super::broker;
 use super::fault::{EXECUTORS, Fault, GUEST, Leave, Spot};
-use super::proxy::Route;
 use super::stage::Stage;
+use crate::harness::proxy::Route;
 use anyhow::Result;
 
 /// Begins a fault.

@@ -33,6 +33,8 @@ pub struct CoordinatorSettings {
     pub cache_bytes_max: usize,
     /// Dispatches of one queue and priority in JetStream; what is beyond is held in Postgres.
     pub subject_messages_max: u64,
+    /// Dispatches of tasks known to be short that travel in one message, at most; 1: each alone.
+    pub bundle_max: usize,
     /// Servers of a NATS cluster that keep a copy of each stream: 1, 3 or 5.
     pub nats_replicas: u8,
 }

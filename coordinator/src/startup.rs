@@ -142,6 +142,7 @@ async fn start_lane(
         times: settings.times,
         cache_bytes_max: settings.cache_bytes_max / settings.lanes,
         shape,
+        bundle_max: settings.bundle_max,
         keys: settings.token_keys.clone(),
         installation,
         database,

@@ -78,6 +78,8 @@ pub(crate) struct Arrival {
     pub dispatch: wire::Dispatch,
     /// Redelivered, or published `again`.
     pub doubt: Doubt,
+    /// When it came.
+    pub arrived_at: Instant,
     /// When the pull that brought it was sent.
     pub pulled_at: Option<Instant>,
     /// When JetStream stored it, Unix microseconds on JetStream's clock.

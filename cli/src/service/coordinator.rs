@@ -58,6 +58,9 @@ pub struct CoordinatorArgs {
     /// Messages of one queue and priority in JetStream, at most; what is beyond waits in Postgres.
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     subject_messages_max: u64,
+    /// Tasks in one message, at most, where their handler is known to take far less than a millisecond; 1: each travels alone.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    bundle_max: u16,
     /// Servers of a NATS cluster that keep a copy of each stream: 1, 3 or 5. Streams that have fewer get more.
     #[arg(long, env = "ORCHESTR8_NATS_REPLICAS", value_name = "N", default_value_t = 1, value_parser = parse_replicas)]
     nats_replicas: u8,
@@ -105,6 +108,7 @@ impl CoordinatorArgs {
             lanes: usize::from(self.lanes),
             cache_bytes_max: self.cache_bytes,
             subject_messages_max: self.subject_messages_max,
+            bundle_max: usize::from(self.bundle_max),
             nats_replicas: self.nats_replicas,
         })
     }
@@ -142,6 +146,7 @@ fn log_start(settings: &CoordinatorSettings) {
         lanes = settings.lanes,
         cache_bytes_max = settings.cache_bytes_max,
         subject_messages_max = settings.subject_messages_max,
+        bundle_max = settings.bundle_max,
         nats_replicas = settings.nats_replicas,
         "limits"
     );

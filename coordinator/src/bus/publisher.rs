@@ -29,19 +29,26 @@ const REPORT_MAX: usize = 512;
 /// That the server has no storage is said this often.
 const NO_STORAGE_TOLD_EVERY: Duration = Duration::from_secs(30);
 
-/// One dispatch to publish.
-#[derive(Debug, Clone)]
-pub struct Publish {
-    /// Which ownership of the lane it comes from; an older one's are dropped.
-    pub epoch: u64,
-    /// Its lot.
-    pub lot: Arc<Lot>,
+/// One dispatch of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
     /// Its place in the lot.
     pub sequence: i64,
     /// Of which task.
     pub task: TaskId,
     /// Its identity.
     pub dispatch: DispatchId,
+}
+
+/// One message to publish.
+#[derive(Debug, Clone)]
+pub struct Publish {
+    /// Which ownership of the lane it comes from; an older one's are dropped.
+    pub epoch: u64,
+    /// Its lot.
+    pub lot: Arc<Lot>,
+    /// The dispatches in it, at least one; the message has the identity of the first.
+    pub members: Vec<Member>,
     /// The encoded message.
     pub payload: Bytes,
     /// Whether it may have been published before.
@@ -149,13 +156,13 @@ impl Publisher {
             Err(error) => {
                 under_way.silence |= error.kind() == PublishErrorKind::TimedOut;
                 // No answer, no stream, no connection: it may have arrived, so it goes again with the same id.
-                tracing::debug!(%error, task = %publish.task, "publishing again");
+                tracing::debug!(%error, dispatches = publish.members.len(), "publishing again");
                 under_way.known_queues.clear();
                 return self.wait_for_repair(Publish { again: Again::MayBe, ..publish }, under_way);
             }
         };
-        let Publish { lot, sequence, task, dispatch, epoch, payload, .. } = publish;
-        under_way.report.push(Published { epoch, lot, sequence, task, dispatch, bytes: payload.len(), end });
+        let Publish { lot, members, epoch, payload, .. } = publish;
+        under_way.report.push(Published { epoch, lot, members, bytes: payload.len(), end });
     }
 
     /// Lets a message wait until streams and consumers have been looked after; the first one starts that.
@@ -291,7 +298,9 @@ fn is_no_storage(error: &PublishError) -> bool {
 
 fn headers(publish: &Publish) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(names::HEADER_MESSAGE_ID, publish.dispatch.0.simple().to_string());
+    if let Some(first) = publish.members.first() {
+        headers.insert(names::HEADER_MESSAGE_ID, first.dispatch.0.simple().to_string());
+    }
     if publish.again == Again::MayBe {
         headers.insert(names::HEADER_AGAIN, "1");
     }

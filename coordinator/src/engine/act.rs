@@ -12,7 +12,7 @@ use crate::kill_points;
 use orchestr8_core::execution::{Execution, Failure};
 use orchestr8_core::leases::Grant;
 use orchestr8_core::machine::{Answer, Effect, Event, Report, Reported};
-use orchestr8_core::plan::TaskIndex;
+use orchestr8_core::plan::{TaskIndex, TaskKind};
 use orchestr8_proto::ids::{ExecutionId, Incarnation, RunId};
 use orchestr8_store::StoreError;
 use orchestr8_store::quarantine::{self, Quarantined};
@@ -141,9 +141,15 @@ impl Lane {
         }
     }
 
-    fn count_event(&self, work: &EventWork, stepped: &Stepped) {
+    fn count_event(&mut self, work: &EventWork, stepped: &Stepped) {
         match &work.addressed.event {
-            Event::Outcome(_, report) => self.parts.metrics.outcome_decided(word_of(report)),
+            Event::Outcome(index, report) => {
+                self.parts.metrics.outcome_decided(word_of(report));
+                let execution = stepped.executions.get(&work.addressed.execution).filter(|execution| execution.has_task(*index));
+                if let Some(TaskKind::Handler { name }) = execution.map(|execution| &execution.plan.task(*index).kind) {
+                    self.durations.ended(name, report.duration);
+                }
+            }
             Event::Lost(index, run) => {
                 let execution = stepped.executions.get(&work.addressed.execution);
                 if execution.is_some_and(|execution| execution.has_task(*index)) {

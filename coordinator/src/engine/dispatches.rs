@@ -1,19 +1,18 @@
 //! Rows into messages: what a dispatch says, which are published now, and which are fed later.
 
 use super::batch::Stepped;
+use super::bundles::{Bundler, Passenger};
 use super::lane::Lane;
 use super::lots::{LotState, mark_row};
 use super::work::Work;
-use crate::bus::publisher::{Again, Publish};
+use crate::bus::publisher::{Again, Member};
 use orchestr8_core::execution::{Execution, Failure};
 use orchestr8_core::expression::{self, ExpressionError, Scope, TaskView};
 use orchestr8_core::machine::Event;
 use orchestr8_core::plan::{TaskIndex, TaskKind, TaskPlan, Template};
 use orchestr8_proto::ids::{DispatchId, ExecutionId, TaskId};
 use orchestr8_proto::tokens::Purpose;
-use orchestr8_proto::wire::{
-    self, DISPATCH_BYTES_MAX, Dispatch, DispatchBatch, EnvironmentVariable, HandlerKind, RunKind, SCHEMA_VERSION, dispatch,
-};
+use orchestr8_proto::wire::{DISPATCH_BYTES_MAX, Dispatch, EnvironmentVariable, HandlerKind, RunKind, dispatch};
 use orchestr8_proto::words::TaskStatus;
 use orchestr8_store::commit::{self, Batch};
 use orchestr8_store::quarantine::{self, Quarantined};
@@ -79,22 +78,25 @@ impl Lane {
             }
             other => other?,
         };
-        let mut messages = Vec::with_capacity(wanted.len());
+        let again = wanted.iter().filter(|wanted| wanted.again == Again::MayBe).count();
+        self.parts.metrics.published_again(again);
+        let mut bundler = Bundler::new(self.epoch());
         for wanted in wanted {
             let Some(execution) = executions.get(&wanted.task.execution()) else { continue };
             let lot = super::act::lot_of(execution, wanted.task.index());
-            match self.message(execution, wanted, &outputs) {
-                Ok(payload) => {
-                    let lot = self.lots.get(&lot).map_or_else(|| Arc::new(lot), |state| state.lot.clone());
-                    self.lots.sized(payload.len());
-                    let Wanted { task, dispatch, sequence, again } = wanted;
-                    messages.push(Publish { epoch: self.epoch(), lot, sequence, task, dispatch, payload, again });
-                }
-                Err(failure) => self.undeliverable(wanted, failure),
+            let lot = self.lots.get(&lot).map_or_else(|| Arc::new(lot), |state| state.lot.clone());
+            let Wanted { task, dispatch, sequence, again } = wanted;
+            let (member, together) = (Member { sequence, task, dispatch }, self.together(execution, task.index()));
+            let added = self.message(execution, wanted, &outputs).and_then(|dispatch| {
+                let passenger = Passenger { member, dispatch, again, together };
+                bundler.add(&lot, passenger).map_err(|error| too_large(&error.to_string()))
+            });
+            if let Err(failure) = added {
+                self.undeliverable(wanted, failure);
             }
         }
-        let again = messages.iter().filter(|message| message.again == Again::MayBe).count();
-        self.parts.metrics.published_again(again);
+        let messages = bundler.finish().map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        messages.iter().for_each(|message| self.lots.sized(message.payload.len()));
         // The publisher lives as long as the lane.
         self.parts.publisher.send(messages).ok();
         Ok(())
@@ -102,7 +104,7 @@ impl Lane {
 
     /// The mark passes it only when its failure is committed: it leaves the queue then.
     fn undeliverable(&mut self, wanted: Wanted, failure: Failure) {
-        self.lots.answered(0);
+        self.lots.answered(1, 0);
         let event = Event::Undeliverable(wanted.task.index(), wanted.dispatch, failure);
         self.pending.push_back(Work::event(wanted.task.execution(), event));
     }
@@ -145,22 +147,29 @@ impl Lane {
         Ok(views(execution, reads, &outputs))
     }
 
-    fn message(&self, execution: &Execution, wanted: Wanted, outputs: &HashMap<TaskId, Value>) -> Result<bytes::Bytes, Failure> {
+    fn message(&self, execution: &Execution, wanted: Wanted, outputs: &HashMap<TaskId, Value>) -> Result<Dispatch, Failure> {
         let index = wanted.task.index();
         let views = views(execution, &reads_of(execution, index), outputs);
         let dispatch = self.dispatch(execution, wanted, &views)?;
-        let batch = DispatchBatch { schema_version: SCHEMA_VERSION, dispatches: vec![dispatch] };
-        let too_large = |bytes: usize| Failure {
-            error_type: "too_large".into(),
-            message: format!(
-                "the evaluated script, `with`, `env` and prompt have {bytes} bytes, the limit is {DISPATCH_BYTES_MAX}: pass a reference instead"
-            ),
-        };
-        let bytes = prost::Message::encoded_len(&batch);
+        let bytes = prost::Message::encoded_len(&dispatch);
         if bytes > DISPATCH_BYTES_MAX {
-            return Err(too_large(bytes));
+            return Err(too_large(&format!(
+                "the evaluated script, `with`, `env` and prompt have {bytes} bytes, the limit is {DISPATCH_BYTES_MAX}: pass a reference instead"
+            )));
         }
-        wire::encode_dispatches(&batch).map_err(|_| too_large(bytes))
+        Ok(dispatch)
+    }
+
+    /// How many dispatches like that of this task may travel in one message. What was tried before travels alone: whoever
+    /// gets it may have to wait for an answer, or be the wrong one again.
+    fn together(&self, execution: &Execution, index: TaskIndex) -> usize {
+        let task = execution.task(index);
+        let asks = task.dispatch.is_some_and(|dispatch| dispatch.ask_first);
+        let first = task.attempt <= 1 && task.losses_in_row == 0 && task.releases_in_row == 0 && !asks;
+        match &execution.plan.task(index).kind {
+            TaskKind::Handler { name } if first => self.durations.together(name, self.parts.bundle_max),
+            TaskKind::Handler { .. } | TaskKind::Run { .. } | TaskKind::Sleep { .. } => 1,
+        }
     }
 
     fn dispatch(&self, execution: &Execution, wanted: Wanted, views: &Views) -> Result<Dispatch, Failure> {
@@ -336,6 +345,10 @@ impl Lane {
     pub(super) fn epoch(&self) -> u64 {
         self.parts.epoch.load(Ordering::Acquire)
     }
+}
+
+fn too_large(message: &str) -> Failure {
+    Failure { error_type: "too_large".into(), message: message.to_owned() }
 }
 
 fn kind(planned: &TaskPlan) -> Option<dispatch::Kind> {

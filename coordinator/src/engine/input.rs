@@ -1,9 +1,10 @@
 //! What arrives at a lane, in the order of arrival, before it becomes events.
 
+use crate::bus::publisher::Member;
 use crate::bus::survey::{ConsumerState, ReaderState};
 use bytes::Bytes;
 use orchestr8_core::machine::Event;
-use orchestr8_proto::ids::{DispatchId, ExecutionId, TaskId};
+use orchestr8_proto::ids::ExecutionId;
 use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::wire::{ClaimBatch, Heartbeat, Nudge};
 use orchestr8_store::queue::Lot;
@@ -75,12 +76,8 @@ pub struct Published {
     pub epoch: u64,
     /// Its lot.
     pub lot: Arc<Lot>,
-    /// Its place in the lot.
-    pub sequence: i64,
-    /// Of which task.
-    pub task: TaskId,
-    /// Its identity.
-    pub dispatch: DispatchId,
+    /// The dispatches in it.
+    pub members: Vec<Member>,
     /// Bytes of the message.
     pub bytes: usize,
     /// What the server said.

@@ -6,6 +6,7 @@ use super::inquiry::Doubt;
 use super::lane::Lane;
 use super::untrusted::{self, BeatOf, Doubtful};
 use super::work::{CancelReply, EventWork, Group, GroupState, ReadThrough, Work};
+use crate::bus::publisher::Member;
 use crate::bus::survey::ReaderState;
 use orchestr8_core::execution::Failure;
 use orchestr8_core::machine::Event;
@@ -150,25 +151,31 @@ impl Lane {
         if published.epoch != self.epoch() {
             return;
         }
-        self.lots.answered(published.bytes);
+        self.lots.answered(published.members.len(), published.bytes);
+        for member in &published.members {
+            self.take_member(published, member);
+        }
+    }
+
+    fn take_member(&mut self, published: &Published, member: &Member) {
         let Some(state) = self.lots.get(&published.lot) else { return };
         state.dirty = true;
         match published.end {
             PublishEnd::Stored(stream_sequence) => {
-                state.marks.acked(published.sequence, stream_sequence);
+                state.marks.acked(member.sequence, stream_sequence);
                 self.parts.metrics.published(1);
             }
             PublishEnd::Full | PublishEnd::NoStorage => {
                 let pause =
                     if published.end == PublishEnd::Full { self.parts.times.claim_after() / 4 } else { self.parts.times.in_progress() };
-                state.marks.refused_as_full(published.sequence);
+                state.marks.refused_as_full(member.sequence);
                 state.full_until = Some(Instant::now() + pause);
-                self.lots.not_stored(&published.lot, published.sequence);
+                self.lots.not_stored(&published.lot, member.sequence);
             }
             PublishEnd::TooLarge => {
                 let failure = Failure { error_type: "too_large".into(), message: "the dispatch is larger than NATS takes".into() };
-                let event = Event::Undeliverable(published.task.index(), published.dispatch, failure);
-                self.pending.push_back(Work::event(published.task.execution(), event));
+                let event = Event::Undeliverable(member.task.index(), member.dispatch, failure);
+                self.pending.push_back(Work::event(member.task.execution(), event));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The lane: owns shards and passes every event for their executions through gather, load, step, commit, act.
 
+use super::bundles::Durations;
 use super::cache::{ExecutionCache, PlanCache};
 use super::clock::DatabaseClock;
 use super::handle::{Command, EngineHandle};
@@ -61,6 +62,8 @@ pub struct LaneParts {
     pub cache_bytes_max: usize,
     /// What the streams look like.
     pub shape: StreamShape,
+    /// Dispatches in one message, at most.
+    pub bundle_max: usize,
     /// Signs dispatches, verifies outcomes.
     pub keys: TokenKeys,
     /// What the database is.
@@ -102,6 +105,7 @@ pub struct Lane {
     pub(super) leases: LeaseTable,
     pub(super) roster: Roster,
     pub(super) lots: Lots,
+    pub(super) durations: Durations,
     pub(super) inquiries: Inquiries,
     pub(super) reader: Option<Reader>,
     pub(super) reader_generation: u64,
@@ -181,6 +185,7 @@ impl Lane {
             leases: LeaseTable::new(lease_ticks),
             roster: Roster::default(),
             lots: Lots::new(parts.shape.subject_messages_max),
+            durations: Durations::default(),
             inquiries: Inquiries::default(),
             reader: None,
             reader_generation: 0,

@@ -164,22 +164,22 @@ impl Lots {
         self.publishing_bytes = self.publishing_bytes.saturating_add(bytes);
     }
 
-    /// The publisher answered about one of this size; 0 for what never reached it.
-    pub const fn answered(&mut self, bytes: usize) {
-        self.publishing = self.publishing.saturating_sub(1);
+    /// The publisher answered about a message of so many dispatches and bytes; 0 bytes for what never reached it.
+    pub const fn answered(&mut self, dispatches: usize, bytes: usize) {
+        self.publishing = self.publishing.saturating_sub(dispatches);
         self.publishing_bytes = self.publishing_bytes.saturating_sub(bytes);
     }
 
     /// One was handed over in the marks, but will not be published: it is no longer wanted.
     pub fn not_wanted(&mut self, lot: &Lot, sequence: i64) {
-        self.answered(0);
+        self.answered(1, 0);
         self.left_queue(lot, sequence);
     }
 
     /// A row that cannot be read was not handed over. It counts as stored, so that the next survey looks for its message: it is gone
     /// then, and the row is fed again.
     pub fn unread(&mut self, lot: &Lot, sequence: i64) {
-        self.answered(0);
+        self.answered(1, 0);
         self.abandoned(lot, sequence);
     }
 

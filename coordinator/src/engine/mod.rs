@@ -12,6 +12,7 @@
 
 mod act;
 mod batch;
+mod bundles;
 pub mod cache;
 mod clock;
 mod dispatches;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 struct Brought {
     message: MessageKey,
     doubt: Doubt,
+    arrived_at: Instant,
     pulled_at: Option<Instant>,
     stored_us: i64,
 }
@@ -34,7 +35,7 @@ impl Desk {
             return;
         };
         let since_pull = self.fetcher.delivered(delivery.consumer, clock.now);
-        if !self.takes_work() || self.runs.unended() >= self.identity.slots {
+        if !self.takes_work() {
             self.publish(ack, None, NAK);
             return;
         }
@@ -56,13 +57,34 @@ impl Desk {
                 return;
             }
         };
+        if !self.has_room_for(members.len()) {
+            self.publish(ack, None, NAK);
+            return;
+        }
         let key = self.messages.hold(ack, members.len(), clock.now);
         let pulled_at = since_pull.and_then(|age| clock.now.checked_sub(age));
-        let brought = Brought { message: key, doubt, pulled_at, stored_us };
+        let brought = Brought { message: key, doubt, arrived_at: clock.now, pulled_at, stored_us };
         for member in members {
             self.admit(member, brought, unsupported.as_deref(), clock);
         }
         self.seat_waiting(clock);
+    }
+
+    /// Whether a message of so many dispatches is taken. What bundles bring ends at once, so while one waits for slots, and for
+    /// another one, no slot needs to be free: as many messages may wait as there are slots.
+    fn has_room_for(&self, dispatches: usize) -> bool {
+        if self.runs.seated() < self.identity.slots {
+            return true;
+        }
+        let bundled = dispatches > 1 || !self.queue.is_empty();
+        bundled && self.messages_waiting() < self.identity.slots
+    }
+
+    /// Messages of which something waits for a slot; theirs lie side by side in the queue.
+    fn messages_waiting(&self) -> usize {
+        let mut last = None;
+        let messages = self.queue.iter().filter_map(|run_id| Some(self.runs.get(*run_id)?.message));
+        messages.filter(|message| last.replace(*message) != Some(*message)).count()
     }
 
     fn takes_work(&self) -> bool {
@@ -168,6 +190,7 @@ fn waiting_run(member: Member, brought: Brought) -> Run {
         stage: Stage::Waiting(Box::new(Arrival {
             dispatch,
             doubt: brought.doubt,
+            arrived_at: brought.arrived_at,
             pulled_at: brought.pulled_at,
             stored_us: brought.stored_us,
         })),

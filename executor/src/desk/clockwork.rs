@@ -30,6 +30,7 @@ impl Desk {
         if self.runs.unconfirmed().0 > 0 {
             self.publish_stored_again(|at| at <= now);
         }
+        self.give_back_waiting(now);
         self.fetcher.notice_lost(now);
         self.log_unavailable();
         self.forget_dropped(now);

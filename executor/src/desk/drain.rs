@@ -96,12 +96,35 @@ impl Desk {
         }
     }
 
-    /// Naks whole messages of which nothing was begun; reports the rest as released, never started.
+    /// Gives back what is unstarted: nothing starts any more.
     fn give_back_unstarted(&mut self) {
         self.queue.clear();
+        let all = self.runs.iter().map(|(run_id, _)| run_id).collect();
+        self.give_back_of(all, "the executor is shutting down");
+    }
+
+    /// Gives back what waits for a slot for too long: the tasks before it turned out to be long ones.
+    pub(super) fn give_back_waiting(&mut self, now: Instant) {
+        let patience = self.times.base() / 2;
+        let mut late = Vec::new();
+        while let Some(run_id) = self.queue.pop_front_if(|run_id| match self.runs.get(*run_id).map(|run| &run.stage) {
+            Some(Stage::Waiting(arrival)) => arrival.arrived_at + patience <= now,
+            Some(Stage::Asking(_) | Stage::Started(_) | Stage::Ended(_)) => false,
+            None => true,
+        }) {
+            late.push(run_id);
+        }
+        if !late.is_empty() {
+            self.give_back_of(late, "no slot came free");
+        }
+    }
+
+    /// Naks whole messages of which nothing was begun; reports the rest as released, never started.
+    fn give_back_of(&mut self, runs: Vec<RunId>, reason: &str) {
         let mut unbegun: HashMap<MessageKey, Vec<RunId>> = HashMap::new();
         let mut begun = Vec::new();
-        for (run_id, run) in self.runs.iter() {
+        for run_id in runs {
+            let Some(run) = self.runs.get(run_id) else { continue };
             match (&run.stage, run.claim) {
                 (Stage::Started(_) | Stage::Ended(_), _) => {}
                 // The owner may have made it the holder already: only a report frees the dispatch at once.
@@ -119,7 +142,7 @@ impl Desk {
             }
         }
         for run_id in begun {
-            self.keep_unstarted(run_id, released_unstarted(ReleaseReason::Drained, "the executor is shutting down"));
+            self.keep_unstarted(run_id, released_unstarted(ReleaseReason::Drained, reason));
         }
     }
 

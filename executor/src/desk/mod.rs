@@ -12,6 +12,8 @@ mod answers;
 mod arrivals;
 #[cfg(test)]
 mod bounds;
+#[cfg(test)]
+mod bundles;
 mod clockwork;
 mod departures;
 mod drain;

@@ -1,0 +1,205 @@
+//! Bundles: dispatches of one lot that travel in one message. Only tasks of handlers that end at once are bundled, for a
+//! bundle goes to one executor; how long a handler takes is learnt from its outcomes. Pure.
+
+use crate::bus::publisher::{Again, Member, Publish};
+use orchestr8_proto::wire::{self, Dispatch, DispatchBatch, SCHEMA_VERSION, WireError};
+use orchestr8_store::queue::Lot;
+use prost::Message;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of a bundle, at most: a message larger than this gains nothing by company.
+pub const BUNDLE_BYTES_MAX: usize = 64 * 1024;
+/// One executor with one slot should be through a bundle after this.
+const BUNDLE_TIME: Duration = Duration::from_millis(5);
+/// Outcomes of a handler that were seen before its tasks are bundled.
+const OUTCOMES_MIN: u32 = 8;
+/// Handlers of which something is remembered; those beyond travel singly.
+const HANDLERS_MAX: usize = 1_024;
+
+/// How long the tasks of each handler take.
+#[derive(Debug, Default)]
+pub(super) struct Durations {
+    by_handler: HashMap<String, Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    outcomes: u32,
+    /// The longest of late: it fades with each outcome.
+    longest: Duration,
+}
+
+impl Durations {
+    /// A task of this handler ended.
+    pub(super) fn ended(&mut self, handler: &str, duration: Duration) {
+        if !self.by_handler.contains_key(handler) {
+            if self.by_handler.len() >= HANDLERS_MAX {
+                return;
+            }
+            self.by_handler.insert(handler.to_owned(), Seen::default());
+        }
+        if let Some(seen) = self.by_handler.get_mut(handler) {
+            seen.outcomes = seen.outcomes.saturating_add(1);
+            seen.longest = duration.max(seen.longest * 7 / 8);
+        }
+    }
+
+    /// How many tasks of this handler may travel together; at least 1.
+    pub(super) fn together(&self, handler: &str, most: usize) -> usize {
+        let Some(seen) = self.by_handler.get(handler).filter(|seen| seen.outcomes >= OUTCOMES_MIN) else { return 1 };
+        let fitting = BUNDLE_TIME.as_nanos() / seen.longest.as_nanos().max(1);
+        usize::try_from(fitting).unwrap_or(usize::MAX).clamp(1, most.max(1))
+    }
+}
+
+/// One dispatch on its way into a message.
+pub(super) struct Passenger {
+    /// Which one.
+    pub member: Member,
+    /// What it says.
+    pub dispatch: Dispatch,
+    /// Whether it may have been published before: then it travels alone.
+    pub again: Again,
+    /// How many may travel together.
+    pub together: usize,
+}
+
+/// Puts dispatches into messages, in their order within each lot.
+pub(super) struct Bundler {
+    epoch: u64,
+    open: HashMap<Arc<Lot>, Open>,
+    ready: Vec<Publish>,
+}
+
+#[derive(Default)]
+struct Open {
+    members: Vec<Member>,
+    dispatches: Vec<Dispatch>,
+    bytes: usize,
+}
+
+impl Bundler {
+    /// No messages yet, for this ownership of the lane.
+    pub(super) fn new(epoch: u64) -> Self {
+        Self { epoch, open: HashMap::new(), ready: Vec::new() }
+    }
+
+    /// Adds a dispatch of a lot.
+    ///
+    /// # Errors
+    /// As of [`wire::encode_dispatches`], for a message of this dispatch alone.
+    pub(super) fn add(&mut self, lot: &Arc<Lot>, passenger: Passenger) -> Result<(), WireError> {
+        let bytes = passenger.dispatch.encoded_len();
+        let alone = passenger.together == 1 || passenger.again == Again::MayBe || bytes > BUNDLE_BYTES_MAX;
+        let full = |open: &Open| alone || open.members.len() >= passenger.together || open.bytes + bytes > BUNDLE_BYTES_MAX;
+        if self.open.get(lot).is_some_and(full) {
+            self.close(lot)?;
+        }
+        if alone {
+            return self.send(lot.clone(), passenger.again, (vec![passenger.member], vec![passenger.dispatch]));
+        }
+        let open = self.open.entry(lot.clone()).or_default();
+        open.members.push(passenger.member);
+        open.dispatches.push(passenger.dispatch);
+        open.bytes += bytes;
+        Ok(())
+    }
+
+    /// All messages.
+    ///
+    /// # Errors
+    /// As of [`wire::encode_dispatches`]: never for what [`Bundler::add`] took.
+    pub(super) fn finish(mut self) -> Result<Vec<Publish>, WireError> {
+        let lots: Vec<Arc<Lot>> = self.open.keys().cloned().collect();
+        lots.iter().try_for_each(|lot| self.close(lot))?;
+        Ok(self.ready)
+    }
+
+    fn close(&mut self, lot: &Arc<Lot>) -> Result<(), WireError> {
+        let Some(Open { members, dispatches, .. }) = self.open.remove(lot) else { return Ok(()) };
+        self.send(lot.clone(), Again::First, (members, dispatches))
+    }
+
+    fn send(&mut self, lot: Arc<Lot>, again: Again, (members, dispatches): (Vec<Member>, Vec<Dispatch>)) -> Result<(), WireError> {
+        let payload = wire::encode_dispatches(&DispatchBatch { schema_version: SCHEMA_VERSION, dispatches })?;
+        self.ready.push(Publish { epoch: self.epoch, lot, members, payload, again });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orchestr8_proto::ids::{DispatchId, ExecutionId};
+    use orchestr8_proto::words::Priority;
+
+    fn lot(shard: u16) -> Arc<Lot> {
+        Arc::new(Lot { shard, queue: "default".to_owned(), priority: Priority::Normal })
+    }
+
+    fn passenger(sequence: i64, together: usize, again: Again) -> Passenger {
+        let member = Member { sequence, task: ExecutionId::generate(1, 3, &mut rand::rng()).task(0), dispatch: DispatchId::random() };
+        Passenger { member, dispatch: Dispatch::default(), again, together }
+    }
+
+    fn sequences(messages: &[Publish]) -> Vec<Vec<i64>> {
+        messages.iter().map(|message| message.members.iter().map(|member| member.sequence).collect()).collect()
+    }
+
+    #[test]
+    fn a_handler_is_bundled_once_it_is_known_to_be_short() {
+        let mut durations = Durations::default();
+        for seen in 0..OUTCOMES_MIN {
+            assert_eq!(durations.together("quick", 50), 1, "after {seen}");
+            durations.ended("quick", Duration::from_micros(100));
+        }
+        assert_eq!((durations.together("quick", 50), durations.together("quick", 8), durations.together("other", 50)), (50, 8, 1));
+        durations.ended("quick", Duration::from_secs(1));
+        assert_eq!(durations.together("quick", 50), 1);
+        (0..100).for_each(|_| durations.ended("quick", Duration::from_micros(100)));
+        assert_eq!(durations.together("quick", 50), 50, "the long one fades");
+        (0..20).for_each(|_| durations.ended("slower", Duration::from_millis(2)));
+        assert_eq!(durations.together("slower", 50), 2);
+    }
+
+    #[test]
+    fn what_nobody_bounds_is_not_remembered_without_end() {
+        let mut durations = Durations::default();
+        (0..HANDLERS_MAX * 2).for_each(|number| durations.ended(&number.to_string(), Duration::ZERO));
+        assert_eq!(durations.by_handler.len(), HANDLERS_MAX);
+    }
+
+    #[test]
+    fn dispatches_of_a_lot_travel_together_in_their_order() {
+        let mut bundler = Bundler::new(1);
+        let (one, two) = (lot(1), lot(2));
+        for sequence in 1..=5 {
+            bundler.add(&one, passenger(sequence, 3, Again::First)).expect("small");
+            bundler.add(&two, passenger(sequence, 1, Again::First)).expect("small");
+        }
+        let messages = bundler.finish().expect("small");
+        let (ones, twos): (Vec<Publish>, Vec<Publish>) = messages.into_iter().partition(|message| message.lot == one);
+        assert_eq!(sequences(&ones), [vec![1, 2, 3], vec![4, 5]]);
+        assert_eq!(sequences(&twos), [[1], [2], [3], [4], [5]]);
+        let read = wire::decode_dispatches(&ones[0].payload).expect("as it was written");
+        assert_eq!(read.dispatches.len(), 3);
+    }
+
+    #[test]
+    fn what_may_have_been_published_before_and_what_is_large_travel_alone() {
+        let mut bundler = Bundler::new(1);
+        let lot = lot(1);
+        let large = Passenger {
+            dispatch: Dispatch { prompt: "x".repeat(BUNDLE_BYTES_MAX), ..Dispatch::default() },
+            ..passenger(3, 50, Again::First)
+        };
+        bundler.add(&lot, passenger(1, 50, Again::First)).expect("small");
+        bundler.add(&lot, passenger(2, 50, Again::MayBe)).expect("small");
+        bundler.add(&lot, large).expect("not too large for a message");
+        bundler.add(&lot, passenger(4, 50, Again::First)).expect("small");
+        bundler.add(&lot, passenger(5, 50, Again::First)).expect("small");
+        assert_eq!(sequences(&bundler.finish().expect("small")), [vec![1], vec![2], vec![3], vec![4, 5]]);
+    }
+}

@@ -76,6 +76,35 @@ fn sixty_four_megabytes_of_unconfirmed_outcomes_stop_the_fetching() {
 }
 
 #[test]
+fn the_last_ack_leaves_with_the_next_one_or_after_a_quarter_of_a_base_or_with_the_drain() {
+    let mut scene = Scene::new();
+    let end_one = |scene: &mut Scene| {
+        let ack = scene.deliver(vec![dispatch()], FIRST);
+        let run_id = scene.started.pop().expect("there is room").0.run_id;
+        scene.end(run_id, completed());
+        scene.store_outcomes();
+        ack
+    };
+    let first = end_one(&mut scene);
+    assert!(scene.answers_sent(&first).is_empty());
+    let second = end_one(&mut scene);
+    assert_eq!((scene.answers_sent(&first), scene.answers_sent(&second)), (vec!["+ACK".to_owned()], vec![]));
+    scene.pass(Duration::from_millis(249));
+    assert!(scene.answers_sent(&second).is_empty());
+    scene.pass(Duration::from_millis(1));
+    assert_eq!(scene.answers_sent(&second), ["+ACK"]);
+    let third = end_one(&mut scene);
+    let fourth = scene.deliver(vec![dispatch()], FIRST);
+    scene.desk.drain(scene.clock);
+    scene.act();
+    assert_eq!(scene.answers_sent(&third), ["+ACK"]);
+    let run_id = scene.started.pop().expect("there is room").0.run_id;
+    scene.end(run_id, completed());
+    scene.store_outcomes();
+    assert_eq!(scene.answers_sent(&fourth), ["+ACK"], "nothing is held back in a drain");
+}
+
+#[test]
 fn a_drain_waits_for_the_broker_and_then_ten_seconds_for_a_confirmation() {
     let mut scene = Scene::new();
     run_one(&mut scene, completed());

@@ -9,6 +9,9 @@ use crate::runs::{ClaimStage, Doubt, Stage};
 use orchestr8_proto::ids::RunId;
 use std::time::Instant;
 
+/// An ack is held back for a base divided by this, at most: far less than the wait for it.
+const ACK_HELD_BASES: u32 = 4;
+
 impl Desk {
     /// Everything that is due by now; called at least every [`Desk::patience`].
     pub(crate) fn tick(&mut self, clock: Clock) {
@@ -30,6 +33,7 @@ impl Desk {
         if self.runs.unconfirmed().0 > 0 {
             self.publish_stored_again(|at| at <= now);
         }
+        self.acknowledge_last(now.checked_sub(self.times.base() / ACK_HELD_BASES).unwrap_or(now));
         self.give_back_waiting(now);
         self.fetcher.notice_lost(now);
         self.log_unavailable();

@@ -41,6 +41,7 @@ impl Desk {
         // A timeout beyond what the clock can tell must not be a panic.
         let deadline = clock.now.checked_add(self.drain_timeout.min(DRAIN_TIMEOUT_MAX)).unwrap_or(clock.now);
         self.mode = Mode::Draining(Drain { deadline, idle_since: None, stored_since: None });
+        self.acknowledge_last(clock.now);
         self.give_back_unstarted();
         self.rhythm.hurry(clock.now);
         self.advance_drain(clock.now);

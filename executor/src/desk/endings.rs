@@ -9,6 +9,7 @@ use crate::messages::{MessageKey, Settled};
 use crate::report;
 use crate::runs::{Fate, InMessage, Run, Stage, Storage, Unconfirmed};
 use crate::work::WorkReport;
+use async_nats::Subject;
 use orchestr8_proto::ids::RunId;
 use orchestr8_proto::wire::Outcome;
 use orchestr8_proto::wire::outcome::Result as Told;
@@ -63,8 +64,24 @@ impl Desk {
         match settled {
             Settled::Superseded => {}
             Settled::Term => self.publish(ack, None, TERM),
-            Settled::Ack => self.publish(ack, None, ACK),
+            Settled::Ack => self.acknowledge(ack, now),
             Settled::ConfirmedAck => self.publish(ack, Some(self.reply_to(Answer::Ack(message))), ACK),
+        }
+    }
+
+    /// Acknowledges a message, but not yet: with the next one, or when none came for a while. A server that removes the last
+    /// message of a stream also removes its file and makes a new one, which under single tasks would be its greatest cost.
+    fn acknowledge(&mut self, ack: Subject, now: Instant) {
+        let before = if self.is_draining() { Some((ack, now)) } else { self.last_ack.replace((ack, now)) };
+        if let Some((ack, _)) = before {
+            self.publish(ack, None, ACK);
+        }
+    }
+
+    /// Sends the ack that was held back, if it was before this time.
+    pub(super) fn acknowledge_last(&mut self, held_before: Instant) {
+        if let Some((ack, _)) = self.last_ack.take_if(|(_, at)| *at <= held_before) {
+            self.publish(ack, None, ACK);
         }
     }
 

@@ -93,6 +93,8 @@ pub(crate) struct Desk {
     line: Line,
     fetcher: Fetcher,
     messages: Messages,
+    /// The ack of the message that was done with last, and since when it is held back.
+    last_ack: Option<(Subject, Instant)>,
     runs: Runs,
     /// Runs that wait for a slot, in order of arrival.
     queue: VecDeque<RunId>,
@@ -131,6 +133,7 @@ impl Desk {
             line: Line::Up,
             fetcher: Fetcher::new(&settings.queues, &times),
             messages: Messages::new(times.in_progress(), times.base()),
+            last_ack: None,
             runs: Runs::default(),
             queue: VecDeque::new(),
             long_at: VecDeque::new(),
@@ -158,7 +161,11 @@ impl Desk {
 
     /// How long nothing needs to happen by time.
     pub(crate) fn patience(&self) -> Duration {
-        let restless = !self.messages.is_empty() || !self.claims.is_idle() || !self.outcomes.is_idle() || self.fetcher.awaits_answer();
+        let restless = !self.messages.is_empty()
+            || self.last_ack.is_some()
+            || !self.claims.is_idle()
+            || !self.outcomes.is_idle()
+            || self.fetcher.awaits_answer();
         match self.mode {
             Mode::Working if !restless => self.times.base() / 2,
             Mode::Working | Mode::Draining(_) => self.times.base() / 20,

@@ -199,8 +199,15 @@ impl Scene {
         self.take(&subject).into_iter().map(|(_, beat)| beat).collect()
     }
 
-    /// What was answered to a message so far.
+    /// What was answered to a message so far, an ack that is held back included.
     pub(super) fn answers(&mut self, ack: &str) -> Vec<String> {
+        self.desk.acknowledge_last(self.clock.now);
+        self.act();
+        self.answers_sent(ack)
+    }
+
+    /// What was answered to a message so far and has left.
+    pub(super) fn answers_sent(&mut self, ack: &str) -> Vec<String> {
         let (taken, kept) = self.sent.drain(..).partition(|sent| sent.subject.as_str() == ack);
         self.sent = kept;
         let taken: Vec<Publication> = taken;

@@ -7,8 +7,12 @@ use std::time::Duration;
 pub const RUNS_VARIABLE: &str = "BENCH_RUNS";
 /// Set to 1 for a short run, whose figures say little.
 pub const QUICK_VARIABLE: &str = "BENCH_QUICK";
+/// Overrides how long each idle phase is watched, in seconds.
+pub const IDLE_VARIABLE: &str = "BENCH_IDLE_SECONDS";
 /// More runs than this take hours.
 const RUNS_MAX: usize = 100;
+/// An hour.
+const IDLE_SECONDS_MAX: usize = 3_600;
 
 /// The size of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,9 +90,16 @@ impl Scale {
             Ok("1") => Self::quick(),
             Ok(other) => anyhow::bail!("{QUICK_VARIABLE} is {other:?}: use 1 for a short run, or leave it unset"),
         };
-        let Ok(text) = std::env::var(RUNS_VARIABLE) else { return Ok(scale) };
-        let runs = text.parse().with_context(|| format!("{RUNS_VARIABLE} is {text:?}: use a number from 1 to {RUNS_MAX}"))?;
-        ensure!((1..=RUNS_MAX).contains(&runs), "{RUNS_VARIABLE} is {runs}: use 1 to {RUNS_MAX}");
-        Ok(Self { runs, ..scale })
+        let runs = number(RUNS_VARIABLE, RUNS_MAX)?.unwrap_or(scale.runs);
+        let idle = number(IDLE_VARIABLE, IDLE_SECONDS_MAX)?.map_or(scale.idle, |seconds| Duration::from_secs(seconds as u64));
+        Ok(Self { runs, idle, ..scale })
     }
+}
+
+/// The number in a variable, from 1 to `most`.
+fn number(variable: &str, most: usize) -> Result<Option<usize>> {
+    let Ok(text) = std::env::var(variable) else { return Ok(None) };
+    let number = text.parse().with_context(|| format!("{variable} is {text:?}: use a number from 1 to {most}"))?;
+    ensure!((1..=most).contains(&number), "{variable} is {number}: use 1 to {most}");
+    Ok(Some(number))
 }

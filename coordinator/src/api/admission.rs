@@ -16,17 +16,11 @@ const PASS_OVER_MAX: Duration = Duration::from_secs(5);
 /// The smallest submission counts this much: what is made of it is larger than its text.
 const BYTES_MIN: usize = 4 * 1024;
 
-/// The room that a submission takes, from before its body is read until the engine has answered.
-#[derive(Debug)]
-pub struct Room {
-    _permit: OwnedSemaphorePermit,
-}
-
 /// A submission for which there was room.
 #[derive(Debug)]
 pub struct Admitted {
-    /// To be kept for as long as the submission waits.
-    pub room: Room,
+    /// The room that it takes, from before its body is read until the engine has answered.
+    pub room: OwnedSemaphorePermit,
     /// What was submitted.
     pub body: JsonBody,
 }
@@ -41,7 +35,7 @@ impl FromRequest<ApiContext> for Admitted {
             return Err(overloaded());
         };
         let body = JsonBody::from_request(request, context).await?;
-        Ok(Self { room: Room { _permit: permit }, body })
+        Ok(Self { room: permit, body })
     }
 }
 

@@ -5,7 +5,7 @@
 //! - [`admission`]: how much of submissions may wait in memory
 //! - [`problem`]: errors as `application/problem+json` with stable codes
 //! - [`json`], [`body`], [`fields`], [`parameters`], [`ids`]: strict reading of requests; nothing is accepted and ignored
-//! - [`submit`], [`single`], [`workflow`]: submissions of tasks and workflows
+//! - [`submit`], [`single`], [`shapes`], [`workflow`]: submissions of tasks and workflows
 //! - [`tasks`], [`workflows`], [`definitions`]: what there is, and cancelling it
 //! - `quarantine`: events that could not be applied
 //! - [`progress`]: how far an execution is
@@ -27,6 +27,7 @@ pub mod problem;
 pub mod progress;
 mod quarantine;
 pub mod server;
+pub mod shapes;
 pub mod single;
 pub mod submit;
 pub mod tasks;
@@ -86,6 +87,7 @@ pub struct Inside {
     /// Bytes of submissions that may be received.
     submissions: Arc<Semaphore>,
     scrape: Mutex<probes::LastScrape>,
+    shapes: shapes::Shapes,
 }
 
 impl ApiContext {
@@ -95,7 +97,8 @@ impl ApiContext {
         let listeners = Arc::new(Semaphore::new(LISTENERS_MAX));
         let submissions = Arc::new(Semaphore::new(admission::SUBMISSION_BYTES_MAX));
         let scrape = Mutex::default();
-        Self { inside: Arc::new(Inside { engine, reads, settings, metrics, listeners, submissions, scrape }) }
+        let shapes = shapes::Shapes::default();
+        Self { inside: Arc::new(Inside { engine, reads, settings, metrics, listeners, submissions, scrape, shapes }) }
     }
 }
 

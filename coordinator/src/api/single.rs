@@ -2,11 +2,11 @@
 
 use super::fields::{Fields, Submitter, refused};
 use super::problem::{Code, Finding, Problem};
+use super::shapes::{Planned, Shapes};
 use super::submit::check_input_size;
 use crate::engine::handle::Submission;
 use orchestr8_core::definition::{
     ATTEMPTS_MAX, BACKOFF_COEFFICIENT_MAX, FieldProblem, NAME_BYTES_MAX, NON_RETRYABLE_MAX, SCRIPT_BYTES_MAX, SingleTask, default_retry,
-    plan_hash, single_task,
 };
 use orchestr8_core::plan::{RetryPolicy, TaskKind};
 use orchestr8_proto::words::Priority;
@@ -87,11 +87,10 @@ impl TaskRequest {
     ///
     /// # Errors
     /// [`Code::BadField`] with every key that breaks a rule of tasks.
-    pub fn into_submission(self) -> Result<Submission, Problem> {
-        let plan = single_task(self.shape).map_err(|problems| rules_broken(&problems))?;
+    pub fn into_submission(self, shapes: &Shapes) -> Result<Submission, Problem> {
+        let Planned { plan, hash: plan_hash } = shapes.planned(self.shape).map_err(|problems| rules_broken(&problems))?;
         let Submitter { user_id, tags, metadata } = self.submitter;
-        let plan_hash = plan_hash(&plan);
-        let (plan, input, metadata) = (Arc::new(plan), Arc::new(self.input), Arc::new(metadata));
+        let (input, metadata) = (Arc::new(self.input), Arc::new(metadata));
         Ok(Submission { plan, plan_hash, input, user_id, metadata, tags, run_at: self.run_at })
     }
 }
@@ -223,12 +222,14 @@ mod tests {
     use std::time::Duration;
 
     fn submission(value: &Value) -> Submission {
-        TaskRequest::read(value.clone()).and_then(TaskRequest::into_submission).unwrap_or_else(|problem| panic!("{problem:?}"))
+        TaskRequest::read(value.clone())
+            .and_then(|request| request.into_submission(&Shapes::default()))
+            .unwrap_or_else(|problem| panic!("{problem:?}"))
     }
 
     fn check_refused(value: &Value, code: Code, part: &str) {
         let shown = value.to_string();
-        let problem = TaskRequest::read(value.clone()).and_then(TaskRequest::into_submission).expect_err(&shown);
+        let problem = TaskRequest::read(value.clone()).and_then(|request| request.into_submission(&Shapes::default())).expect_err(&shown);
         assert_eq!(problem.code(), code, "{shown}: {problem:?}");
         assert!(format!("{problem:?}").contains(part), "{shown}: {problem:?}");
     }

@@ -1,8 +1,9 @@
 //! `POST /api/v1/tasks` and `POST /api/v1/workflows`: durable when answered.
 
-use super::admission::{Admitted, Room};
+use super::admission::Admitted;
 use super::parameters::Parameters;
 use super::problem::{Code, Problem};
+use super::shapes::Shapes;
 use super::single::TaskRequest;
 use super::workflow::WorkflowRequest;
 use super::{ApiContext, elsewhere};
@@ -38,15 +39,16 @@ pub(super) async fn tasks(
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     parameters.finish()?;
     let key = idempotency_key(&headers, body.hash)?;
+    let (bytes, room) = (body.bytes, Some(room));
     match body.value {
         Value::Array(items) => {
-            let submissions = batch(items)?;
-            let answers = submit_tasks(&context, Request { submissions, bytes: body.bytes, key }, room).await?;
+            let submissions = batch(items, &context.shapes)?;
+            let answers = submit_tasks(&context, Request { submissions, bytes, key, room }).await?;
             Ok((StatusCode::ACCEPTED, Json(Value::Array(answers))))
         }
         one => {
-            let submission = TaskRequest::read(one)?.into_submission()?;
-            let answers = submit_tasks(&context, Request { submissions: vec![submission], bytes: body.bytes, key }, room).await?;
+            let submission = TaskRequest::read(one)?.into_submission(&context.shapes)?;
+            let answers = submit_tasks(&context, Request { submissions: vec![submission], bytes, key, room }).await?;
             Ok((StatusCode::ACCEPTED, Json(answers.into_iter().next().unwrap_or_default())))
         }
     }
@@ -62,7 +64,8 @@ pub(super) async fn workflow(
     parameters.finish()?;
     let key = idempotency_key(&headers, body.hash)?;
     let submission = WorkflowRequest::read(body.value)?.into_submission(&context.reads).await?;
-    let submitted = commit(&context, Request { submissions: vec![submission.clone()], bytes: body.bytes, key }, room).await?;
+    let request = Request { submissions: vec![submission.clone()], bytes: body.bytes, key, room: Some(room) };
+    let submitted = commit(&context, request).await?;
     let id = submitted.ids.first().copied().ok_or_else(|| lost_ids(1, 0))?;
     Ok((StatusCode::ACCEPTED, Json(workflow_answer(id, &submission, &context.engine.executors()))))
 }
@@ -95,41 +98,34 @@ pub(super) fn check_input_size(field: &str, input: &Value) -> Result<(), Problem
 }
 
 /// Every task is read before any is submitted; the first that is wrong refuses all.
-fn batch(items: Vec<Value>) -> Result<Vec<Submission>, Problem> {
+fn batch(items: Vec<Value>, shapes: &Shapes) -> Result<Vec<Submission>, Problem> {
     if !(1..=BATCH_TASKS_MAX).contains(&items.len()) {
         let detail = format!("an array has 1 to {BATCH_TASKS_MAX} tasks, this one has {}: send several requests", items.len());
         return Err(Problem::new(Code::BadField, detail));
     }
     let read = |(index, item)| {
-        let submission = TaskRequest::read(item).and_then(TaskRequest::into_submission);
+        let submission = TaskRequest::read(item).and_then(|request| request.into_submission(shapes));
         submission.map_err(|problem| problem.within(&format!("[{index}]")))
     };
     items.into_iter().enumerate().map(read).collect()
 }
 
-async fn submit_tasks(context: &ApiContext, request: Request, room: Room) -> Result<Vec<Value>, Problem> {
+async fn submit_tasks(context: &ApiContext, request: Request) -> Result<Vec<Value>, Problem> {
     let executors = context.engine.executors();
     let submissions = request.submissions.clone();
-    let submitted = commit(context, request, room).await?;
+    let submitted = commit(context, request).await?;
     let answer = |(id, submission): (&ExecutionId, &Submission)| task_answer(*id, submission, &executors);
     Ok(submitted.ids.iter().zip(&submissions).map(answer).collect())
 }
 
-async fn commit(context: &ApiContext, request: Request, room: Room) -> Result<Submitted, Problem> {
+async fn commit(context: &ApiContext, request: Request) -> Result<Submitted, Problem> {
     let count = request.submissions.len();
-    let engine = context.engine.clone();
-    // It waits in the lane also after its caller has gone, and takes its room until then.
-    let submitting = tokio::spawn(async move {
-        let submitted = engine.submit(request).await;
-        drop(room);
-        submitted
-    });
-    let answer = tokio::time::timeout(COMMIT_TIMEOUT, submitting).await;
+    let answer = tokio::time::timeout(COMMIT_TIMEOUT, context.engine.submit(request)).await;
     let unknown = || {
         let detail = "the lane did not answer in time, so it is not known whether this was stored: try again with the same Idempotency-Key";
         Problem::new(Code::Unavailable, detail)
     };
-    let submitted = answer.map_err(|_| unknown())?.map_err(|_| unknown())?.map_err(refusal)?;
+    let submitted = answer.map_err(|_| unknown())?.map_err(refusal)?;
     if submitted.ids.len() != count {
         return Err(lost_ids(count, submitted.ids.len()));
     }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use time::OffsetDateTime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use uuid::Uuid;
 
 /// One execution that a caller wants.
@@ -49,6 +49,8 @@ pub struct Request {
     pub bytes: usize,
     /// Reserved with the ids.
     pub key: Option<IdempotencyKey>,
+    /// What it takes of the room for submissions: given back with the answer, also when the caller has gone.
+    pub room: Option<OwnedSemaphorePermit>,
 }
 
 /// Whether the executions were made by this request.

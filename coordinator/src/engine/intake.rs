@@ -230,9 +230,9 @@ impl Lane {
         match command {
             Command::Watch { execution, reply } => self.watch_elsewhere(execution, reply),
             Command::Nudge { shard } => self.nudge_owner(shard),
-            Command::Submit { request: Request { submissions, bytes, key }, reply } => {
+            Command::Submit { request: Request { submissions, bytes, key, room }, reply } => {
                 let (ids, reply, state) = (Vec::new(), Some(reply), GroupState::Fresh);
-                let group = Group { submissions, bytes, ids, key, reply, state, tries: 0, inbox: None };
+                let group = Group { submissions, bytes, ids, key, reply, room, state, tries: 0, inbox: None };
                 self.pending.push_back(Work::New(Box::new(group)));
             }
             Command::Cancel { target, reply } => {

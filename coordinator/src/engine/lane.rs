@@ -291,6 +291,8 @@ impl Lane {
                 Some(command) = self.parts.commands.recv() => self.take_command(command),
             }
         }
+        // What waits for this worker to read it belongs to this batch.
+        tokio::task::yield_now().await;
         self.take_what_is_there();
     }
 

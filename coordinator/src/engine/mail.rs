@@ -237,6 +237,6 @@ fn group_of(row: &InboxRow, ids: Vec<ExecutionId>, submissions: Vec<SentSubmissi
     }
     let submissions = submissions.into_iter().map(received).collect();
     let (state, inbox) = (GroupState::Doubtful, Some(row.id));
-    let group = Group { submissions, bytes: row.bytes, ids, key: None, reply: None, state, tries: 0, inbox };
+    let group = Group { submissions, bytes: row.bytes, ids, key: None, reply: None, room: None, state, tries: 0, inbox };
     Ok(Work::New(Box::new(group)))
 }

@@ -5,7 +5,7 @@ use super::input::Addressed;
 use orchestr8_core::machine::Event;
 use orchestr8_proto::ids::{ExecutionId, RunId, TaskId};
 use orchestr8_store::shards::Position;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use uuid::Uuid;
 
 /// One item of a batch.
@@ -72,6 +72,8 @@ pub struct Group {
     pub key: Option<IdempotencyKey>,
     /// The caller.
     pub reply: Option<oneshot::Sender<Result<Submitted, SubmitError>>>,
+    /// See [`Request`](super::handle::Request).
+    pub room: Option<OwnedSemaphorePermit>,
     /// How much is known about an earlier try.
     pub state: GroupState,
     /// Tries that ended in doubt.
@@ -94,6 +96,7 @@ pub enum GroupState {
 impl Group {
     /// Answers the caller, once.
     pub fn answer(&mut self, answer: Result<Submitted, SubmitError>) {
+        self.room = None;
         if let Some(reply) = self.reply.take() {
             // The caller may have gone: its executions go on.
             reply.send(answer).ok();

@@ -122,9 +122,8 @@ impl Batch {
         self.results.extend(results.map(|(index, output)| ResultRow { task_execution_id: id.task(index).0, result_content: Json(output) }));
         if !changes.history.is_empty() {
             let count = i64::try_from(changes.history.len()).unwrap_or(i64::MAX);
-            let events = serde_json::to_value(&changes.history).expect("history is plain JSON");
             let sequence = execution.event_sequence - count + 1;
-            self.history.push(HistoryRow { workflow_id: id.0, sequence, events: Json(events) });
+            self.history.push(HistoryRow { workflow_id: id.0, sequence, events: Json(changes.history) });
         }
         // The output is committed once; the row keeps it.
         execution.output = None;

@@ -1,5 +1,6 @@
 //! The composite rows of a commit, in the column order of the types in `migrations/0002_commit.sql`.
 
+use orchestr8_core::execution::HistoryEvent;
 use orchestr8_proto::timestamp::Timestamp;
 use serde_json::Value;
 use sqlx::encode::{Encode, IsNull};
@@ -221,7 +222,7 @@ record! {
         /// Sequence of the first of them.
         sequence: i64,
         /// A JSON array.
-        events: Json<Value>,
+        events: Json<Vec<HistoryEvent>>,
     }
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// Half a base: who waits longer for a slot is given back.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// And just before.
+const ALMOST: Duration = Duration::from_millis(499);
 
 fn bundle(dispatches: usize) -> Vec<Dispatch> {
     (0..dispatches).map(|_| dispatch()).collect()
@@ -47,9 +49,9 @@ fn whoever_waits_behind_long_runs_is_given_back() {
     let mut scene = Scene::new();
     let begun = scene.deliver(bundle(4), FIRST);
     let whole = scene.deliver(bundle(2), FIRST);
-    scene.pass(PATIENCE - Duration::from_millis(1));
+    scene.pass(ALMOST);
     assert!(scene.answers(&whole).is_empty());
-    scene.pass(Duration::from_millis(1));
+    scene.pass(PATIENCE.saturating_sub(ALMOST));
     assert_eq!(scene.answers(&whole), ["-NAK"], "nothing of it was begun: somebody else gets it as it is");
     let told = scene.store_outcomes();
     let released = |result: &Option<Told>| matches!(result, Some(Told::Released(told)) if told.reason == i32::from(ReleaseReason::Drained) && told.never_started);

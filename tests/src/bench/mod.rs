@@ -5,10 +5,11 @@
 //! - [`meters`]: processor time, statements and write-ahead log between two moments
 //! - [`floor`]: the smallest program, and its workloads
 //! - [`stage`]: the servers, the coordinator and the executor that are measured, as processes of their own
-//! - [`ours`]: the workloads through the public API
+//! - [`client`], [`ours`]: the workloads through the public API
 //! - [`idle`]: what nothing to do costs, and a thousand sleeping tasks
 //! - [`report`]: the table, the JSON and the requirements
 
+pub mod client;
 pub mod figures;
 pub mod floor;
 pub mod idle;

@@ -1,11 +1,11 @@
 //! The workloads through the public API.
 
+use super::client::Client;
 use super::figures::{Figures, as_f64, percentile_ms, rate};
 use super::scale::{CHAIN_LENGTH, Scale};
 use super::stage::Stage;
-use crate::harness::Api;
 use anyhow::{Context, Result, ensure};
-use reqwest::{Method, StatusCode};
+use bytes::Bytes;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ async fn w1_single(stage: &Stage, scale: &Scale, watch: &mut Watch) -> Result<Fi
     let clients = clients(stage, scale.clients).await?;
     let before = stage.ours.read().await?;
     let begun = Instant::now();
-    submit_singly(clients, Submission { path: "/api/v1/tasks", body: json!({"handler": "noop"}), count: scale.tasks }).await?;
+    submit_singly(clients, Submission { path: "/api/v1/tasks", body: noop(), count: scale.tasks }).await?;
     let looks = watch.until_done().await?;
     let elapsed = begun.elapsed();
     let mut figures = stage.ours.read().await?.per_task(&before, as_f64(scale.tasks), looks);
@@ -46,22 +46,22 @@ async fn w1_single(stage: &Stage, scale: &Scale, watch: &mut Watch) -> Result<Fi
 }
 
 async fn w1_batch(stage: &Stage, scale: &Scale, watch: &mut Watch) -> Result<Figures> {
-    let api = connected(stage).await?;
-    let body = Value::Array(vec![json!({"handler": "noop"}); scale.batch]);
+    let mut api = connected(stage).await?;
+    let body = bytes(&Value::Array(vec![json!({"handler": "noop"}); scale.batch]));
     let begun = Instant::now();
     for _ in 0..scale.tasks / scale.batch {
-        submit(&api, "/api/v1/tasks", &body).await?;
+        api.post("/api/v1/tasks", body.clone()).await?;
     }
     watch.until_done().await?;
     Ok(Figures::from([("w1_batch_tasks_per_s".to_owned(), rate(scale.tasks, begun.elapsed()))]))
 }
 
 async fn one_task(stage: &Stage, scale: &Scale) -> Result<Figures> {
-    let api = connected(stage).await?;
+    let mut api = connected(stage).await?;
     let mut samples = Vec::new();
     for _ in 0..scale.warm_up + scale.samples {
         let begun = Instant::now();
-        let task = api.post("/api/v1/tasks", &json!({"handler": "noop"})).await?;
+        let task: Value = serde_json::from_slice(&api.post("/api/v1/tasks", noop()).await?)?;
         let id = task["task_id"].as_str().context("a submission answers with an id")?;
         let result = api.get(&format!("/api/v1/tasks/{id}/result?{WAIT}")).await?;
         samples.push(begun.elapsed());
@@ -75,9 +75,9 @@ async fn one_task(stage: &Stage, scale: &Scale) -> Result<Figures> {
 }
 
 async fn w2(stage: &Stage, scale: &Scale, watch: &mut Watch) -> Result<Figures> {
-    let api = connected(stage).await?;
-    api.post("/api/v1/definitions", &json!({"definition": chain()})).await?;
-    let body = json!({"definition": "bench-chain"});
+    let mut api = connected(stage).await?;
+    api.post("/api/v1/definitions", bytes(&json!({"definition": chain()}))).await?;
+    let body = bytes(&json!({"definition": "bench-chain"}));
     let clients = clients(stage, scale.clients).await?;
     let begun = Instant::now();
     submit_singly(clients, Submission { path: "/api/v1/workflows", body: body.clone(), count: scale.chains }).await?;
@@ -85,7 +85,7 @@ async fn w2(stage: &Stage, scale: &Scale, watch: &mut Watch) -> Result<Figures> 
     let elapsed = begun.elapsed();
     let mut samples = Vec::new();
     for _ in 0..scale.chain_samples {
-        samples.push(run_workflow(&api, &body).await?.div_f64(as_f64(CHAIN_LENGTH)));
+        samples.push(run_workflow(&mut api, &body).await?.div_f64(as_f64(CHAIN_LENGTH)));
     }
     Ok(Figures::from([
         ("w2_steps_per_s".to_owned(), rate(scale.chains * CHAIN_LENGTH, elapsed)),
@@ -94,21 +94,29 @@ async fn w2(stage: &Stage, scale: &Scale, watch: &mut Watch) -> Result<Figures> 
 }
 
 async fn w3(stage: &Stage, scale: &Scale) -> Result<Figures> {
-    let api = connected(stage).await?;
-    api.post("/api/v1/definitions", &json!({"definition": fan(scale.fan)})).await?;
-    let elapsed = run_workflow(&api, &json!({"definition": "bench-fan"})).await?;
+    let mut api = connected(stage).await?;
+    api.post("/api/v1/definitions", bytes(&json!({"definition": fan(scale.fan)}))).await?;
+    let elapsed = run_workflow(&mut api, &bytes(&json!({"definition": "bench-fan"}))).await?;
     Ok(Figures::from([("w3_total_ms".to_owned(), elapsed.as_secs_f64() * 1e3)]))
 }
 
 /// From the submission to the answer that it has completed.
-async fn run_workflow(api: &Api, body: &Value) -> Result<Duration> {
+async fn run_workflow(api: &mut Client, body: &Bytes) -> Result<Duration> {
     let begun = Instant::now();
-    let workflow = api.post("/api/v1/workflows", body).await?;
+    let workflow: Value = serde_json::from_slice(&api.post("/api/v1/workflows", body.clone()).await?)?;
     let id = workflow["workflow_id"].as_str().context("a submission answers with an id")?;
     let ended = api.get(&format!("/api/v1/workflows/{id}?{WAIT}")).await?;
     let elapsed = begun.elapsed();
     ensure!(ended["status"] == "completed", "a workflow did not complete: {ended}");
     Ok(elapsed)
+}
+
+fn noop() -> Bytes {
+    Bytes::from_static(br#"{"handler":"noop"}"#)
+}
+
+fn bytes(body: &Value) -> Bytes {
+    Bytes::from(body.to_string())
 }
 
 fn chain() -> Value {
@@ -130,20 +138,20 @@ fn fan(width: usize) -> Value {
 /// What every client submits, and how many times all of them together.
 struct Submission {
     path: &'static str,
-    body: Value,
+    body: Bytes,
     count: usize,
 }
 
 /// Each client sends its next submission when the last one was answered.
-async fn submit_singly(clients: Vec<Api>, submission: Submission) -> Result<()> {
+async fn submit_singly(clients: Vec<Client>, submission: Submission) -> Result<()> {
     let count = clients.len();
     let mut running = JoinSet::new();
-    for (number, api) in clients.into_iter().enumerate() {
+    for (number, mut api) in clients.into_iter().enumerate() {
         let share = (submission.count + count - 1 - number) / count;
         let (path, body) = (submission.path, submission.body.clone());
         running.spawn(async move {
             for _ in 0..share {
-                submit(&api, path, &body).await?;
+                api.post(path, body.clone()).await?;
             }
             Ok(())
         });
@@ -151,17 +159,8 @@ async fn submit_singly(clients: Vec<Api>, submission: Submission) -> Result<()> 
     running.join_all().await.into_iter().collect()
 }
 
-/// The answer means: stored. It is read to its end, so that the connection is used again.
-async fn submit(api: &Api, path: &str, body: &Value) -> Result<()> {
-    let answer = api.request(Method::POST, path).json(body).send().await?;
-    let status = answer.status();
-    let answer = answer.bytes().await?;
-    ensure!(status == StatusCode::ACCEPTED, "{path}: {status}: {}", String::from_utf8_lossy(&answer));
-    Ok(())
-}
-
 /// Clients with a connection each.
-async fn clients(stage: &Stage, count: usize) -> Result<Vec<Api>> {
+async fn clients(stage: &Stage, count: usize) -> Result<Vec<Client>> {
     let mut clients = Vec::new();
     for _ in 0..count {
         clients.push(connected(stage).await?);
@@ -169,10 +168,9 @@ async fn clients(stage: &Stage, count: usize) -> Result<Vec<Api>> {
     Ok(clients)
 }
 
-async fn connected(stage: &Stage) -> Result<Api> {
-    let api = Api::new(stage.installation.api.url.clone(), stage.installation.api.token.clone());
-    ensure!(api.is_ready().await, "the coordinator is not ready");
-    Ok(api)
+async fn connected(stage: &Stage) -> Result<Client> {
+    ensure!(stage.installation.api.is_ready().await, "the coordinator is not ready");
+    Client::connect(&stage.installation.api.url, &stage.installation.api.token).await
 }
 
 /// Looks into our database, by the small indexes of what is queued and what runs.

@@ -32,10 +32,11 @@ bench: toolchain servers ## Measure, print, and write target/bench/latest.json
 	target/release/orchestr8-bench
 
 # The same build as for the tests; CHAOS_TIME_BASE=100ms runs ten times as fast as the published times.
-# CHAOS_NATS=cluster has three nats-servers with three copies of each stream.
+# CHAOS_NATS=cluster has three nats-servers with three copies of each stream. From 600 s on a queue of a million tasks follows;
+# CHAOS_QUEUE=0 leaves it out, another number is another length.
 chaos: toolchain servers ## Kill, cut off, wipe and restore at random: CHAOS_SECONDS=600 SEED=1; writes target/chaos/latest.json
 	$(CARGO) build --locked --workspace --bins --features orchestr8-cli/kill-points
-	CHAOS_SECONDS="$(CHAOS_SECONDS)" SEED="$(SEED)" CHAOS_TIME_BASE="$(CHAOS_TIME_BASE)" CHAOS_NATS="$(CHAOS_NATS)" target/debug/orchestr8-chaos
+	CHAOS_SECONDS="$(CHAOS_SECONDS)" SEED="$(SEED)" CHAOS_TIME_BASE="$(CHAOS_TIME_BASE)" CHAOS_NATS="$(CHAOS_NATS)" CHAOS_QUEUE="$(CHAOS_QUEUE)" target/debug/orchestr8-chaos
 
 toolchain:
 	@$(CARGO) --version >/dev/null 2>&1 || { echo "make: \`$(CARGO)\` does not run here: install Rust 1.95 or newer for this user (see rustup.rs; it needs no root) and put it on PATH" >&2; exit 1; }

@@ -12,7 +12,15 @@ pub const SEED_VARIABLE: &str = "SEED";
 pub const TIME_BASE_VARIABLE: &str = "CHAOS_TIME_BASE";
 /// `cluster` for three nats-servers with three copies of each stream, `one` for one.
 pub const SERVERS_VARIABLE: &str = "CHAOS_NATS";
+/// Tasks of the long queue that is filled and drained after the faults; 0: none. Whole thousands.
+pub const QUEUE_VARIABLE: &str = "CHAOS_QUEUE";
 const SECONDS_DEFAULT: u64 = 600;
+/// Of a run that is not a short one.
+const QUEUE_DEFAULT: u64 = 1_000_000;
+/// Below it the allocator's noise is all that would be measured.
+const QUEUE_MIN: u64 = 40_000;
+/// More take hours.
+const QUEUE_MAX: u64 = 100_000_000;
 /// Below the published time base: processes and servers start no faster there, and other tests use the same processors.
 const SLACK_SCALED: Duration = Duration::from_secs(5);
 /// Below the published time base, with several nats-servers: they choose a leader in 4 to 9 s and miss each other in up to 10 s, always.
@@ -33,13 +41,15 @@ pub struct Settings {
     pub servers: Servers,
     /// More words for every coordinator.
     pub coordinator_words: Vec<String>,
+    /// Tasks of the long queue that is filled and drained after the faults.
+    pub queue_tasks: usize,
 }
 
 impl Settings {
     /// A tenth of the published times, for tests.
     #[must_use]
     pub fn quick(seed: u64, duration: Duration) -> Self {
-        Self { duration, seed, time_base: Duration::from_millis(100), servers: Servers::One, coordinator_words: Vec::new() }
+        Self { duration, seed, time_base: Duration::from_millis(100), servers: Servers::One, coordinator_words: Vec::new(), queue_tasks: 0 }
     }
 
     /// As the environment says; a seed that is not given is drawn.
@@ -50,7 +60,8 @@ impl Settings {
         let seconds = number(SECONDS_VARIABLE)?.unwrap_or(SECONDS_DEFAULT);
         ensure!((1..=86_400).contains(&seconds), "{SECONDS_VARIABLE} is {seconds}: use 1 to 86400");
         let (duration, coordinator_words) = (Duration::from_secs(seconds), Vec::new());
-        Ok(Self { duration, seed: seed()?, time_base: time_base()?, servers: servers()?, coordinator_words })
+        let queue_tasks = queue_tasks(seconds)?;
+        Ok(Self { duration, seed: seed()?, time_base: time_base()?, servers: servers()?, coordinator_words, queue_tasks })
     }
 
     /// So many bases.
@@ -84,6 +95,13 @@ pub fn seed() -> Result<u64> {
 /// When the variable is no number.
 pub fn seed_or(seed: u64) -> Result<u64> {
     Ok(number(SEED_VARIABLE)?.unwrap_or(seed))
+}
+
+fn queue_tasks(seconds: u64) -> Result<usize> {
+    let tasks = number(QUEUE_VARIABLE)?.unwrap_or(if seconds < SECONDS_DEFAULT { 0 } else { QUEUE_DEFAULT });
+    let allowed = tasks == 0 || (QUEUE_MIN..=QUEUE_MAX).contains(&tasks) && tasks.is_multiple_of(1_000);
+    ensure!(allowed, "{QUEUE_VARIABLE} is {tasks}: use 0, or whole thousands from {QUEUE_MIN} to {QUEUE_MAX}");
+    Ok(usize::try_from(tasks)?)
 }
 
 fn servers() -> Result<Servers> {

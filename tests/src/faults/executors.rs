@@ -1,10 +1,11 @@
 //! Executors that are killed, paused or asked to end in mid-task.
 
-use crate::harness::servers::is_alive;
-use crate::harness::wait_for;
-use crate::scene::{SOON, Scene, executors};
+use crate::harness::servers::{connect_nats, is_alive};
+use crate::harness::{InstallationOptions, wait_for};
+use crate::scene::{SOON, Scene, executors, noop};
 use anyhow::{Result, ensure};
-use serde_json::json;
+use orchestr8_proto::names;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 /// Twenty seconds at a tenth, and as much again for a loaded machine.
@@ -109,6 +110,30 @@ async fn a_drained_executor_gives_its_task_back_uncounted() -> Result<()> {
     scene.ledger.open("go")?;
     let rows = scene.all_completed().await?;
     assert_eq!(rows[0].retry_count, 0, "{rows:?}");
+    scene.finish().await;
+    Ok(())
+}
+
+/// What it gives back must not wait for what went wrong a moment before: half of the runs end while there is no stream.
+#[tokio::test]
+async fn a_drain_right_after_the_loss_of_the_outcome_stream_is_no_slower() -> Result<()> {
+    let mut options = InstallationOptions { time_base: Duration::from_secs(1), ..executors(2) };
+    options.executor_words = ["--drain-timeout", "1s", "--grace", "1s"].map(str::to_owned).to_vec();
+    let mut scene = Scene::start(options).await?;
+    let held = scene.submit(&scene.ledger.gated("never")).await?;
+    let holder = scene.holder(&held).await?;
+    let nats = connect_nats(&scene.installation.nats_url).await?;
+    async_nats::jetstream::new(nats).delete_stream(names::OUTCOMES_STREAM).await?;
+    let tasks: Vec<Value> = (0..40).map(|number| noop(&json!(number))).collect();
+    scene.api().post("/api/v1/tasks", &json!(tasks)).await?;
+    let probe = scene.submit(&noop(&json!("probe"))).await?;
+    scene.result(&probe).await?;
+    let begun = Instant::now();
+    scene.installation.executors[holder].terminate().await?;
+    println!("terminated after {:?}", begun.elapsed());
+    scene.until_started(&held, 2).await?;
+    println!("started again after {:?}", begun.elapsed());
+    ensure!(begun.elapsed() < Duration::from_secs(5), "it ran again only after {:?}", begun.elapsed());
     scene.finish().await;
     Ok(())
 }

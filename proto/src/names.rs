@@ -25,6 +25,8 @@ pub const COORDINATOR_BEATS: &str = "orchestr8.coordinator";
 pub const TASK_CONSUMER_DELETED: &str = "$JS.EVENT.ADVISORY.CONSUMER.DELETED.ORCHESTR8_TASKS.>";
 /// What nats-server says when a stream is deleted.
 pub const STREAM_DELETED: &str = "$JS.EVENT.ADVISORY.STREAM.DELETED.>";
+/// How the subjects begin on which clients wait for answers.
+pub const INBOXES: &str = "_INBOX.";
 /// Hints among coordinators.
 pub const NUDGES: &str = "orchestr8.nudge";
 

@@ -13,7 +13,8 @@ pub use generated::*;
 #[cfg(feature = "kill-points")]
 use crate::newer::{schema_version as schema_version_max, stamped};
 use bytes::Bytes;
-use prost::Message;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
+use prost::{DecodeError, Message};
 
 /// The version that this build writes, and the highest that it reads.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -29,6 +30,8 @@ pub const TAIL_BYTES_MAX: usize = 64 * 1024;
 pub const HELD_RUNS_MAX: usize = 4_096;
 /// Outcomes, claims, verdicts or confirmations in one message.
 pub const BATCH_ITEMS_MAX: usize = 4_096;
+/// Fields of one message, a repeated one counted each time: an empty item has two bytes on the wire and hundreds in memory.
+pub const FIELDS_MAX: usize = 4 * BATCH_ITEMS_MAX;
 
 /// Why bytes are not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -41,6 +44,9 @@ pub enum WireError {
         /// What is allowed.
         limit: usize,
     },
+    /// The sender must split it.
+    #[error("message of more than {FIELDS_MAX} fields, items counted one by one")]
+    TooMany,
     /// Not protobuf, or not this message.
     #[error("malformed message: {0}")]
     Malformed(String),
@@ -104,11 +110,26 @@ pub fn decode<M: Envelope>(bytes: Bytes) -> Result<M, WireError> {
     if bytes.len() > MESSAGE_BYTES_MAX {
         return Err(WireError::TooLarge { bytes: bytes.len(), limit: MESSAGE_BYTES_MAX });
     }
-    let message = M::decode(bytes).map_err(|error| WireError::Malformed(error.to_string()))?;
+    let malformed = |error: DecodeError| WireError::Malformed(error.to_string());
+    if fields(&bytes).map_err(malformed)? > FIELDS_MAX {
+        return Err(WireError::TooMany);
+    }
+    let message = M::decode(bytes).map_err(malformed)?;
     match message.schema_version() {
         version if (1..=schema_version_max()).contains(&version) => Ok(message),
         other => Err(WireError::Version(other)),
     }
+}
+
+/// How many fields a message has, as far as [`FIELDS_MAX`] and one more; nothing is built for it.
+fn fields(mut bytes: &[u8]) -> Result<usize, DecodeError> {
+    let mut fields = 0;
+    while !bytes.is_empty() && fields <= FIELDS_MAX {
+        let (tag, wire_type) = decode_key(&mut bytes)?;
+        skip_field(wire_type, tag, &mut bytes, DecodeContext::default())?;
+        fields += 1;
+    }
+    Ok(fields)
 }
 
 /// Decodes dispatches; a kind that this build does not know is none.
@@ -172,6 +193,15 @@ mod tests {
         assert!(matches!(decode::<Heartbeat>(huge), Err(WireError::TooLarge { .. })));
         let long = Heartbeat { executor: "x".repeat(MESSAGE_BYTES_MAX), ..beat() };
         assert!(matches!(encode(&long), Err(WireError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn items_that_are_small_only_on_the_wire_are_refused_before_they_are_built() {
+        let with_items = |items: usize| OutcomeBatch { schema_version: SCHEMA_VERSION, outcomes: vec![Outcome::default(); items] };
+        let bytes = encode(&with_items(FIELDS_MAX)).expect("two bytes each");
+        assert_eq!(decode::<OutcomeBatch>(bytes), Err(WireError::TooMany));
+        let bytes = encode(&with_items(BATCH_ITEMS_MAX)).expect("two bytes each");
+        assert!(decode::<OutcomeBatch>(bytes).is_ok());
     }
 
     #[test]

@@ -3,6 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Evidence of one shard that waits for its question to be asked, at most: what is beyond comes again, as all of it does.
+pub const EVIDENCE_MAX: usize = 16_384;
+
 /// The questions that are open, by shard. `D` is what waits for a verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Inquiries<D> {
@@ -50,9 +53,12 @@ impl<D> Inquiry<D> {
 }
 
 impl<D> Inquiries<D> {
-    /// Evidence for a verdict in this shard.
+    /// Evidence for a verdict in this shard; not kept where [`EVIDENCE_MAX`] waits already.
     pub fn add(&mut self, shard: u16, doubt: D) {
-        self.open.entry(shard).or_default().next.push(doubt);
+        let next = &mut self.open.entry(shard).or_default().next;
+        if next.len() < EVIDENCE_MAX {
+            next.push(doubt);
+        }
     }
 
     /// Shards to ask about now, with the number of the question.
@@ -149,6 +155,17 @@ mod tests {
         inquiries.answered(3, first[0].1, Some(0));
         assert_eq!(inquiries.decidable(|_| 0).len(), 1);
         assert_eq!(inquiries.questions().len(), 1);
+    }
+
+    #[test]
+    fn evidence_that_nobody_answers_stays_within_its_bound() {
+        let mut inquiries = Inquiries::default();
+        inquiries.add(3, 0);
+        let [(3, question)] = inquiries.questions()[..] else { panic!("one question") };
+        (0..2 * EVIDENCE_MAX).for_each(|number| inquiries.add(3, number));
+        assert_eq!(inquiries.waiting().count(), 1 + EVIDENCE_MAX);
+        inquiries.answered(3, question, Some(0));
+        assert_eq!(inquiries.decidable(|_| 0).len(), 1);
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! Claims, heartbeats and nudges: core messages, decoded and handed to the lane.
 
 use super::{Bus, BusError};
-use crate::engine::input::Input;
+use crate::engine::input::{Connection, Input};
 use async_nats::{Message, Subscriber};
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use orchestr8_core::leases::Heard;
 use orchestr8_proto::ids::{IdError, Incarnation};
 use orchestr8_proto::names;
 use orchestr8_proto::wire::{self, ClaimBatch, CoordinatorBeat, Heartbeat, Nudge};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 /// Subscribes to claims, heartbeats and nudges for as long as the connection lives; they survive reconnects. Gives the time of
@@ -88,8 +89,18 @@ enum Refused {
     Subject,
 }
 
-async fn forward(mut messages: Subscriber, inputs: mpsc::Sender<Input>, decode: impl Fn(Message) -> Result<Input, Refused> + Send) {
-    while let Some(message) = messages.next().await {
+/// Bytes of one kind of message that wait for the lane: beyond them they are dropped. Everything in them is said again.
+const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What the smallest message counts: it is kept with its subject.
+const MESSAGE_BYTES_MIN: usize = 256;
+/// That messages were dropped is said, and taken for a gap, this often.
+const DROPPED_TOLD_EVERY: Duration = Duration::from_secs(3);
+
+/// Hands messages to the lane. The client would keep tens of thousands of them, of any size, for a lane that is busy.
+async fn forward(messages: Subscriber, inputs: mpsc::Sender<Input>, decode: impl Fn(Message) -> Result<Input, Refused> + Send) {
+    let (queue, mut waiting) = mpsc::unbounded_channel();
+    tokio::spawn(take_in(messages, queue, inputs.clone()));
+    while let Some((message, _room)) = waiting.recv().await {
         let subject = message.subject.clone();
         match decode(message) {
             Ok(input) => {
@@ -99,5 +110,57 @@ async fn forward(mut messages: Subscriber, inputs: mpsc::Sender<Input>, decode: 
             }
             Err(error) => tracing::warn!(%error, %subject, "a message of an executor was refused"),
         }
+    }
+}
+
+async fn take_in(
+    mut messages: impl Stream<Item = Message> + Unpin,
+    queue: mpsc::UnboundedSender<(Message, OwnedSemaphorePermit)>,
+    inputs: mpsc::Sender<Input>,
+) {
+    let room = Arc::new(Semaphore::new(WAITING_BYTES_MAX));
+    let mut told: Option<Instant> = None;
+    while let Some(message) = messages.next().await {
+        let bytes = u32::try_from(message.length.clamp(MESSAGE_BYTES_MIN, WAITING_BYTES_MAX)).unwrap_or(u32::MAX);
+        if let Ok(permit) = room.clone().try_acquire_many_owned(bytes) {
+            if queue.send((message, permit)).is_err() {
+                return;
+            }
+        } else if told.is_none_or(|at| at.elapsed() >= DROPPED_TOLD_EVERY) {
+            told = Some(Instant::now());
+            tracing::warn!(subject = %message.subject, "more messages than the lane can take: some are dropped, and asked for again");
+            // Whoever could not be heard is not silent. A lane that is too busy even for this looks at it later.
+            inputs.try_send(Input::Connection(Connection::Gap)).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn message(length: usize) -> Message {
+        let payload = Bytes::from(vec![0; length]);
+        Message { subject: "s".into(), reply: None, payload, headers: None, status: None, description: None, length }
+    }
+
+    /// What is kept of as many messages for a lane that takes none, and whether the lane hears of the gap.
+    async fn kept(count: usize, length: usize) -> (usize, bool) {
+        let (queue, mut waiting) = mpsc::unbounded_channel();
+        let (inputs, mut heard) = mpsc::channel(8);
+        take_in(futures::stream::iter((0..count).map(|_| message(length))), queue, inputs).await;
+        let mut kept = Vec::new();
+        while let Some(message) = waiting.recv().await {
+            kept.push(message);
+        }
+        (kept.len(), matches!(heard.recv().await, Some(Input::Connection(Connection::Gap))))
+    }
+
+    #[tokio::test]
+    async fn a_flood_waits_within_bounds_and_what_is_dropped_is_a_gap() {
+        assert_eq!(kept(1_000, 200).await, (1_000, false));
+        assert_eq!(kept(1_000, 1_000_000).await, (WAITING_BYTES_MAX / 1_000_000, true));
+        assert_eq!(kept(100_000, 0).await, (WAITING_BYTES_MAX / MESSAGE_BYTES_MIN, true));
     }
 }

@@ -8,6 +8,7 @@ use orchestr8_proto::ids::ExecutionId;
 use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::wire::{ClaimBatch, Heartbeat, Nudge};
 use orchestr8_store::queue::Lot;
+use prost::Message;
 use std::sync::Arc;
 
 /// Everything that can wake a lane, besides callers and its own clock.
@@ -41,6 +42,29 @@ pub enum Input {
     Nudge(Nudge, Option<String>),
     /// JetStream's clock less ours, in microseconds.
     ServerClock(i64),
+}
+
+impl Input {
+    /// Bytes that an executor had it look through.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Outcomes(message) => message.payload.len(),
+            Self::Claims(batch) => batch.encoded_len(),
+            Self::Beat(beat) => beat.encoded_len(),
+            Self::Published(_)
+            | Self::ReaderStarted(..)
+            | Self::ReaderEnded(..)
+            | Self::ReaderState(..)
+            | Self::Head(_)
+            | Self::Surveyed(_)
+            | Self::Connection(_)
+            | Self::Streams(_)
+            | Self::Deleted
+            | Self::Nudge(..)
+            | Self::ServerClock(_) => 0,
+        }
+    }
 }
 
 /// What happened to the connection.

@@ -53,8 +53,9 @@ impl Lane {
             Ok(batch) => {
                 let (works, refusals) = untrusted::outcomes(batch, shard, &self.parts.keys);
                 self.pending.extend(works);
-                for refusal in refusals {
-                    tracing::warn!(%refusal, shard, "an outcome was refused");
+                // One line: who sends rubbish must not fill the log as well.
+                if let Some(refusal) = refusals.first() {
+                    tracing::warn!(%refusal, shard, refused = refusals.len(), "outcomes of a message were refused");
                 }
             }
             Err(error) => tracing::warn!(%error, shard, "a message of outcomes was refused"),
@@ -77,11 +78,16 @@ impl Lane {
 
     fn take_claims(&mut self, batch: &ClaimBatch) {
         let tick = self.parts.times.beat();
+        let mut refusals = Vec::new();
         for claim in &batch.claims {
             match untrusted::claim(claim, batch, &self.parts.keys, tick) {
                 Ok((work, doubtful)) => self.take_claim(work, doubtful),
-                Err(refusal) => tracing::warn!(%refusal, executor = %untrusted::name(&batch.executor), "a claim was refused"),
+                Err(refusal) => refusals.push(refusal),
             }
+        }
+        if let Some(refusal) = refusals.first() {
+            let executor = untrusted::name(&batch.executor);
+            tracing::warn!(%refusal, %executor, refused = refusals.len(), "claims of a message were refused");
         }
     }
 
@@ -112,14 +118,17 @@ impl Lane {
             complete.runs.iter().filter_map(|run| Some((RunId::try_from(run.run_id.as_ref()).ok()?, run))).collect();
         let incarnation = complete.incarnation.to_bytes();
         let of = BeatOf { incarnation: &incarnation, executor: &complete.executor, sequence: complete.sequence };
+        let mut refusals = Vec::new();
         for run in reading.claims {
             match by_run.get(&run).map(|listed| untrusted::listed(listed, of, &self.parts.keys, self.parts.times.beat())) {
                 Some(Ok(work)) => self.take_claim(work, Doubtful::Yes),
-                Some(Err(refusal)) => {
-                    tracing::warn!(%refusal, executor = %untrusted::name(&complete.executor), "a run in a heartbeat was refused");
-                }
+                Some(Err(refusal)) => refusals.push(refusal),
                 None => {}
             }
+        }
+        if let Some(refusal) = refusals.first() {
+            let executor = untrusted::name(&complete.executor);
+            tracing::warn!(%refusal, %executor, refused = refusals.len(), "runs in a heartbeat were refused");
         }
     }
 

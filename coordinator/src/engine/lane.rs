@@ -45,6 +45,8 @@ pub const BATCH_EVENTS_MAX: usize = 512;
 pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Inputs that wait for the lane.
 pub const INPUTS_MAX: usize = 256;
+/// Inputs that one gather takes: what asks for nothing adds nothing to the batch, and must not hold the lane either.
+pub const INPUTS_IN_GATHER_MAX: usize = 256;
 /// Commands of callers that are taken before the inputs of executors.
 pub const COMMANDS_IN_BATCH_MAX: usize = 256;
 /// A pass without an answer of the database for this long is a doubt; above every timeout of the server's own.
@@ -307,14 +309,14 @@ impl Lane {
             self.take_command(command);
             commands += 1;
         }
-        let mut bytes = 0;
-        while self.pending.len() < BATCH_EVENTS_MAX
+        let (mut inputs, mut bytes) = (0, 0);
+        while inputs < INPUTS_IN_GATHER_MAX
+            && self.pending.len() < BATCH_EVENTS_MAX
             && bytes < BATCH_BYTES_MAX
             && let Ok(input) = self.parts.inputs.1.try_recv()
         {
-            if let Input::Outcomes(message) = &input {
-                bytes += message.payload.len();
-            }
+            inputs += 1;
+            bytes += input.bytes();
             self.take_in(input);
         }
     }

@@ -4,11 +4,13 @@ use super::handle::ExecutorView;
 use super::untrusted;
 use orchestr8_core::leases::{Beat, Listed};
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId, TaskId};
-use orchestr8_proto::wire::{Heartbeat, HeldRun};
+use orchestr8_proto::wire::{HELD_RUNS_MAX, Heartbeat, HeldRun};
 use std::collections::{BTreeMap, HashMap};
 
 /// Parts of one heartbeat, at most: 16 × 4,096 runs, more than an executor has slots.
 const PARTS_MAX: u32 = 16;
+/// Heartbeats of which parts are missing, at once: who has more runs than fit into one part sends the parts together.
+const COLLECTING_MAX: usize = 16;
 /// Queues and handlers of one executor that are shown.
 const NAMES_MAX: usize = 256;
 /// Executors that are known at once; what is beyond is not shown, but served.
@@ -55,7 +57,7 @@ impl Roster {
     pub fn part(&mut self, beat: Heartbeat) -> Option<Complete> {
         let incarnation = Incarnation::try_from(beat.incarnation.as_ref()).ok()?;
         let parts = beat.parts.max(1);
-        if parts > PARTS_MAX || beat.part == 0 || beat.part > parts {
+        if parts > PARTS_MAX || beat.part == 0 || beat.part > parts || beat.runs.len() > HELD_RUNS_MAX {
             return None;
         }
         if !self.known.contains_key(&incarnation) && self.known.len() >= EXECUTORS_MAX {
@@ -69,6 +71,7 @@ impl Roster {
         collecting.parts.insert(beat.part, beat.runs);
         if collecting.parts.len() < parts as usize {
             known.collecting = Some(collecting);
+            self.make_room(incarnation);
             return None;
         }
         let runs = collecting.parts.into_values().flatten().collect();
@@ -76,6 +79,17 @@ impl Roster {
             self.known.remove(&incarnation);
         }
         Some(Complete { incarnation, executor: beat.executor, sequence: beat.sequence, runs, last: beat.last })
+    }
+
+    /// Gives one incomplete heartbeat of another up, where there are too many.
+    fn make_room(&mut self, newest: Incarnation) {
+        let mut incomplete = self.known.iter_mut().filter(|(_, known)| known.collecting.is_some());
+        if incomplete.by_ref().nth(COLLECTING_MAX).is_some() {
+            let others = self.known.iter_mut().filter(|(incarnation, _)| **incarnation != newest);
+            if let Some((_, other)) = others.into_iter().find(|(_, known)| known.collecting.is_some()) {
+                other.collecting = None;
+            }
+        }
     }
 
     /// One beat interval has passed.
@@ -125,5 +139,30 @@ impl Complete {
         };
         let runs = self.runs.iter().filter_map(listed).collect();
         Beat { incarnation: self.incarnation, sequence: self.sequence, runs, last: self.last }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orchestr8_proto::wire::SCHEMA_VERSION;
+
+    fn part(incarnation: Incarnation, part: u32, runs: usize) -> Heartbeat {
+        let runs = vec![HeldRun::default(); runs];
+        let incarnation = incarnation.to_bytes();
+        Heartbeat { schema_version: SCHEMA_VERSION, incarnation, sequence: 1, part, parts: 2, runs, ..Heartbeat::default() }
+    }
+
+    #[test]
+    fn incomplete_heartbeats_are_few_and_their_parts_small() {
+        let mut roster = Roster::default();
+        for _ in 0..10 * COLLECTING_MAX {
+            assert!(roster.part(part(Incarnation::random(), 1, 1)).is_none());
+        }
+        assert_eq!(roster.known.values().filter(|known| known.collecting.is_some()).count(), COLLECTING_MAX);
+        let late = Incarnation::random();
+        assert!(roster.part(part(late, 1, HELD_RUNS_MAX + 1)).is_none());
+        assert!(roster.part(part(late, 2, 1)).is_none(), "the part was too large");
+        assert!(roster.part(part(late, 1, HELD_RUNS_MAX)).is_some_and(|whole| whole.runs.len() == HELD_RUNS_MAX + 1));
     }
 }

@@ -6,6 +6,7 @@ use super::work::Work;
 use crate::kill_points;
 use orchestr8_core::shares::{Balance, Standing, balance, fair_share};
 use orchestr8_proto::ids::{ExecutionId, LeaseId};
+use orchestr8_proto::names;
 use orchestr8_proto::wire::{BATCH_ITEMS_MAX, Nudge, SCHEMA_VERSION};
 use orchestr8_store::StoreError;
 use orchestr8_store::commit::Batch;
@@ -172,7 +173,8 @@ impl Lane {
         let ours: Vec<ExecutionId> = watched.filter(|id| self.owns(id.shard())).collect();
         if !ours.is_empty() {
             ours.into_iter().for_each(|id| self.parts.handle.watch_for_another(id));
-            asker.into_iter().for_each(|asker| self.parts.speaker.acknowledge(asker));
+            // What a coordinator may publish must not be anybody's to choose: an answer goes to an inbox, or nowhere.
+            asker.filter(|asker| asker.starts_with(names::INBOXES)).into_iter().for_each(|asker| self.parts.speaker.acknowledge(asker));
         }
     }
 

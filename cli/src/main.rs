@@ -49,6 +49,7 @@ enum Command {
     Graph(commands::definition::GraphArgs),
     Definitions(commands::definition::DefinitionsArgs),
     Quarantine(commands::quarantine::QuarantineArgs),
+    NatsAccounts(commands::nats_accounts::NatsAccountsArgs),
 }
 
 /// Batches make and drop many small values; a fifth of the coordinator's time went into the system's allocator.
@@ -102,6 +103,7 @@ async fn ask(command: &Command) -> Result<Exit, CommandError> {
         Command::Graph(args) => commands::definition::graph(args),
         Command::Definitions(args) => commands::definition::definitions(args).await,
         Command::Quarantine(args) => commands::quarantine::quarantine(args).await,
+        Command::NatsAccounts(args) => commands::nats_accounts::nats_accounts(args),
         Command::Dev(_) | Command::Coordinator(_) | Command::Executor(_) => unreachable!("servers are started by `main`"),
     }
 }

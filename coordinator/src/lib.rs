@@ -15,7 +15,7 @@ pub mod metrics;
 pub mod settings;
 pub mod startup;
 
-pub use bus::NatsSettings;
+pub use api::tls::ApiCertificate;
 pub use orchestr8_store::migrate::OpenError;
 pub use settings::{CoordinatorError, CoordinatorSettings};
 pub use startup::run;

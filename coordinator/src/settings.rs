@@ -1,6 +1,8 @@
 //! What a coordinator is told, and why it may not start.
 
-use crate::bus::{BusError, NatsSettings};
+use crate::api::tls::{ApiCertificate, TlsError};
+use crate::bus::BusError;
+use orchestr8_nats::NatsSettings;
 use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::tokens::TokenKeys;
 use orchestr8_store::migrate::OpenError;
@@ -15,6 +17,8 @@ pub struct CoordinatorSettings {
     pub nats: NatsSettings,
     /// Where the API listens.
     pub listen: SocketAddr,
+    /// What the API identifies itself with; none: it speaks without TLS.
+    pub tls: Option<ApiCertificate>,
     /// The API's bearer token.
     pub token: String,
     /// Sign dispatches; the same on all coordinators.
@@ -59,6 +63,9 @@ pub enum CoordinatorError {
     /// The API's address is open to others without a token.
     #[error(transparent)]
     Exposed(#[from] crate::api::ListenError),
+    /// The API's certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The API's token is not one.
     #[error(transparent)]
     Token(#[from] crate::api::access::TokenError),
@@ -74,7 +81,7 @@ impl CoordinatorError {
         match self {
             Self::Database(error) => error.may_pass(),
             Self::Bus(error) => error.may_pass(),
-            Self::Listen { .. } | Self::Exposed(_) | Self::Token(_) | Self::Ended(_) => false,
+            Self::Listen { .. } | Self::Exposed(_) | Self::Tls(_) | Self::Token(_) | Self::Ended(_) => false,
         }
     }
 }

@@ -38,7 +38,11 @@ const REACH_MAX: Duration = Duration::from_secs(5);
 /// [`CoordinatorError`]: what is wrong with an address, a version or a permission, in one line.
 pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> Result<(), CoordinatorError> {
     api::check_listen(settings.listen, Some(&settings.token))?;
+    let tls = settings.tls.as_ref().map(api::tls::acceptor).transpose()?;
     let listener = bind(&settings).await?;
+    if tls.is_none() && !settings.listen.ip().to_canonical().is_loopback() {
+        tracing::warn!(listen = %settings.listen, "the API can be reached from elsewhere and speaks without TLS, tokens and all: use --tls-cert and --tls-key, or a proxy that does");
+    }
     let (handle, commands) = EngineHandle::new(settings.lanes, COMMANDS_MAX);
     let metrics = Metrics::default();
     let reads = Database::new(&settings.database_url)?.read_pool(READ_CONNECTIONS_MAX);
@@ -48,7 +52,7 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
     let lanes_stop = CancellationToken::new();
     // The API answers from the start, so that who probes it learns what the start waits for.
     tracing::info!(address = %listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string()), "API");
-    let mut serving = tokio::spawn(api::serve(listener, context));
+    let mut serving = tokio::spawn(api::serve(listener, tls, context));
     let mut parts = tokio::select! {
         started = start_lanes(&settings, (handle, commands), &metrics, &lanes_stop) => started?,
         () = shutdown.cancelled() => return Ok(()),
@@ -86,7 +90,7 @@ async fn start_lanes(
         shards = installation.shard_count,
         lanes = settings.lanes,
         database = %database.address(),
-        nats = %settings.nats.address(),
+        nats = %settings.nats.shown(),
         "starting"
     );
     let mut parts = JoinSet::new();

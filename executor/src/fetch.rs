@@ -8,7 +8,7 @@
 mod tests;
 
 use crate::patience::Patience;
-use orchestr8_proto::names::{TASKS_STREAM, consumer_name};
+use orchestr8_proto::names::{consumer_name, next_subject};
 use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::words::Priority;
 use std::collections::HashMap;
@@ -296,7 +296,7 @@ impl Consumer {
     fn new(name: &str, shortest: Duration) -> Self {
         Self {
             name: name.to_owned(),
-            subject: format!("$JS.API.CONSUMER.MSG.NEXT.{TASKS_STREAM}.{name}"),
+            subject: next_subject(name),
             pull: Pull::None,
             pulled_at: None,
             blurred_until: None,

@@ -39,4 +39,4 @@ mod report;
 mod runs;
 
 pub use serve::{ExecutorError, serve};
-pub use settings::{Credentials, ExecutorSettings, NatsSettings};
+pub use settings::ExecutorSettings;

@@ -1,10 +1,10 @@
 //! The connection to NATS: made with patience, watched, and explained in one line when it cannot be made.
 
 use crate::patience::Patience;
-use crate::settings::{Credentials, NatsSettings};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
+use async_nats::{Client, ConnectOptions, Event};
+use orchestr8_nats::{Failure, NatsSettings, RightsError, SettingsError, Violations};
 use orchestr8_proto::wire::MESSAGE_BYTES_MAX;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,14 +15,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
-    /// Not an address.
-    #[error("NATS address `{address}` is not usable ({reason}): use `nats://host:port`")]
-    Address {
-        /// What was given, without its password.
-        address: String,
-        /// What the parser says.
-        reason: String,
-    },
+    /// An address or a file cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// The server does not know us.
     #[error("NATS at {addresses} refused {credentials}: check user, password, token or nkey")]
     Refused {
@@ -41,13 +36,21 @@ pub enum LinkError {
         /// The last reason.
         reason: String,
     },
-    /// The seed cannot be read.
-    #[error("nkey file `{path}` cannot be read ({reason}): it must hold one line that starts with `SU`")]
-    NkeyFile {
-        /// The file.
-        path: PathBuf,
-        /// Why.
+    /// A certificate is wrong, or one side does not speak TLS.
+    #[error("NATS at {addresses}: no TLS ({reason}); check --nats-ca, --nats-cert and --nats-key, and that the server speaks TLS")]
+    Tls {
+        /// What was tried, without passwords.
+        addresses: String,
+        /// What TLS says.
         reason: String,
+    },
+    /// The login lacks rights.
+    #[error("NATS at {addresses}: {lacking}")]
+    Forbidden {
+        /// What was tried, without passwords.
+        addresses: String,
+        /// Which rights.
+        lacking: RightsError,
     },
     /// The server takes only smaller messages than the protocol has.
     #[error("NATS at {addresses} takes messages of {bytes} bytes at most: set its `max_payload` to at least {MESSAGE_BYTES_MAX}")]
@@ -68,7 +71,7 @@ impl LinkError {
     pub const fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Shutdown => true,
-            Self::Address { .. } | Self::Refused { .. } | Self::NkeyFile { .. } | Self::SmallPayload { .. } => false,
+            Self::Settings(_) | Self::Refused { .. } | Self::Tls { .. } | Self::Forbidden { .. } | Self::SmallPayload { .. } => false,
         }
     }
 }
@@ -88,6 +91,8 @@ pub(crate) struct Link {
     pub client: Client,
     /// Changes whenever the connection is lost or found.
     pub state: watch::Receiver<LineState>,
+    /// What the server forbids.
+    pub violations: Arc<Violations>,
 }
 
 /// Connects, with patience for `within` unless trying again cannot help.
@@ -100,28 +105,26 @@ pub(crate) async fn connect(
     within: Duration,
     shutdown: &CancellationToken,
 ) -> Result<Link, LinkError> {
-    let addresses = shown_all(&settings.addresses);
-    let servers = parse(&settings.addresses)?;
+    let addresses = settings.shown();
+    let servers = settings.servers()?;
     let mut patience = Patience::between(SHORTEST_WAIT, LONGEST_WAIT);
     let began = tokio::time::Instant::now();
     loop {
         let (told, state) = watch::channel(LineState::Up(0));
-        let attempt = options(settings, name, told)?.connect(servers.as_slice());
+        let violations = Arc::new(Violations::default());
+        let attempt = options(settings, name, Told { state: told, violations: violations.clone() })?.connect(servers.as_slice());
         let error = tokio::select! {
             result = attempt => match result {
-                Ok(client) => return checked(Link { client, state }, addresses),
+                Ok(client) => return checked(Link { client, state, violations }, addresses),
                 Err(error) => error,
             },
             () = shutdown.cancelled() => return Err(LinkError::Shutdown),
         };
-        match error.kind() {
-            ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-                return Err(LinkError::Refused { addresses, credentials: format!("{:?}", settings.credentials) });
-            }
-            kind if began.elapsed() >= within => {
-                return Err(LinkError::Unreachable { addresses, within, reason: kind.to_string() });
-            }
-            kind => tracing::warn!(addresses, reason = %kind, "no connection to NATS yet: trying again"),
+        match Failure::of(&error) {
+            Failure::Refused(_) => return Err(LinkError::Refused { addresses, credentials: format!("{:?}", settings.credentials) }),
+            Failure::Tls(reason) => return Err(LinkError::Tls { addresses, reason }),
+            Failure::Away(reason) if began.elapsed() >= within => return Err(LinkError::Unreachable { addresses, within, reason }),
+            Failure::Away(reason) => tracing::warn!(addresses, reason, "no connection to NATS yet: trying again"),
         }
         tokio::select! {
             () = tokio::time::sleep(patience.next_wait()) => {}
@@ -135,18 +138,14 @@ fn checked(link: Link, addresses: String) -> Result<Link, LinkError> {
     if bytes < MESSAGE_BYTES_MAX { Err(LinkError::SmallPayload { addresses, bytes }) } else { Ok(link) }
 }
 
-fn parse(addresses: &[String]) -> Result<Vec<ServerAddr>, LinkError> {
-    let refused = |address: &str, reason: String| LinkError::Address { address: shown(address), reason };
-    let parsed = |address: &String| match address.parse::<ServerAddr>() {
-        Ok(server) if server.host().is_empty() => Err(refused(address, "it names no host".into())),
-        Ok(server) => Ok(server),
-        Err(error) => Err(refused(address, error.to_string())),
-    };
-    addresses.iter().map(parsed).collect()
+/// What the client tells beside everything else.
+struct Told {
+    state: watch::Sender<LineState>,
+    violations: Arc<Violations>,
 }
 
-fn options(settings: &NatsSettings, name: &str, told: watch::Sender<LineState>) -> Result<ConnectOptions, LinkError> {
-    let mut options = ConnectOptions::new()
+fn options(settings: &NatsSettings, name: &str, told: Told) -> Result<ConnectOptions, LinkError> {
+    Ok(orchestr8_nats::options(settings)?
         .name(name)
         .connection_timeout(Duration::from_secs(5))
         // All subjects are built from checked names; checking each again costs every message.
@@ -155,23 +154,7 @@ fn options(settings: &NatsSettings, name: &str, told: watch::Sender<LineState>) 
         .event_callback(move |event| {
             take_in(&event, &told);
             async {}
-        });
-    if let Some(prefix) = &settings.inbox_prefix {
-        options = options.custom_inbox_prefix(prefix);
-    }
-    Ok(match &settings.credentials {
-        Credentials::None => options,
-        Credentials::UserPassword { user, password } => options.user_and_password(user.clone(), password.clone()),
-        Credentials::Token(token) => options.token(token.clone()),
-        Credentials::NkeyFile(path) => options.nkey(seed(path)?),
-    })
-}
-
-fn seed(path: &PathBuf) -> Result<String, LinkError> {
-    let failed = |reason: String| LinkError::NkeyFile { path: path.clone(), reason };
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    let seed = text.lines().map(str::trim).find(|line| line.starts_with("SU"));
-    seed.map(ToOwned::to_owned).ok_or_else(|| failed("no line starts with `SU`".into()))
+        }))
 }
 
 /// The first reconnect is immediate, the later ones are soon: who waits long misses leases.
@@ -183,19 +166,17 @@ fn reconnect_delay(attempts: usize) -> Duration {
     (1..attempts.min(16)).map(|_| patience.next_wait()).last().unwrap_or(SHORTEST_WAIT)
 }
 
-fn take_in(event: &Event, told: &watch::Sender<LineState>) {
+fn take_in(event: &Event, told: &Told) {
     match event {
         Event::Connected => {
             tracing::info!("connected to NATS");
-            told.send_modify(|state| *state = LineState::Up(state.count() + 1));
+            told.state.send_modify(|state| *state = LineState::Up(state.count() + 1));
         }
         Event::Disconnected | Event::Closed => {
             tracing::warn!("the connection to NATS has ended");
-            told.send_modify(|state| *state = LineState::Down(state.count() + 1));
+            told.state.send_modify(|state| *state = LineState::Down(state.count() + 1));
         }
-        Event::ServerError(ServerError::Other(text)) if text.to_ascii_lowercase().contains("permissions violation") => {
-            tracing::error!(server = text, "NATS forbids what an executor needs: grant this subject to its user");
-        }
+        Event::ServerError(error) if told.violations.heard(error) => {}
         Event::ServerError(error) => tracing::error!(%error, "NATS reports an error"),
         Event::ClientError(error) => tracing::warn!(%error, "the NATS client reports an error"),
         Event::SlowConsumer(_) => tracing::error!("messages were lost because they were not taken in time: they will be redelivered"),
@@ -212,51 +193,14 @@ impl LineState {
     }
 }
 
-fn shown_all(addresses: &[String]) -> String {
-    addresses.iter().map(|address| shown(address)).collect::<Vec<_>>().join(", ")
-}
-
-/// An address without what stands before an `@`: it may hold a password.
-fn shown(address: &str) -> String {
-    match (address.split_once("://"), address.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        (None, Some((_, host))) => host.to_owned(),
-        (_, None) => address.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn addresses_are_shown_without_passwords() {
-        assert_eq!(shown("nats://u:p@host:4222"), "nats://host:4222");
-        assert_eq!(shown("u:p@host"), "host");
-        assert_eq!(shown("nats://host:4222"), "nats://host:4222");
-    }
-
-    #[tokio::test]
-    async fn a_bad_address_is_named_at_once() {
-        for (address, shown) in [("http://u:p@x", "http://x"), ("nats://", "nats://")] {
-            let settings = NatsSettings { addresses: vec![address.into()], credentials: Credentials::None, inbox_prefix: None };
-            let error = connect(&settings, "n", Duration::ZERO, &CancellationToken::new()).await.err().expect("refused").to_string();
-            assert!(error.starts_with(&format!("NATS address `{shown}` is not usable")) && error.contains("nats://host:port"), "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_missing_nkey_file_is_named_at_once() {
-        let credentials = Credentials::NkeyFile("/nonexistent/seed".into());
-        let settings = NatsSettings { addresses: vec!["nats://127.0.0.1:1".into()], credentials, inbox_prefix: None };
-        let error = connect(&settings, "n", Duration::ZERO, &CancellationToken::new()).await.err().expect("no file").to_string();
-        assert!(error.starts_with("nkey file `/nonexistent/seed` cannot be read"), "{error}");
-    }
-
     #[tokio::test]
     async fn a_shutdown_ends_the_wait_for_a_server() {
         let shutdown = CancellationToken::new();
-        let settings = NatsSettings { addresses: vec!["nats://127.0.0.1:1".into()], credentials: Credentials::None, inbox_prefix: None };
+        let settings = NatsSettings::open(vec!["nats://127.0.0.1:1".into()]);
         shutdown.cancel();
         assert!(matches!(connect(&settings, "n", Duration::ZERO, &shutdown).await, Err(LinkError::Shutdown)));
     }

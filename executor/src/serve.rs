@@ -9,6 +9,7 @@ use async_nats::{Client, Subscriber};
 use futures::{FutureExt, StreamExt};
 use orchestr8_proto::ids::RunId;
 use orchestr8_proto::names::{CONTROL_ALL, COORDINATOR_BEATS, control_subject};
+use orchestr8_proto::rights;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +97,7 @@ pub async fn serve(mut settings: ExecutorSettings, shutdown: CancellationToken) 
     let mut desk = Desk::new(&settings, inbox.clone(), time.clock().now);
     let (reports_in, reports) = mpsc::unbounded_channel();
     let mut inputs = subscribe(&link.client, &inbox, &desk, reports).await?;
+    check_rights(&settings, &link).await?;
     tracing::info!(
         name = settings.name,
         incarnation = %desk.incarnation(),
@@ -111,6 +113,13 @@ pub async fn serve(mut settings: ExecutorSettings, shutdown: CancellationToken) 
         tracing::warn!("the last heartbeat may not have left");
     }
     Ok(())
+}
+
+/// A login that lacks a right would be silently idle, or lose its runs.
+async fn check_rights(settings: &ExecutorSettings, link: &Link) -> Result<(), LinkError> {
+    let needed = rights::of_executors(settings.nats.login.as_ref(), &settings.queues);
+    let checked = orchestr8_nats::check_rights(&link.client, &settings.nats, &needed, &link.violations).await;
+    checked.map_err(|lacking| LinkError::Forbidden { addresses: settings.nats.shown(), lacking })
 }
 
 async fn subscribe(

@@ -1,10 +1,9 @@
 //! What an executor is told at its start, and what is wrong with it.
 
 use crate::work::WorkSettings;
+use orchestr8_nats::NatsSettings;
 use orchestr8_proto::names::{QueueNameError, check_queue_name};
 use orchestr8_proto::times::ProtocolTimes;
-use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// Slots of one executor, at most.
@@ -41,35 +40,6 @@ pub struct ExecutorSettings {
     pub unconfirmed_max: usize,
     /// With so many bytes of unconfirmed outcomes it stops fetching.
     pub unconfirmed_bytes_max: usize,
-}
-
-/// Where NATS is and who we are there.
-#[derive(Debug, Clone)]
-pub struct NatsSettings {
-    /// Such as `nats://127.0.0.1:4222`; any of them will do.
-    pub addresses: Vec<String>,
-    /// How to log in.
-    pub credentials: Credentials,
-    /// Prefix of the subjects on which this executor receives answers and messages; none: `_INBOX`.
-    pub inbox_prefix: Option<String>,
-}
-
-/// How to log in to NATS.
-#[derive(Clone)]
-pub enum Credentials {
-    /// The server asks for nothing.
-    None,
-    /// By name.
-    UserPassword {
-        /// The user.
-        user: String,
-        /// Its password.
-        password: String,
-    },
-    /// By a shared token.
-    Token(String),
-    /// By the seed in this file (one line that starts with `SU`).
-    NkeyFile(PathBuf),
 }
 
 /// A setting that cannot work.
@@ -139,27 +109,16 @@ impl ExecutorSettings {
     }
 }
 
-impl fmt::Debug for Credentials {
-    /// Never shows a secret.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => write!(f, "no credentials"),
-            Self::UserPassword { user, .. } => write!(f, "user `{user}`"),
-            Self::Token(_) => write!(f, "a token"),
-            Self::NkeyFile(path) => write!(f, "the nkey in `{}`", path.display()),
-        }
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::handlers::Handlers;
     use std::collections::BTreeMap;
+    use std::path::PathBuf;
 
     pub(crate) fn settings() -> ExecutorSettings {
         ExecutorSettings {
-            nats: NatsSettings { addresses: vec!["nats://127.0.0.1:4222".into()], credentials: Credentials::None, inbox_prefix: None },
+            nats: NatsSettings::open(vec!["nats://127.0.0.1:4222".into()]),
             name: "test".into(),
             queues: vec!["default".into()],
             slots: 2,
@@ -197,11 +156,5 @@ pub(crate) mod tests {
             let error = settings.check().expect_err(expected).to_string();
             assert!(error.starts_with(expected), "{error}");
         }
-    }
-
-    #[test]
-    fn debug_shows_no_secret() {
-        let password = Credentials::UserPassword { user: "u".into(), password: "hunter2".into() };
-        assert_eq!(format!("{password:?} {:?}", Credentials::Token("hunter2".into())), "user `u` a token");
     }
 }

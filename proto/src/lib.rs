@@ -4,6 +4,7 @@
 //! - [`storable`]: which JSON can be stored and read back
 //! - [`ids`]: execution, task, dispatch, run and incarnation ids; time and shard bits
 //! - [`names`]: subjects, streams, consumers, headers
+//! - [`login`]: the name under which a process logs in to NATS; [`rights`]: what each login must be allowed, and why
 //! - `newer`: what a build of tomorrow would say, for tests of rolling upgrades
 //! - [`tokens`]: HMACs that bind an outcome to its dispatch
 //! - [`times`]: every protocol time as a multiple of one base
@@ -11,9 +12,11 @@
 //! - [`words`]: priorities and states, by the names that users see
 
 pub mod ids;
+pub mod login;
 pub mod names;
 #[cfg(feature = "kill-points")]
 mod newer;
+pub mod rights;
 pub mod storable;
 pub mod times;
 pub mod timestamp;

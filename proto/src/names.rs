@@ -10,12 +10,16 @@ pub const OUTCOMES_STREAM: &str = "ORCHESTR8_OUTCOMES";
 
 /// All subjects of [`TASKS_STREAM`].
 pub const TASK_SUBJECTS: &str = "orchestr8.task.>";
+/// Every queue and priority of [`TASK_SUBJECTS`].
+pub const QUEUE_SUBJECTS: &str = "orchestr8.task.*.*";
 /// All subjects of [`OUTCOMES_STREAM`].
 pub const OUTCOME_SUBJECTS: &str = "orchestr8.outcome.*";
 /// Claims for all shards.
 pub const CLAIM_SUBJECTS: &str = "orchestr8.claim.*";
 /// Heartbeats of all executors.
-pub const BEAT_SUBJECTS: &str = "orchestr8.beat.*";
+pub const BEAT_SUBJECTS: &str = "orchestr8.beat.*.*";
+/// Control messages to each executor.
+pub const CONTROL_SUBJECTS: &str = "orchestr8.control.*.*";
 /// Control messages to all executors.
 pub const CONTROL_ALL: &str = "orchestr8.control.all";
 /// Beats of all coordinators.
@@ -25,8 +29,12 @@ pub const COORDINATOR_BEATS: &str = "orchestr8.coordinator";
 pub const TASK_CONSUMER_DELETED: &str = "$JS.EVENT.ADVISORY.CONSUMER.DELETED.ORCHESTR8_TASKS.>";
 /// What nats-server says when a stream is deleted.
 pub const STREAM_DELETED: &str = "$JS.EVENT.ADVISORY.STREAM.DELETED.>";
-/// How the subjects begin on which clients wait for answers.
-pub const INBOXES: &str = "_INBOX.";
+/// How the subjects begin on which clients wait for answers: `_INBOX.` without a login, `_INBOX_<login>.` with one.
+pub const INBOXES: &str = "_INBOX";
+/// What nats-server says of streams and consumers, the two above among it.
+pub const ADVISORIES: &str = "$JS.EVENT.ADVISORY.>";
+/// Where a client asks which rights it has.
+pub const OWN_RIGHTS: &str = "$SYS.REQ.USER.INFO";
 /// Hints among coordinators.
 pub const NUDGES: &str = "orchestr8.nudge";
 
@@ -102,16 +110,42 @@ pub fn shard_of_claim_subject(subject: &str) -> Option<u16> {
     subject.strip_prefix("orchestr8.claim.")?.parse().ok()
 }
 
-/// Where one executor beats.
+/// Where one executor beats. The first half of its incarnation is a token of its own: see [`crate::login::Login::seat`].
 #[must_use]
 pub fn beat_subject(incarnation: Incarnation) -> String {
-    format!("orchestr8.beat.{}", incarnation.0.simple())
+    let (seat, life) = incarnation.0.as_u64_pair();
+    format!("orchestr8.beat.{seat:016x}.{life:016x}")
+}
+
+/// Where all executors of one login beat.
+#[must_use]
+pub fn beats_of_seat(seat: u64) -> String {
+    format!("orchestr8.beat.{seat:016x}.*")
 }
 
 /// Where one executor listens.
 #[must_use]
 pub fn control_subject(incarnation: Incarnation) -> String {
-    format!("orchestr8.control.{}", incarnation.0.simple())
+    let (seat, life) = incarnation.0.as_u64_pair();
+    format!("orchestr8.control.{seat:016x}.{life:016x}")
+}
+
+/// Where all executors of one login listen.
+#[must_use]
+pub fn control_of_seat(seat: u64) -> String {
+    format!("orchestr8.control.{seat:016x}.*")
+}
+
+/// Where messages of a consumer of [`TASKS_STREAM`] are asked for.
+#[must_use]
+pub fn next_subject(consumer: &str) -> String {
+    format!("$JS.API.CONSUMER.MSG.NEXT.{TASKS_STREAM}.{consumer}")
+}
+
+/// Where messages of a consumer of [`TASKS_STREAM`] are acknowledged.
+#[must_use]
+pub fn ack_subjects(consumer: &str) -> String {
+    format!("$JS.ACK.{TASKS_STREAM}.{consumer}.>")
 }
 
 #[cfg(test)]

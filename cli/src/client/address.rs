@@ -59,6 +59,14 @@ pub enum AddressError {
         /// Its folder.
         folder: PathBuf,
     },
+    /// Authorities vouch for `https` addresses alone.
+    #[error("--ca {}: {url} does not begin with https://, so there is no certificate to check: correct --url, or leave --ca out", file.display())]
+    CaWithoutTls {
+        /// The file of authorities.
+        file: PathBuf,
+        /// The coordinator's address.
+        url: String,
+    },
     /// Nothing names a token.
     #[error("no token for {url}: set {TOKEN_VARIABLE}, use --token-file, or start `orchestr8 dev`, which writes {DEV_FOLDER}/{TOKEN_FILE}")]
     NoToken {
@@ -96,6 +104,8 @@ impl fmt::Debug for Token {
 pub struct AddressOptions {
     /// `--url` or `ORCHESTR8_URL`.
     pub url: Option<String>,
+    /// `--ca` or `ORCHESTR8_CA`.
+    pub ca: Option<PathBuf>,
     /// `--token-file`.
     pub token_file: Option<PathBuf>,
     /// The value of [`TOKEN_VARIABLE`].
@@ -107,6 +117,8 @@ pub struct AddressOptions {
 pub struct Address {
     /// Without path, query or credentials.
     pub url: Url,
+    /// The only authorities that may vouch for it; none: those of the system.
+    pub ca: Option<PathBuf>,
     /// Sent with every request.
     pub token: Token,
 }
@@ -155,13 +167,16 @@ impl Address {
             }
             (None, Some(_) | None) => default_url(),
         };
+        if let Some(file) = options.ca.as_ref().filter(|_| url.scheme() != "https") {
+            return Err(AddressError::CaWithoutTls { file: file.clone(), url: url.to_string() });
+        }
         let token = match (&options.token_file, &options.token, folder) {
             (Some(file), _, _) => read_token_file(file)?,
             (None, Some(token), _) => token.clone(),
             (None, None, Some(folder)) if is_local(&url) => read_token_file(&folder.join(TOKEN_FILE))?,
             (None, None, _) => return Err(AddressError::NoToken { url: url.to_string() }),
         };
-        Ok(Self { url, token })
+        Ok(Self { url, ca: options.ca.clone(), token })
     }
 }
 
@@ -182,8 +197,8 @@ fn found_url(file: &Path) -> Result<Url, AddressError> {
 fn parse_url(text: &str, from: &str) -> Result<Url, AddressError> {
     let refused = |reason: &str| AddressError::Url { from: from.to_owned(), url: text.to_owned(), reason: reason.to_owned() };
     let url = Url::parse(text).map_err(|error| refused(&error.to_string()))?;
-    if url.scheme() != "http" {
-        return Err(refused("only http is spoken; reach a remote coordinator through a tunnel"));
+    if !["http", "https"].contains(&url.scheme()) {
+        return Err(refused("only http and https are spoken"));
     }
     if url.host_str().is_none_or(str::is_empty) {
         return Err(refused("it names no host"));
@@ -224,7 +239,7 @@ mod tests {
 
     fn options(url: Option<&str>, token: Option<&str>) -> AddressOptions {
         let token = token.map(|token| Token::new(token, "test").expect("usable"));
-        AddressOptions { url: url.map(ToOwned::to_owned), token_file: None, token }
+        AddressOptions { url: url.map(ToOwned::to_owned), ca: None, token_file: None, token }
     }
 
     #[test]
@@ -266,7 +281,7 @@ mod tests {
     #[test]
     fn wrong_addresses_are_refused_with_the_reason() {
         for (url, reason) in [
-            ("https://x", "only http"),
+            ("ftp://x", "only http and https"),
             ("127.0.0.1:8088", "not a coordinator's address"),
             ("http://u:secret@h", "credentials"),
             ("http://h/api", "no path"),
@@ -274,6 +289,16 @@ mod tests {
             let error = parse_url(url, "--url").expect_err(url).to_string();
             assert!(error.contains(reason) && !error.contains("secret"), "{error}");
         }
+    }
+
+    #[test]
+    fn authorities_vouch_for_https_alone() {
+        let root = dev_folder(None);
+        let with = |url: &str| AddressOptions { ca: Some("ca.pem".into()), ..options(Some(url), Some("mine")) };
+        let secure = Address::find(&with("https://h:1"), root.path()).expect("named");
+        assert_eq!((secure.url.as_str(), secure.ca), ("https://h:1/", Some("ca.pem".into())));
+        let plain = Address::find(&with("http://h:1"), root.path());
+        assert!(matches!(plain, Err(AddressError::CaWithoutTls { .. })), "{plain:?}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The HTTP client of a coordinator's REST API. Knows requests and answers, not commands or terminals.
 //!
-//! - [`address`]: which coordinator, which token
+//! - [`address`]: which coordinator, which token; [`tls`]: whose certificate is believed
 //! - [`problem`]: what a refusal says
 //! - [`shapes`]: the answers, as far as commands read them
 //! - [`sse`]: the event stream
@@ -9,6 +9,7 @@ pub mod address;
 pub mod problem;
 pub mod shapes;
 pub mod sse;
+pub mod tls;
 
 use address::{Address, is_local};
 use problem::Problem;
@@ -141,6 +142,8 @@ impl Client {
     pub fn new(address: Address) -> Result<Self, ClientError> {
         // A redirect could carry the token elsewhere.
         let mut http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(reqwest::redirect::Policy::none());
+        let trusted = tls::trusted(&address).map_err(ClientError::Setup)?;
+        http = http.tls_backend_preconfigured(trusted);
         if is_local(&address.url) {
             http = http.no_proxy();
         }
@@ -369,7 +372,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let token_file = folder.path().join("token");
         std::fs::write(&token_file, "the-token").expect("writable");
-        let options = AddressOptions { url: Some(url), token_file: Some(token_file), token: None };
+        let options = AddressOptions { url: Some(url), ca: None, token_file: Some(token_file), token: None };
         let address = Address::find(&options, folder.path()).expect("named");
         (listener, Client::new(address).expect("a client"))
     }

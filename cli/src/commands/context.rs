@@ -14,6 +14,9 @@ pub struct ClientArgs {
     /// The coordinator's address [default: what `orchestr8 dev` wrote to .orchestr8/url here or above, else <http://127.0.0.1:8088>].
     #[arg(long, env = "ORCHESTR8_URL", value_name = "URL", help_heading = "Connection and output")]
     pub url: Option<String>,
+    /// A file with the only certificate authorities that may vouch for an https address, PEM [default: those of the system].
+    #[arg(long, env = "ORCHESTR8_CA", value_name = "FILE", help_heading = "Connection and output")]
+    pub ca: Option<PathBuf>,
     /// The file with the bearer token [default: the variable `ORCHESTR8_TOKEN`, else .orchestr8/token here or above].
     #[arg(long, value_name = "FILE", help_heading = "Connection and output")]
     pub token_file: Option<PathBuf>,
@@ -54,7 +57,12 @@ impl Context {
     /// [`CommandError::Address`] when no coordinator or no token is named.
     pub fn new(args: &ClientArgs) -> Result<Self, CommandError> {
         let start = std::env::current_dir().unwrap_or_default();
-        let options = AddressOptions { url: args.url.clone(), token_file: args.token_file.clone(), token: token_from_environment()? };
+        let options = AddressOptions {
+            url: args.url.clone(),
+            ca: args.ca.clone(),
+            token_file: args.token_file.clone(),
+            token: token_from_environment()?,
+        };
         let client = Client::new(Address::find(&options, &start)?)?;
         Ok(Self { client, format: args.output.format })
     }

@@ -7,12 +7,14 @@
 //! - [`show`], [`logs`], [`list`]: look; [`cancel`]: end
 //! - [`definition`]: `validate`, `graph`, `definitions`
 //! - [`quarantine`]: events that could not be applied
+//! - [`nats_accounts`]: `nats-accounts`, the rights of a nats-server's users
 
 pub mod cancel;
 pub mod context;
 pub mod definition;
 pub mod list;
 pub mod logs;
+pub mod nats_accounts;
 pub mod quarantine;
 pub mod run;
 pub mod show;

@@ -9,6 +9,7 @@ use super::servers::Servers;
 use super::servers::ports::{self, PortError};
 use super::servers::postgres::text_of;
 use super::stop::Stop;
+use crate::client::tls::nobody;
 use orchestr8_executor::shim::{Shim, ShimError, ShimSpec, StopSignal};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -78,6 +79,9 @@ pub enum InstallationError {
     /// The current directory is gone.
     #[error("the current directory cannot be used: {0}")]
     Directory(std::io::Error),
+    /// The client that looks whether the coordinator is ready.
+    #[error("the HTTP client cannot be set up: {0}")]
+    Probe(reqwest::Error),
     /// The coordinator does not get ready; its log says why.
     #[error("the coordinator does not get ready ({reason}); the end of {}:\n{tail}", log.display())]
     NotReady {
@@ -213,7 +217,7 @@ impl Installation {
 
     /// Ready is a coordinator that owns its shards and hears so many executors.
     async fn wait_ready(&self, log: &Path, executors: u16) -> Result<(), InstallationError> {
-        let client = reqwest::Client::new();
+        let client = reqwest::Client::builder().tls_backend_preconfigured(nobody()).no_proxy().build().map_err(InstallationError::Probe)?;
         let deadline = Instant::now() + READY_MAX;
         let mut reason = "it does not answer".to_owned();
         while Instant::now() < deadline && self.coordinator.health().deaths < DEATHS_MAX {

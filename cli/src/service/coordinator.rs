@@ -1,9 +1,10 @@
 //! `orchestr8 coordinator`: flags to the settings of a coordinator.
 
+use super::nats::NatsArgs;
 use super::secrets::{read_secret, read_token_keys};
 use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_patience, parse_time_base, without_secrets};
 use nix::unistd::gethostname;
-use orchestr8_coordinator::{CoordinatorError, CoordinatorSettings, NatsSettings};
+use orchestr8_coordinator::{ApiCertificate, CoordinatorError, CoordinatorSettings};
 use orchestr8_proto::ids::SHARDS_MAX;
 use orchestr8_proto::times::ProtocolTimes;
 use std::net::SocketAddr;
@@ -22,18 +23,20 @@ pub struct CoordinatorArgs {
     /// Postgres, `postgres://user:password@host:port/database`. Better in the environment: a command line is for everyone to read.
     #[arg(long, env = "ORCHESTR8_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     database_url: Option<String>,
-    /// nats-server, `nats://[user:password@]host:port`; several by commas. Better in the environment.
-    #[arg(long, env = "ORCHESTR8_NATS_URL", hide_env_values = true, value_name = "URL", default_value = "nats://127.0.0.1:4222")]
-    nats_url: String,
-    /// A file with NATS credentials (JWT and NKEY seed).
-    #[arg(long, env = "ORCHESTR8_NATS_CREDENTIALS_FILE", value_name = "FILE")]
-    nats_credentials_file: Option<PathBuf>,
+    #[command(flatten)]
+    nats: NatsArgs,
     /// The address that the API listens on. Any other than one of this machine itself needs a token that was configured on purpose.
     #[arg(long, env = "ORCHESTR8_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8088")]
     listen: SocketAddr,
     /// The file with the API's bearer token, at least 16 characters [default: the variable `ORCHESTR8_TOKEN`].
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The file with the API's certificate, then those between it and an authority, PEM; the API speaks TLS then.
+    #[arg(long, env = "ORCHESTR8_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The file with the private key of --tls-cert, PEM.
+    #[arg(long, env = "ORCHESTR8_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// The file with the keys that sign tokens between coordinators and executors, the same on all coordinators: lines NUMBER:HEXADECIMAL.
     #[arg(long, env = "ORCHESTR8_TOKEN_KEYS_FILE", value_name = "FILE")]
     token_keys_file: Option<PathBuf>,
@@ -97,8 +100,9 @@ impl CoordinatorArgs {
         let host = gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "coordinator".to_owned());
         Ok(CoordinatorSettings {
             database_url,
-            nats: NatsSettings { url: self.nats_url, credentials_file: self.nats_credentials_file },
+            nats: self.nats.settings()?,
             listen: self.listen,
+            tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| ApiCertificate { certificate, key }),
             token,
             token_keys: read_token_keys("--token-keys-file", &keys_file)?,
             name: self.name.unwrap_or_else(|| format!("{host}-{}", std::process::id())),
@@ -127,6 +131,7 @@ fn told(error: &CoordinatorError) -> ServiceError {
         | CoordinatorError::Bus(_)
         | CoordinatorError::Listen { .. }
         | CoordinatorError::Exposed(_)
+        | CoordinatorError::Tls(_)
         | CoordinatorError::Token(_) => ServiceError::Configuration(error.to_string()),
         CoordinatorError::Ended(_) => ServiceError::Failed(error.to_string()),
     }
@@ -138,7 +143,9 @@ fn log_start(settings: &CoordinatorSettings) {
         version = env!("CARGO_PKG_VERSION"),
         listen = %settings.listen,
         database = %without_secrets(&settings.database_url),
-        nats = %without_secrets(&settings.nats.url),
+        nats = %settings.nats.shown(),
+        nats_login = ?settings.nats.credentials,
+        tls = settings.tls.is_some(),
         "coordinator starts"
     );
     tracing::info!(
@@ -185,7 +192,7 @@ mod tests {
             .expect("complete");
         assert_eq!(resolved.listen.to_string(), "127.0.0.1:8088");
         assert_eq!((resolved.shard_count, resolved.subject_messages_max, resolved.cache_bytes_max), (16, 100_000, 268_435_456));
-        assert_eq!((resolved.nats.url.as_str(), resolved.token.as_str()), ("nats://127.0.0.1:4222", "a-long-enough-token"));
+        assert_eq!((resolved.nats.shown().as_str(), resolved.token.as_str()), ("nats://127.0.0.1:4222", "a-long-enough-token"));
         assert_eq!((resolved.times, resolved.startup_patience), (ProtocolTimes::default(), Duration::from_secs(30)));
     }
 

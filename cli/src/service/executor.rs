@@ -1,6 +1,7 @@
 //! `orchestr8 executor`: flags to the settings of an executor.
 
-use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_patience, parse_time_base, without_secrets};
+use super::nats::NatsArgs;
+use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_patience, parse_time_base};
 use crate::commands::values::{parse_pair, parse_span};
 use crate::text::show_duration;
 use nix::unistd::{Gid, Uid, User, getgid, gethostname};
@@ -8,9 +9,8 @@ use orchestr8_executor::handlers::Handlers;
 use orchestr8_executor::secrecy::close_memory;
 use orchestr8_executor::settings::{QUEUES_MAX, SLOTS_MAX, UNCONFIRMED_BYTES_MAX, UNCONFIRMED_MAX};
 use orchestr8_executor::work::WorkSettings;
-use orchestr8_executor::{Credentials, ExecutorError, ExecutorSettings, NatsSettings};
+use orchestr8_executor::{ExecutorError, ExecutorSettings};
 use orchestr8_proto::times::ProtocolTimes;
-use percent_encoding::percent_decode_str;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,15 +30,8 @@ const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// Settings come from flags, then the environment, then --config. SIGTERM drains: nothing new starts, what runs may end.
 #[derive(Debug, clap::Args)]
 pub struct ExecutorArgs {
-    /// nats-server, `nats://[user:password@]host:port`; several by commas. Better in the environment: a command line is for everyone to read.
-    #[arg(long, env = "ORCHESTR8_NATS_URL", hide_env_values = true, value_name = "URL", default_value = "nats://127.0.0.1:4222")]
-    nats_url: String,
-    /// A file with the NKEY seed to log in to NATS with (a line that starts with SU).
-    #[arg(long, env = "ORCHESTR8_NATS_NKEY_FILE", value_name = "FILE")]
-    nats_nkey_file: Option<PathBuf>,
-    /// The prefix of the subjects on which it receives, where its rights are bound to one [default: _INBOX].
-    #[arg(long, value_name = "PREFIX")]
-    nats_inbox_prefix: Option<String>,
+    #[command(flatten)]
+    nats: NatsArgs,
     /// Its name in lists and logs [default: the host's name and the process's number].
     #[arg(long, env = "ORCHESTR8_NAME", value_name = "NAME")]
     name: Option<String>,
@@ -126,18 +119,10 @@ impl Surroundings {
 
 impl ExecutorArgs {
     fn settings(&self, around: &Surroundings) -> Result<ExecutorSettings, ServiceError> {
-        let (addresses, login) = nats_login(&self.nats_url)?;
-        let credentials = match (&self.nats_nkey_file, login) {
-            (Some(_), Credentials::UserPassword { .. } | Credentials::Token(_) | Credentials::NkeyFile(_)) => {
-                return Err(ServiceError::Configuration("--nats-nkey-file and a login in --nats-url: give one of them".to_owned()));
-            }
-            (Some(file), Credentials::None) => Credentials::NkeyFile(file.clone()),
-            (None, login) => login,
-        };
         let user = self.command_user(around)?;
         let run_root = self.run_root.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("orchestr8-runs-{}", around.uid)));
         let settings = ExecutorSettings {
-            nats: NatsSettings { addresses, credentials, inbox_prefix: self.nats_inbox_prefix.clone() },
+            nats: self.nats.settings()?,
             name: self.name.clone().unwrap_or_else(|| format!("{}-{}", around.host, std::process::id())),
             queues: self.queues.clone(),
             slots: self.slots.map_or(around.processors * 2, usize::from).min(SLOTS_MAX),
@@ -209,7 +194,8 @@ impl ExecutorArgs {
         tracing::info!(
             name = %settings.name,
             version = env!("CARGO_PKG_VERSION"),
-            nats = %without_secrets(&self.nats_url),
+            nats = %settings.nats.shown(),
+            nats_login = ?settings.nats.credentials,
             queues = %settings.queues.join(","),
             slots = settings.slots,
             "executor starts"
@@ -233,31 +219,6 @@ impl ExecutorArgs {
         );
         log_times(&settings.times);
     }
-}
-
-/// The addresses without a login, and the login, which must be the same in all of them: the client takes it apart from the address.
-fn nats_login(urls: &str) -> Result<(Vec<String>, Credentials), ServiceError> {
-    let mut addresses = Vec::new();
-    let mut logins: Vec<&str> = Vec::new();
-    for url in urls.split(',').map(str::trim).filter(|url| !url.is_empty()) {
-        let (scheme, rest) = url.split_once("://").map_or(("nats", url), |(scheme, rest)| (scheme, rest));
-        let (login, host) = rest.rsplit_once('@').map_or(("", rest), |(login, host)| (login, host));
-        addresses.push(format!("{scheme}://{host}"));
-        if !logins.contains(&login) {
-            logins.push(login);
-        }
-    }
-    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let credentials = match logins.as_slice() {
-        [] => return Err(ServiceError::Configuration("--nats-url is empty: name a server, such as nats://127.0.0.1:4222".to_owned())),
-        [""] => Credentials::None,
-        [login] => match login.split_once(':') {
-            Some((user, password)) => Credentials::UserPassword { user: decoded(user), password: decoded(password) },
-            None => Credentials::Token(decoded(login)),
-        },
-        [_, _, ..] => return Err(ServiceError::Configuration("--nats-url: the login must be the same in all addresses".to_owned())),
-    };
-    Ok((addresses, credentials))
 }
 
 fn parse_user(text: &str) -> Result<(u32, u32), String> {
@@ -329,16 +290,6 @@ mod tests {
     }
 
     #[test]
-    fn a_login_leaves_the_address() {
-        let (addresses, login) = nats_login("nats://u:p%40ss@a:1, nats://u:p%40ss@b:2").expect("one login");
-        assert_eq!(addresses, ["nats://a:1", "nats://b:2"]);
-        assert!(matches!(login, Credentials::UserPassword { user, password } if user == "u" && password == "p@ss"));
-        assert!(matches!(nats_login("nats://tok@a").expect("a token").1, Credentials::Token(token) if token == "tok"));
-        assert!(matches!(nats_login("a:4222").expect("no login").1, Credentials::None));
-        assert!(nats_login("nats://u:p@a,nats://b").is_err() && nats_login("").is_err());
-    }
-
-    #[test]
     fn what_cannot_work_is_refused_before_it_starts() {
         for (words, reason) in [
             (&["--queues", "A"][..], "not a queue name"),
@@ -348,7 +299,7 @@ mod tests {
             (&["--pass-env", "ORCHESTR8_DATABASE_URL"], "never see them"),
             (&["--env", "ORCHESTR8_TOKEN=x"], "never see them"),
             (&["--user", "me"], "write UID:GID"),
-            (&["--nats-url", "nats://u:p@h", "--nats-nkey-file", "f"], "give one of them"),
+            (&["--nats-url", "nats://u:p@h", "--nats-nkey-seed-file", "f"], "give one of them"),
         ] {
             let refused = settings(words, 1000).expect_err(reason);
             assert!(refused.contains(reason), "{refused}");

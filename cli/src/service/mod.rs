@@ -2,11 +2,13 @@
 //!
 //! - [`configuration`]: flags, environment and file become one set of values
 //! - [`secrets`]: tokens and keys from files
+//! - [`nats`]: the flags about NATS that both share
 //! - [`coordinator`], [`executor`]: their flags, and the settings that these make
 
 mod configuration;
 pub mod coordinator;
 pub mod executor;
+mod nats;
 mod secrets;
 
 use crate::exit::Exit;

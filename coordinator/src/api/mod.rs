@@ -1,6 +1,6 @@
 //! The HTTP API: requests into submissions, commands and reads; answers as JSON, errors as problems. No logic of its own.
 //!
-//! - [`server`]: which addresses may be bound, serving, the bounded drain
+//! - [`server`]: which addresses may be bound, serving, the bounded drain; [`tls`]: its certificate and handshakes
 //! - [`access`]: the bearer token, the counting of requests
 //! - [`admission`]: how much of submissions may wait in memory
 //! - [`problem`]: errors as `application/problem+json` with stable codes
@@ -31,6 +31,7 @@ pub mod shapes;
 pub mod single;
 pub mod submit;
 pub mod tasks;
+pub mod tls;
 pub mod waiting;
 pub mod workflow;
 pub mod workflows;

@@ -2,13 +2,15 @@
 
 use crate::engine::input::{Connection, Input};
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, Request, ServerAddr, ServerError, jetstream};
+use async_nats::{Client, Event, Request, jetstream};
+use orchestr8_nats::{Failure, NatsSettings, RightsError, SettingsError, Violations};
 use orchestr8_proto::names;
+use orchestr8_proto::rights;
 use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::wire::{self, Nudge, SCHEMA_VERSION};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 
 /// A server that stands still is noticed when the third ping goes without an answer, after nine seconds at most: within one lease
 /// of the published figures. Anything that arrives starts the count anew, and so does a process that stood still itself, so a busy
@@ -21,42 +23,6 @@ const OWNER_ANSWERS_MAX: Duration = Duration::from_millis(500);
 /// The oldest nats-server that is tested.
 const SERVER_VERSION_MIN: (u32, u32) = (2, 12);
 
-/// Where NATS is, and who we are there.
-#[derive(Debug, Clone, Default)]
-pub struct NatsSettings {
-    /// `nats://[user:password@|token@]host:port`, several by commas.
-    pub url: String,
-    /// File with an NKEY seed or credentials.
-    pub credentials_file: Option<std::path::PathBuf>,
-}
-
-impl NatsSettings {
-    fn servers(&self) -> Result<Vec<ServerAddr>, String> {
-        let parsed = |url: &str| url.trim().parse::<ServerAddr>().map_err(|error| error.to_string());
-        self.url.split(',').map(parsed).collect()
-    }
-
-    fn unconnected(&self, error: &async_nats::ConnectError) -> BusError {
-        let (address, reason) = (self.address(), error.to_string());
-        match error.kind() {
-            ConnectErrorKind::ServerParse
-            | ConnectErrorKind::Authentication
-            | ConnectErrorKind::AuthorizationViolation
-            | ConnectErrorKind::Tls => BusError::Refused { address, reason },
-            ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => {
-                BusError::Connect { address, reason }
-            }
-        }
-    }
-
-    /// The addresses without user, password or token.
-    #[must_use]
-    pub fn address(&self) -> String {
-        let bare = |url: &str| url.rsplit_once('@').map_or_else(|| url.to_owned(), |(_, host)| format!("nats://{host}"));
-        self.url.split(',').map(|url| bare(url.trim())).collect::<Vec<_>>().join(",")
-    }
-}
-
 /// Why NATS cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
@@ -68,21 +34,32 @@ pub enum BusError {
         /// The client's words.
         reason: String,
     },
-    /// The address or the login cannot be used.
-    #[error("NATS at {address}: {reason}; check the address, and user, password, token or credentials")]
+    /// An address or a file cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The server does not know us.
+    #[error("NATS at {address}: {reason}; check user, password, token, nkey or credentials")]
     Refused {
         /// Without secrets.
         address: String,
         /// What is wrong.
         reason: String,
     },
-    /// The login lacks a right.
-    #[error("NATS at {address} forbids what a coordinator needs: {reason}; grant this to its user")]
+    /// A certificate is wrong, or one side does not speak TLS.
+    #[error("NATS at {address}: no TLS ({reason}); check --nats-ca, --nats-cert and --nats-key, and that the server speaks TLS")]
+    Tls {
+        /// Without secrets.
+        address: String,
+        /// What TLS says.
+        reason: String,
+    },
+    /// The login lacks rights.
+    #[error("NATS at {address}: {lacking}")]
     Forbidden {
         /// Without secrets.
         address: String,
-        /// The server's words.
-        reason: String,
+        /// Which.
+        lacking: RightsError,
     },
     /// The server runs without JetStream, or the account may not use it.
     #[error(
@@ -130,7 +107,9 @@ impl BusError {
     pub const fn may_pass(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::JetStream { .. } => true,
-            Self::Refused { .. }
+            Self::Settings(_)
+            | Self::Refused { .. }
+            | Self::Tls { .. }
             | Self::Forbidden { .. }
             | Self::NoJetStream { .. }
             | Self::Version { .. }
@@ -153,8 +132,9 @@ pub struct Bus {
     /// Protocol times, for consumers and streams.
     pub times: ProtocolTimes,
     address: String,
-    /// The first right that the server said we lack.
-    forbidden: watch::Receiver<Option<String>>,
+    settings: NatsSettings,
+    /// What the server forbids.
+    violations: Arc<Violations>,
     /// Taken by who looks whether the stream of outcomes takes messages.
     pub(super) looking: Arc<Semaphore>,
 }
@@ -163,51 +143,41 @@ impl Bus {
     /// Connects; changes of the connection arrive at `inputs`.
     ///
     /// # Errors
-    /// [`BusError::Connect`], [`BusError::Refused`] and [`BusError::Version`], one line each.
+    /// [`BusError::Connect`], [`BusError::Settings`], [`BusError::Refused`], [`BusError::Tls`] and [`BusError::Version`], one line each.
     pub async fn connect(settings: &NatsSettings, times: ProtocolTimes, inputs: mpsc::Sender<Input>) -> Result<Self, BusError> {
-        let refused = |reason: String| BusError::Refused { address: settings.address(), reason };
-        let (violations, forbidden) = watch::channel(None);
-        let mut options = ConnectOptions::new()
+        let address = settings.shown();
+        let violations = Arc::new(Violations::default());
+        let told = violations.clone();
+        let options = orchestr8_nats::options(settings)?
             .name("orchestr8-coordinator")
             .ping_interval(PING_INTERVAL)
             .reconnect_delay_callback(|attempt| Duration::from_millis(50).saturating_mul(1 << attempt.min(5)))
-            .event_callback(move |event| report(event, inputs.clone(), violations.clone()));
-        if let Some(file) = &settings.credentials_file {
-            let unreadable = |error: std::io::Error| refused(format!("credentials file {}: {error}", file.display()));
-            options = options.credentials_file(file).await.map_err(unreadable)?;
-        }
-        let servers = settings.servers().map_err(refused)?;
-        // The client does not take user and password from an address by itself.
-        let first = servers.first().map(|server| (server.username().map(str::to_owned), server.password().map(str::to_owned)));
-        options = match first {
-            Some((Some(user), Some(password))) => options.user_and_password(user, password),
-            Some((Some(token), None)) => options.token(token),
-            Some((None, _)) | None => options,
-        };
-        let client = async_nats::connect_with_options(servers, options).await.map_err(|error| settings.unconnected(&error))?;
+            .event_callback(move |event| report(event, inputs.clone(), told.clone()));
+        let client = options.connect(settings.servers()?).await.map_err(|error| unconnected(&error, &address))?;
         let found = client.server_info().version;
         if !is_new_enough(&found) {
-            return Err(BusError::Version { address: settings.address(), found });
+            return Err(BusError::Version { address, found });
         }
         let jetstream = ContextBuilder::new()
             .max_ack_inflight(ACKS_OUTSTANDING_MAX)
             .ack_timeout(times.in_progress().max(Duration::from_secs(2)))
             .timeout(times.in_progress().max(Duration::from_secs(2)))
             .build(client.clone());
-        Ok(Self { client, jetstream, times, address: settings.address(), forbidden, looking: Arc::new(Semaphore::new(1)) })
+        Ok(Self { client, jetstream, times, address, settings: settings.clone(), violations, looking: Arc::new(Semaphore::new(1)) })
     }
 
-    /// What `work` gives, unless the server says first that a right is missing: a request without it is never answered.
+    /// What `work` gives, if the login has every right that a coordinator needs, and unless the server says that one is missing:
+    /// a request without it is never answered.
     ///
     /// # Errors
     /// [`BusError::Forbidden`], [`BusError::NoJetStream`], and those of `work`.
     pub async fn permitted<T>(&self, work: impl Future<Output = Result<T, BusError>>) -> Result<T, BusError> {
-        let mut forbidden = self.forbidden.clone();
-        let violation = async move { forbidden.wait_for(Option::is_some).await.ok().and_then(|found| found.clone()) };
-        let address = self.address.clone();
+        let forbidden = |lacking| BusError::Forbidden { address: self.address.clone(), lacking };
+        let needed = rights::of_coordinators(self.settings.login.as_ref());
+        orchestr8_nats::check_rights(&self.client, &self.settings, &needed, &self.violations).await.map_err(forbidden)?;
         tokio::select! {
             result = work => result.map_err(|error| self.explained(error)),
-            Some(reason) = violation => Err(BusError::Forbidden { address, reason }),
+            violation = self.violations.first() => Err(forbidden(RightsError::new(&self.settings, vec![violation]))),
         }
     }
 
@@ -255,17 +225,23 @@ fn is_new_enough(version: &str) -> bool {
     }
 }
 
-async fn report(event: Event, inputs: mpsc::Sender<Input>, violations: watch::Sender<Option<String>>) {
+fn unconnected(error: &async_nats::ConnectError, address: &str) -> BusError {
+    let address = address.to_owned();
+    match Failure::of(error) {
+        Failure::Away(reason) => BusError::Connect { address, reason },
+        Failure::Refused(reason) => BusError::Refused { address, reason },
+        Failure::Tls(reason) => BusError::Tls { address, reason },
+    }
+}
+
+async fn report(event: Event, inputs: mpsc::Sender<Input>, violations: Arc<Violations>) {
     let connection = match event {
         Event::Connected => Connection::Up,
         Event::Disconnected | Event::Closed => Connection::Down,
         Event::SlowConsumer(_) => Connection::Gap,
         Event::ServerError(error) => {
-            tracing::error!(%error, "NATS refused something: check the permissions of this user");
-            if let ServerError::Other(text) = &error
-                && text.to_ascii_lowercase().contains("permissions violation")
-            {
-                violations.send_if_modified(|known| known.is_none() && known.replace(text.clone()).is_none());
+            if !violations.heard(&error) {
+                tracing::error!(%error, "NATS reports an error");
             }
             return;
         }
@@ -282,12 +258,6 @@ async fn report(event: Event, inputs: mpsc::Sender<Input>, violations: watch::Se
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_shows_no_secret() {
-        let settings = NatsSettings { url: "nats://user:secret@a:4222, nats://b:4222".into(), credentials_file: None };
-        assert_eq!(settings.address(), "nats://a:4222,nats://b:4222");
-    }
 
     #[test]
     fn the_oldest_server_that_will_do() {

@@ -13,4 +13,4 @@ pub mod reader;
 pub mod streams;
 pub mod survey;
 
-pub use connect::{Bus, BusError, NatsSettings};
+pub use connect::{Bus, BusError};

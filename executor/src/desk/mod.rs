@@ -116,7 +116,7 @@ impl Desk {
     pub(crate) fn new(settings: &ExecutorSettings, inbox: String, now: Instant) -> Self {
         let times = settings.times;
         let identity = Identity {
-            incarnation: Incarnation::random(),
+            incarnation: settings.nats.login.as_ref().map_or_else(Incarnation::random, |login| login.incarnation(&mut rand::rng())),
             name: settings.name.clone(),
             queues: settings.queues.clone(),
             handlers: settings.work.handlers.names().map(ToOwned::to_owned).collect(),

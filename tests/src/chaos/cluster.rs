@@ -1,6 +1,7 @@
 //! Three nats-servers that keep copies of each other's streams. Each way from one to another has a proxy, and they tell nobody
 //! an address, so that neither they nor their clients find a way past the proxies.
 
+use crate::harness::api::http_client;
 use crate::harness::installation::free_port;
 use crate::harness::process::ProcessPlan;
 use crate::harness::proxy::{Proxy, Route};
@@ -132,8 +133,9 @@ impl Cluster {
     pub async fn wait_ready(&self, number: usize) -> Result<()> {
         let url = format!("http://127.0.0.1:{}/healthz", self.servers[number].ports.monitor);
         let what = format!("nats-{number} in good health");
+        let client = http_client(Vec::new());
         wait_for(&what, READY_MAX, async || {
-            let answer = reqwest::get(&url).await?;
+            let answer = client.get(&url).send().await?;
             let (status, text) = (answer.status(), answer.text().await?);
             ensure!(status.is_success(), "{text}");
             Ok(Some(()))

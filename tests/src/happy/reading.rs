@@ -90,7 +90,7 @@ async fn status_and_result_tell_what_is_known_and_wait_ends_with_the_task() -> R
 #[tokio::test]
 async fn probes_tell_which_part_is_missing_and_nobody_gets_in_without_the_token() -> Result<()> {
     let scene = Scene::start(executors(0)).await?;
-    let bare = reqwest::Client::new();
+    let bare = crate::harness::api::http_client(Vec::new());
     for path in ["/api/v1/tasks", "/api/v1/workflows", "/api/v1/definitions"] {
         let answer = bare.get(format!("{}{path}", scene.api().url)).send().await?;
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{path}");

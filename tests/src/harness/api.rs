@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use reqwest::{Method, StatusCode};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// A client of one coordinator.
 #[derive(Debug, Clone)]
@@ -18,7 +21,13 @@ impl Api {
     /// For the coordinator at `url`.
     #[must_use]
     pub fn new(url: String, token: String) -> Self {
-        Self { client: reqwest::Client::new(), url, token }
+        Self { client: http_client(Vec::new()), url, token }
+    }
+
+    /// The same, believing these authorities alone.
+    #[must_use]
+    pub fn trusting(self, authorities: Vec<CertificateDer<'static>>) -> Self {
+        Self { client: http_client(authorities), ..self }
     }
 
     /// The same token, another coordinator.
@@ -64,6 +73,20 @@ impl Api {
     pub async fn is_ready(&self) -> bool {
         self.request(Method::GET, "/readyz").send().await.is_ok_and(|answer| answer.status().is_success())
     }
+}
+
+/// An HTTP client that believes these authorities.
+///
+/// # Panics
+/// When the system gives no client, or an authority is none.
+#[must_use]
+pub fn http_client(authorities: Vec<CertificateDer<'static>>) -> reqwest::Client {
+    let mut roots = RootCertStore::empty();
+    authorities.into_iter().for_each(|authority| roots.add(authority).expect("an authority"));
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().expect("the provider has the suites of TLS 1.2 and 1.3");
+    let trusted = builder.with_root_certificates(roots).with_no_client_auth();
+    reqwest::Client::builder().tls_backend_preconfigured(trusted).build().expect("a client")
 }
 
 fn successful(path: &str, (status, body): (StatusCode, Value)) -> Result<Value> {

@@ -173,11 +173,12 @@ impl Installation {
         let mut words = vec!["coordinator".to_owned(), "--listen".to_owned(), listen.clone(), "--time-base".to_owned(), self.time_base()];
         words.extend(files.iter().flat_map(|(option, name)| [(*option).to_owned(), path_text(&self.folder.path().join(name))]));
         words.extend(self.options.coordinator_words.iter().cloned());
+        let scheme = if words.iter().any(|word| word == "--tls-cert") { "https" } else { "http" };
         let mut environment = vec![("ORCHESTR8_DATABASE_URL".to_owned(), self.database_url.clone())];
         environment.extend(self.environment());
         let process = Process::start(self.plan(format!("coordinator-{number}"), words, environment)).await?;
         self.coordinators.push(process);
-        self.urls.push(format!("http://{listen}"));
+        self.urls.push(format!("{scheme}://{listen}"));
         Ok(number)
     }
 

@@ -8,9 +8,9 @@ use async_nats::{HeaderMap, Message, StatusCode, Subject};
 use bytes::Bytes;
 use orchestr8_executor::ExecutorSettings;
 use orchestr8_executor::handlers::Handlers;
-use orchestr8_executor::settings::{Credentials, NatsSettings};
 use orchestr8_executor::simulation::{Act, Moment, SimulatedExecutor};
 use orchestr8_executor::work::{Retryable, WorkReport, WorkResult, WorkSettings};
+use orchestr8_nats::NatsSettings;
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId, TaskId};
 use orchestr8_proto::names::HEADER_AGAIN;
 use orchestr8_proto::times::ProtocolTimes;
@@ -72,7 +72,7 @@ pub(super) struct Around<'a> {
 
 fn settings(name: u8) -> ExecutorSettings {
     ExecutorSettings {
-        nats: NatsSettings { addresses: Vec::new(), credentials: Credentials::None, inbox_prefix: None },
+        nats: NatsSettings::open(Vec::new()),
         name: name.to_string(),
         queues: vec!["default".into()],
         slots: 2,

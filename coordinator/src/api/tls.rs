@@ -1,0 +1,157 @@
+//! The API's certificate, and connections whose handshake is done.
+
+use axum::serve::Listener;
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// Handshakes under way at the same time, at most: who is slow waits for others, not for memory.
+const HANDSHAKES_MAX: usize = 512;
+/// A handshake takes no longer, or its connection ends.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+/// Connections that wait to be served.
+const READY_MAX: usize = 64;
+
+/// What the API identifies itself with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiCertificate {
+    /// The certificate, then those between it and an authority, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+}
+
+/// Why the API's certificate cannot be used; the operator must correct it.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The certificate.
+    #[error("--tls-cert {}: it cannot be used ({reason}): it must hold certificates, PEM", file.display())]
+    Certificate {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The key.
+    #[error("--tls-key {}: it cannot be used ({reason}): it must hold the private key of --tls-cert without a passphrase, PEM", file.display())]
+    Key {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong, never the key.
+        reason: String,
+    },
+}
+
+/// Reads certificate and key.
+///
+/// # Errors
+/// [`TlsError`] names file and remedy.
+pub fn acceptor(files: &ApiCertificate) -> Result<TlsAcceptor, TlsError> {
+    let no_certificate = |reason: String| TlsError::Certificate { file: files.certificate.clone(), reason };
+    let no_key = |reason: String| TlsError::Key { file: files.key.clone(), reason };
+    let chain = CertificateDer::pem_file_iter(&files.certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = chain.map_err(|error| no_certificate(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(no_certificate("it holds none".to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| no_key(error.to_string()))?;
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().expect("the provider has the suites of TLS 1.2 and 1.3");
+    let mut config = builder.with_no_client_auth().with_single_cert(chain, key).map_err(|error| no_key(error.to_string()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Accepts connections and does their handshakes beside each other: one that dawdles holds up no other.
+pub(super) struct TlsListener {
+    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
+    address: SocketAddr,
+    accepting: JoinHandle<()>,
+}
+
+impl TlsListener {
+    /// Starts accepting.
+    ///
+    /// # Errors
+    /// When the listener has no address.
+    pub(super) fn start(listener: impl Listener<Io = TcpStream, Addr = SocketAddr>, acceptor: TlsAcceptor) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let (done, ready) = mpsc::channel(READY_MAX);
+        let accepting = tokio::spawn(accept(listener, acceptor, done));
+        Ok(Self { ready, address, accepting })
+    }
+}
+
+impl Drop for TlsListener {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        match self.ready.recv().await {
+            Some(connection) => connection,
+            // The task that accepts ends with this listener alone.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
+
+async fn accept(
+    mut listener: impl Listener<Io = TcpStream, Addr = SocketAddr>,
+    acceptor: TlsAcceptor,
+    done: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
+) {
+    let room = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let Ok(place) = room.clone().acquire_owned().await else { return };
+        let (stream, peer) = listener.accept().await;
+        let (handshake, done) = (acceptor.accept(stream), done.clone());
+        tokio::spawn(async move {
+            match tokio::time::timeout(HANDSHAKE_WITHIN, handshake).await {
+                // A closed channel means that the API has ended.
+                Ok(Ok(stream)) => drop(done.send((stream, peer)).await),
+                // Anybody can cause it, so it is no alarm.
+                Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+                Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+            }
+            drop(place);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_named_with_its_flag() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let empty = folder.path().join("empty");
+        std::fs::write(&empty, "nothing\n").expect("writable");
+        for certificate in [PathBuf::from("/nonexistent"), empty.clone()] {
+            let files = ApiCertificate { certificate, key: empty.clone() };
+            let error = acceptor(&files).err().expect("no certificate").to_string();
+            assert!(error.starts_with("--tls-cert /") && error.contains("PEM"), "{error}");
+        }
+    }
+}

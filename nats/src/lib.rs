@@ -1,0 +1,16 @@
+//! How coordinators and executors log in to NATS. What they say there is theirs.
+//!
+//! - [`settings`]: addresses, credentials, certificates, and what is wrong with them
+//! - [`options`]: these as options of the client; which failures waiting cannot mend
+//! - [`violations`]: what the server says it forbids, once each
+//! - [`rights`]: the look at the start whether a login has every right that it needs
+
+pub mod options;
+pub mod rights;
+pub mod settings;
+pub mod violations;
+
+pub use options::{Failure, options};
+pub use rights::{RightsError, check_rights};
+pub use settings::{Credentials, NatsSettings, SettingsError, TlsFiles};
+pub use violations::{Violation, Violations};

@@ -10,6 +10,7 @@
 //! - [`timestamp`]: Unix microseconds
 //! - [`words`]: priorities and states, by the names that users see
 
+pub mod exposition;
 pub mod ids;
 pub mod names;
 #[cfg(feature = "kill-points")]

@@ -34,6 +34,9 @@ pub struct CoordinatorArgs {
     /// The file with the API's bearer token, at least 16 characters [default: the variable `ORCHESTR8_TOKEN`].
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The file with a bearer token that opens /metrics alone, for whoever scrapes it [default: none].
+    #[arg(long, env = "ORCHESTR8_METRICS_TOKEN_FILE", value_name = "FILE")]
+    metrics_token_file: Option<PathBuf>,
     /// The file with the keys that sign tokens between coordinators and executors, the same on all coordinators: lines NUMBER:HEXADECIMAL.
     #[arg(long, env = "ORCHESTR8_TOKEN_KEYS_FILE", value_name = "FILE")]
     token_keys_file: Option<PathBuf>,
@@ -97,6 +100,7 @@ impl CoordinatorArgs {
             nats: NatsSettings { url: self.nats_url, credentials_file: self.nats_credentials_file },
             listen: self.listen,
             token,
+            metrics_token: self.metrics_token_file.map(|file| read_secret("--metrics-token-file", &file)).transpose()?,
             token_keys: read_token_keys("--token-keys-file", &keys_file)?,
             name: self.name.unwrap_or_else(|| format!("{host}-{}", std::process::id())),
             startup_patience: self.startup_patience,

@@ -1,17 +1,19 @@
 //! `orchestr8 executor`: flags to the settings of an executor.
 
+use super::secrets::read_secret;
 use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_patience, parse_time_base, without_secrets};
 use crate::commands::values::{parse_pair, parse_span};
 use crate::text::show_duration;
 use nix::unistd::{Gid, Uid, User, getgid, gethostname};
 use orchestr8_executor::handlers::Handlers;
 use orchestr8_executor::secrecy::close_memory;
-use orchestr8_executor::settings::{QUEUES_MAX, SLOTS_MAX, UNCONFIRMED_BYTES_MAX, UNCONFIRMED_MAX};
+use orchestr8_executor::settings::{ProbeSettings, QUEUES_MAX, SLOTS_MAX, UNCONFIRMED_BYTES_MAX, UNCONFIRMED_MAX};
 use orchestr8_executor::work::WorkSettings;
 use orchestr8_executor::{Credentials, ExecutorError, ExecutorSettings, NatsSettings};
 use orchestr8_proto::times::ProtocolTimes;
 use percent_encoding::percent_decode_str;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +71,12 @@ pub struct ExecutorArgs {
     /// How long started tasks may go on after SIGTERM; then they are handed back.
     #[arg(long, value_name = "DURATION", value_parser = parse_span, default_value = "30s")]
     drain_timeout: Duration,
+    /// Where /metrics, /healthz and /readyz are answered [default: nowhere]. Any other address than one of this machine itself needs a token.
+    #[arg(long, env = "ORCHESTR8_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    metrics_listen: Option<SocketAddr>,
+    /// The file with the bearer token that opens /metrics [default: none].
+    #[arg(long, env = "ORCHESTR8_METRICS_TOKEN_FILE", value_name = "FILE")]
+    metrics_token_file: Option<PathBuf>,
     /// How long it waits at its start for NATS to be there; 0s: one try. What waiting cannot mend ends it at once.
     #[arg(long, env = "ORCHESTR8_STARTUP_PATIENCE", value_name = "DURATION", value_parser = parse_patience, default_value = STARTUP_PATIENCE_DEFAULT)]
     startup_patience: Duration,
@@ -92,6 +100,7 @@ impl Service for ExecutorArgs {
         self.log_start(&settings);
         let served = orchestr8_executor::serve(settings, shutdown).await;
         served.map_err(|error| match error {
+            ExecutorError::Probes { .. } => ServiceError::Configuration(error.to_string()),
             ExecutorError::Settings(error) => ServiceError::Configuration(error.to_string()),
             ExecutorError::Folder(error) => ServiceError::Unavailable(error.to_string()),
             ExecutorError::Link(error) if error.may_pass() => ServiceError::Unavailable(error.to_string()),
@@ -155,9 +164,16 @@ impl ExecutorArgs {
             },
             unconfirmed_max: UNCONFIRMED_MAX,
             unconfirmed_bytes_max: UNCONFIRMED_BYTES_MAX,
+            probes: self.probes()?,
         };
         settings.check().map_err(|error| ServiceError::Configuration(error.to_string()))?;
         Ok(settings)
+    }
+
+    fn probes(&self) -> Result<Option<ProbeSettings>, ServiceError> {
+        let Some(listen) = self.metrics_listen else { return Ok(None) };
+        let token = self.metrics_token_file.as_ref().map(|file| read_secret("--metrics-token-file", file)).transpose()?;
+        Ok(Some(ProbeSettings { listen, token }))
     }
 
     /// Root must say whom commands run as, for it would otherwise be root itself; nobody else has the choice.

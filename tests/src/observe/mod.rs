@@ -8,8 +8,10 @@
 //! - `names`: dashboards and alerts name metrics and labels that there are
 //! - `runbooks`: each alert has a page, and what a page tells to type exists
 //! - `rules`: the alerts fire when they should
+//! - `counted`: what is counted is what happened
 //! - `scraped`: a real installation, scraped by a real Prometheus that answers every panel
 
+mod counted;
 mod exposition;
 mod files;
 mod names;

@@ -2,8 +2,9 @@
 
 use super::described;
 use super::exposition::metric_of;
-use super::files::{names_in, text, variables, written_queries};
-use anyhow::Result;
+use super::files::{dashboards, names_in, text, variables, written_queries};
+use anyhow::{Context, Result};
+use std::collections::HashSet;
 
 #[test]
 fn every_metric_that_a_panel_queries_is_described() -> Result<()> {
@@ -37,6 +38,24 @@ fn every_metric_that_an_alert_or_a_page_names_is_described() -> Result<()> {
             // The beginning of several names, in a pattern or a sentence.
             let is_beginning = described.iter().any(|metric| metric.name.starts_with(&name));
             assert!(is_beginning || metric_of(&name, &described).is_some(), "{page} names {name}, which nobody counts");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn panels_do_not_overlap_and_every_one_explains_itself_by_its_title() -> Result<()> {
+    for (name, document) in dashboards()? {
+        assert!(name == format!("{}.json", document["uid"].as_str().unwrap_or_default()), "{name} has another uid");
+        let (mut taken, mut ids) = (HashSet::new(), HashSet::new());
+        for panel in document["panels"].as_array().context("panels")? {
+            assert!(ids.insert(panel["id"].as_u64()), "{name}: {} has the id of another", panel["title"]);
+            assert!(panel["type"] == "text" || panel["title"].as_str().is_some_and(|title| !title.is_empty()), "{name}: {panel}");
+            let place = |key: &str| panel["gridPos"][key].as_u64().with_context(|| format!("{name}: {key} of {}", panel["title"]));
+            let (x, y, width, height) = (place("x")?, place("y")?, place("w")?, place("h")?);
+            assert!(x + width <= 24, "{name}: {} is too wide", panel["title"]);
+            let cells = (x..x + width).flat_map(|column| (y..y + height).map(move |row| (column, row)));
+            assert!(cells.into_iter().all(|cell| taken.insert(cell)), "{name}: {} covers another", panel["title"]);
         }
     }
     Ok(())

@@ -19,7 +19,7 @@ fn every_alert_has_a_test() -> Result<()> {
 
 #[test]
 fn the_alerts_fire_when_they_should() -> Result<()> {
-    let Some(tools) = Tools::find("the alerts fire when they should")? else { return Ok(()) };
+    let Some(tools) = Tools::find("the alerts fire when they should") else { return Ok(()) };
     let path = |file: &str| in_repository(file).to_str().map(str::to_owned).context("UTF-8");
     tools.promtool(&["check", "rules", "--lint=all", "--lint-fatal", &path(RULES)?], "")?;
     let said = tools.promtool(&["test", "rules", &path(TESTS)?], "")?;

@@ -21,9 +21,10 @@ unavailable() {
     exit 69
 }
 
+# is_pinned DIR: whether both are there, and are what they should be.
 is_pinned() {
-    [ -x "$tools/prometheus" ] && [ -x "$tools/promtool" ] \
-        && printf '%s  %s\n' "$promtool_sha256" "$tools/promtool" "$prometheus_sha256" "$tools/prometheus" | sha256sum --check --status
+    [ -x "$1/prometheus" ] && [ -x "$1/promtool" ] \
+        && printf '%s  %s\n' "$promtool_sha256" "$1/promtool" "$prometheus_sha256" "$1/prometheus" | sha256sum --check --status
 }
 
 # The first mirror of Debian itself in the machine's own sources, of either format.
@@ -32,13 +33,12 @@ mirror() {
         | grep -v '^[[:space:]]*#' | grep -oE '(https?|file|mirror\+file)://?[^] ]*/debian/?([[:space:]]|$)' | head -n 1 | tr -d '[:space:]'
 }
 
-# An apt of its own: its lists, its cache and its sources lie in the draft; what the machine has installed does not matter.
+# An apt of its own: its lists, its cache and its sources lie in the draft; what the machine has installed does not matter. The
+# machine's settings do, since they name proxies, but not what it does after an update.
 own_apt() {
-    command=$1
-    shift
-    "$command" -qq -o Dir::Etc="$draft/etc" -o Dir::Etc::TrustedParts=/etc/apt/trusted.gpg.d -o Dir::State="$draft/state" \
+    apt-get -qq -c "$draft/apt.conf" -o Dir::Etc="$draft/etc" -o Dir::Etc::TrustedParts=/etc/apt/trusted.gpg.d -o Dir::State="$draft/state" \
         -o Dir::State::status="$draft/status" -o Dir::Cache="$draft/cache" -o APT::Architecture=amd64 -o APT::Sandbox::User=root \
-        -o Acquire::Languages=none -o Acquire::Retries=2 -o Acquire::http::Timeout=20 "$@"
+        -o APT::Update::Error-Mode=any -o Acquire::Languages=none -o Acquire::Retries=2 -o Acquire::http::Timeout=20 "$@"
 }
 
 fetch() {
@@ -56,14 +56,18 @@ fetch() {
     trap 'exit 130' INT TERM
     mkdir -p "$draft/etc/sources.list.d" "$draft/etc/preferences.d" "$draft/state/lists/partial" "$draft/cache/archives/partial"
     : >"$draft/status"
+    for hook in Update::Pre-Invoke Update::Post-Invoke Update::Post-Invoke-Success; do
+        echo "#clear APT::$hook;"
+    done >"$draft/apt.conf"
     echo "deb [signed-by=$keyring] $from $suite main" >"$draft/etc/sources.list"
-    own_apt apt-get update >&2 || unavailable "the lists of $suite could not be fetched (reason above)"
-    (cd "$draft" && own_apt apt-get download prometheus promtool >&2) || unavailable "the packages prometheus and promtool could not be fetched (reason above)"
+    own_apt update >&2 || unavailable "the lists of $suite could not be fetched (reason above)"
+    (cd "$draft" && own_apt download prometheus promtool >&2) || unavailable "the packages prometheus and promtool could not be fetched (reason above)"
     for package in "$draft"/*.deb; do
         dpkg-deb -x "$package" "$draft/unpacked"
     done
-    mv -f "$draft/unpacked/usr/bin/prometheus" "$draft/unpacked/usr/bin/promtool" "$tools/"
-    is_pinned || unavailable "the mirror's prometheus is not the pinned $version: look at its changes, then pin it anew in $0"
+    found="$draft/unpacked/usr/bin"
+    is_pinned "$found" || unavailable "the mirror's prometheus is not the pinned $version: look at its changes, then pin it anew in $0"
+    mv -f "$found/prometheus" "$found/promtool" "$tools/"
 }
 
-is_pinned || fetch
+is_pinned "$tools" || fetch

@@ -200,6 +200,7 @@ mod tests {
             (&["--shard-count", "0"], None, "--shard-count"),
             (&["--nats-replicas", "2"], None, "1, 3 or 5"),
             (&["--listen", "everywhere"], None, "--listen"),
+            (&[&complete[..], &["--metrics-token-file", "/nonexistent"]].concat(), Some("t"), "--metrics-token-file /nonexistent"),
             (&["--time-base", "1ms"], None, "10ms to 60s"),
             (&["--startup-patience", "soon"], None, "--startup-patience"),
         ] {

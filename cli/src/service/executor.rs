@@ -330,7 +330,7 @@ mod tests {
     fn defaults_are_sensible_and_the_environment_is_scrubbed() {
         let settings = settings(&["--pass-env", "CARGO_HOME", "--env", "LANG=C"], 1000).expect("fits");
         assert_eq!((settings.slots, settings.queues.as_slice()), (6, &["default".to_owned(), "agents".to_owned()][..]));
-        assert!(settings.name.starts_with("host-"));
+        assert!(settings.name.starts_with("host-") && settings.probes.is_none());
         let seen: Vec<(&str, &str)> = settings.work.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(seen, [("CARGO_HOME", "/cargo"), ("HOME", "/home/me"), ("LANG", "C"), ("PATH", "/bin")]);
     }
@@ -365,6 +365,8 @@ mod tests {
             (&["--env", "ORCHESTR8_TOKEN=x"], "never see them"),
             (&["--user", "me"], "write UID:GID"),
             (&["--nats-url", "nats://u:p@h", "--nats-nkey-file", "f"], "give one of them"),
+            (&["--metrics-listen", "0.0.0.0:9090"], "can be reached from elsewhere"),
+            (&["--metrics-listen", "127.0.0.1:0", "--metrics-token-file", "/nonexistent"], "--metrics-token-file /nonexistent"),
         ] {
             let refused = settings(words, 1000).expect_err(reason);
             assert!(refused.contains(reason), "{refused}");

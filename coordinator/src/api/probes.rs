@@ -99,8 +99,8 @@ impl LastScrape {
         if let Some(reason) = &self.reads {
             tracing::warn!(reason, "queue depths were not counted; the last ones are shown");
         }
-        let pause = if self.reads.is_none() { pause_after(took) } else { DEPTHS_AGE_MIN };
-        self.next_at = Some(Instant::now() + pause);
+        // A count that was given up may still go on in the database: it must not become many.
+        self.next_at = Some(Instant::now() + pause_after(took));
     }
 }
 

@@ -3,6 +3,7 @@
 //! - [`wire`]: the messages, their schema version, strict encoding and decoding
 //! - [`storable`]: which JSON can be stored and read back
 //! - [`ids`]: execution, task, dispatch, run and incarnation ids; time and shard bits
+//! - [`exposition`]: how metrics are described and written
 //! - [`names`]: subjects, streams, consumers, headers
 //! - `newer`: what a build of tomorrow would say, for tests of rolling upgrades
 //! - [`tokens`]: HMACs that bind an outcome to its dispatch

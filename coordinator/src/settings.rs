@@ -21,6 +21,8 @@ pub struct CoordinatorSettings {
     pub tls: Option<ApiCertificate>,
     /// The API's bearer token.
     pub token: String,
+    /// A bearer token that opens `/metrics` alone.
+    pub metrics_token: Option<String>,
     /// Sign dispatches; the same on all coordinators.
     pub token_keys: TokenKeys,
     /// A label in logs and leases.

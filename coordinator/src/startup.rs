@@ -46,8 +46,12 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
     let (handle, commands) = EngineHandle::new(settings.lanes, COMMANDS_MAX);
     let metrics = Metrics::default();
     let reads = Database::new(&settings.database_url)?.read_pool(READ_CONNECTIONS_MAX);
-    let api_settings =
-        ApiSettings { tokens: vec![access::Token::new(&settings.token)?], times: settings.times, shutdown: shutdown.clone() };
+    let api_settings = ApiSettings {
+        tokens: vec![access::Token::new(&settings.token)?],
+        metrics_tokens: settings.metrics_token.iter().map(|token| access::Token::new(token)).collect::<Result<_, _>>()?,
+        times: settings.times,
+        shutdown: shutdown.clone(),
+    };
     let context = ApiContext::new(handle.clone(), reads, api_settings, metrics.clone());
     let lanes_stop = CancellationToken::new();
     // The API answers from the start, so that who probes it learns what the start waits for.
@@ -130,6 +134,7 @@ async fn start_lane(
         replicas: settings.nats_replicas,
         now,
     };
+    metrics.broker().connected(&bus);
     if index == 0 {
         // Another installation's streams are an error of the set-up: say so at once, and do not run beside it.
         patience.keep("JetStream", || Box::pin(bus.permitted(made(&bus, shape)))).await?;

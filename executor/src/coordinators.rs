@@ -74,6 +74,11 @@ impl Coordinators {
         self.foreign_at.is_none() && recent(self.heard_at)
     }
 
+    /// Since when no coordinator was heard.
+    pub(crate) fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.heard_at)
+    }
+
     /// Whether a coordinator of another installation beats on these servers.
     pub(crate) fn foreign(&self) -> bool {
         self.foreign_at.is_some()

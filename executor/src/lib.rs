@@ -10,6 +10,7 @@
 //!   - `clock`: the time that all of it goes by; `coordinators`: silence, installation, JetStream's clock
 //! - [`simulation`]: the desk on a virtual clock, for tests of the protocol
 //! - [`work`]: one attempt; [`handlers`]: code that runs inside the executor; [`shim`]: the small process around a command
+//! - [`metrics`]: what is counted; `probes`: where it is shown
 //! - [`secrecy`]: what commands of the same user must not read
 //! - [`kill_points`]: where fault tests end or stop the process
 
@@ -17,6 +18,7 @@ pub mod freshness;
 pub mod handlers;
 pub mod kill_points;
 pub mod link;
+pub mod metrics;
 pub mod secrecy;
 pub mod serve;
 pub mod settings;
@@ -35,6 +37,7 @@ mod fetch;
 mod messages;
 mod outcomes;
 mod patience;
+mod probes;
 mod report;
 mod runs;
 

@@ -3,17 +3,21 @@
 use crate::clock::{Clock, Timekeeper};
 use crate::desk::{Desk, Effect, Publication, answers_subject, pulls_subject};
 use crate::link::{LineState, Link, LinkError, connect};
-use crate::settings::{ExecutorSettings, SettingsError};
+use crate::metrics::Metrics;
+use crate::probes;
+use crate::settings::{ExecutorSettings, ProbeSettings, SettingsError};
 use crate::work::{self, Assignment, Folder, FolderError, Retryable, WorkReport, WorkResult, WorkSettings};
 use async_nats::{Client, Subscriber};
 use futures::{FutureExt, StreamExt};
 use orchestr8_proto::ids::RunId;
 use orchestr8_proto::names::{CONTROL_ALL, COORDINATOR_BEATS, control_subject};
 use orchestr8_proto::rights;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Events taken in before their effects are carried out, at most: a burst shares one message, and none waits for long.
@@ -32,6 +36,14 @@ pub enum ExecutorError {
     /// There is nowhere to run anything.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// The address for metrics and probes cannot be used.
+    #[error("metrics_listen `{address}` cannot be used: {reason}")]
+    Probes {
+        /// What was asked for.
+        address: SocketAddr,
+        /// The system's words.
+        reason: String,
+    },
     /// There is no connection.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -70,6 +82,7 @@ struct Outputs {
     time: Timekeeper,
     link: Link,
     work: Arc<WorkSettings>,
+    metrics: Metrics,
     reports: mpsc::UnboundedSender<(RunId, WorkReport)>,
 }
 
@@ -88,6 +101,8 @@ pub async fn serve(mut settings: ExecutorSettings, shutdown: CancellationToken) 
     folder.path().clone_into(&mut settings.work.run_root);
     // There may be much to remove, and nothing waits for it.
     tokio::task::spawn_blocking(move || work::sweep(&run_root));
+    let metrics = Metrics::new(settings.work.run_root.clone());
+    let _probes = answer_probes(settings.probes.as_ref(), &metrics).await?;
     let link = match connect(&settings.nats, &settings.name, settings.startup_patience, &shutdown).await {
         Err(LinkError::Shutdown) => return Ok(()),
         other => other?,
@@ -105,7 +120,7 @@ pub async fn serve(mut settings: ExecutorSettings, shutdown: CancellationToken) 
         slots = settings.slots,
         "the executor takes work"
     );
-    let mut outputs = Outputs { time, link, work: Arc::new(settings.work), reports: reports_in };
+    let mut outputs = Outputs { time, link, work: Arc::new(settings.work), metrics, reports: reports_in };
     work_until_drained(&mut desk, &mut inputs, &mut outputs, &shutdown).await?;
     desk.say_farewell(time.clock());
     outputs.carry_out(desk.take_effects(time.clock())).await;
@@ -120,6 +135,13 @@ async fn check_rights(settings: &ExecutorSettings, link: &Link) -> Result<(), Li
     let needed = rights::of_executors(settings.nats.login.as_ref(), &settings.queues);
     let checked = orchestr8_nats::check_rights(&link.client, &settings.nats, &needed, &link.violations).await;
     checked.map_err(|lacking| LinkError::Forbidden { addresses: settings.nats.shown(), lacking })
+}
+
+/// They are answered for as long as the handle lives.
+async fn answer_probes(settings: Option<&ProbeSettings>, metrics: &Metrics) -> Result<Option<JoinSet<()>>, ExecutorError> {
+    let Some(settings) = settings else { return Ok(None) };
+    let refused = |(address, reason)| ExecutorError::Probes { address, reason };
+    probes::serve(settings, metrics.clone()).await.map(Some).map_err(refused)
 }
 
 async fn subscribe(
@@ -152,6 +174,7 @@ async fn work_until_drained(
     let time = outputs.time;
     loop {
         outputs.carry_out(desk.take_effects(time.clock())).await;
+        outputs.metrics.show(desk.figures(time.clock().now));
         if desk.is_drained(time.clock().now) {
             return Ok(());
         }
@@ -171,8 +194,9 @@ async fn work_until_drained(
                     desk.receive(message, time.clock());
                 }
             }
+            Input::Line(LineState::Down(_)) => outputs.metrics.connection_lost(),
             Input::Tick => tick.as_mut().reset(tokio::time::Instant::now() + desk.patience()),
-            Input::Inbox(_) | Input::Control(_) | Input::Coordinator(_) | Input::Report(..) | Input::Line(_) => {}
+            Input::Inbox(_) | Input::Control(_) | Input::Coordinator(_) | Input::Report(..) | Input::Line(LineState::Up(_)) => {}
         }
         take_in(desk, input, time.clock());
         // What has arrived meanwhile shares the effects: one message of outcomes instead of many.
@@ -272,10 +296,11 @@ impl Outputs {
     }
 
     fn start(&self, assignment: Assignment, kill: CancellationToken) {
-        let (settings, reports, run_id) = (self.work.clone(), self.reports.clone(), assignment.run_id);
+        let (settings, metrics, reports, run_id) = (self.work.clone(), self.metrics.clone(), self.reports.clone(), assignment.run_id);
         tokio::spawn(async move {
             // A run that ends without a report would hold its slot for ever.
             let report = AssertUnwindSafe(work::run(settings, assignment, kill)).catch_unwind().await.unwrap_or_else(|_| panicked());
+            metrics.run_ended(&report);
             if reports.send((run_id, report)).is_err() {
                 tracing::debug!(%run_id, "a run ended after its executor");
             }

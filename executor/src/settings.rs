@@ -4,6 +4,8 @@ use crate::work::WorkSettings;
 use orchestr8_nats::NatsSettings;
 use orchestr8_proto::names::{QueueNameError, check_queue_name};
 use orchestr8_proto::times::ProtocolTimes;
+use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Slots of one executor, at most.
@@ -12,6 +14,8 @@ pub const SLOTS_MAX: usize = 4_096;
 pub const QUEUES_MAX: usize = 64;
 /// Longest name of an executor, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
+/// Bytes of the token for metrics, at least: shorter ones can be guessed.
+pub const TOKEN_BYTES_MIN: usize = 16;
 /// Default of [`ExecutorSettings::unconfirmed_max`].
 pub const UNCONFIRMED_MAX: usize = 4_096;
 /// Default of [`ExecutorSettings::unconfirmed_bytes_max`].
@@ -40,6 +44,24 @@ pub struct ExecutorSettings {
     pub unconfirmed_max: usize,
     /// With so many bytes of unconfirmed outcomes it stops fetching.
     pub unconfirmed_bytes_max: usize,
+    /// Where metrics and probes are answered; none: nowhere.
+    pub probes: Option<ProbeSettings>,
+}
+
+/// Where metrics and probes are answered.
+#[derive(Clone)]
+pub struct ProbeSettings {
+    /// The address; port 0: a free one, which is logged.
+    pub listen: SocketAddr,
+    /// The bearer token that opens `/metrics`; where others can reach the address there must be one.
+    pub token: Option<String>,
+}
+
+impl fmt::Debug for ProbeSettings {
+    /// Never shows the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProbeSettings").field("listen", &self.listen).field("has_token", &self.token.is_some()).finish()
+    }
 }
 
 /// A setting that cannot work.
@@ -66,6 +88,12 @@ pub enum SettingsError {
     /// A bound of zero would never fetch.
     #[error("{0} is 0: use at least 1")]
     Zero(&'static str),
+    /// Anyone who reaches the address could read the metrics.
+    #[error("metrics_listen `{0}` can be reached from elsewhere and no token is configured: set metrics_token_file, or use 127.0.0.1")]
+    MetricsOpen(SocketAddr),
+    /// It could be guessed.
+    #[error("the metrics token has {0} bytes: use at least {TOKEN_BYTES_MIN}, drawn at random")]
+    ShortToken(usize),
     /// The base of all times is below a millisecond.
     #[error("times has a base of {0:?}: use at least 10 ms (published figures: 1 s)")]
     Base(Duration),
@@ -92,6 +120,7 @@ impl ExecutorSettings {
                 return Err(SettingsError::Zero(field));
             }
         }
+        self.probes.as_ref().map_or(Ok(()), ProbeSettings::check)?;
         if self.times.base() < Duration::from_millis(10) { Err(SettingsError::Base(self.times.base())) } else { Ok(()) }
     }
 
@@ -106,6 +135,16 @@ impl ExecutorSettings {
             }
         }
         Ok(())
+    }
+}
+
+impl ProbeSettings {
+    fn check(&self) -> Result<(), SettingsError> {
+        match self.token.as_deref().map(|token| token.trim().len()) {
+            Some(bytes) if bytes < TOKEN_BYTES_MIN => Err(SettingsError::ShortToken(bytes)),
+            None if !self.listen.ip().to_canonical().is_loopback() => Err(SettingsError::MetricsOpen(self.listen)),
+            Some(_) | None => Ok(()),
+        }
     }
 }
 
@@ -136,6 +175,7 @@ pub(crate) mod tests {
             },
             unconfirmed_max: UNCONFIRMED_MAX,
             unconfirmed_bytes_max: UNCONFIRMED_BYTES_MAX,
+            probes: None,
         }
     }
 
@@ -143,7 +183,15 @@ pub(crate) mod tests {
     fn each_bad_setting_is_named_with_value_and_remedy() {
         assert_eq!(settings().check(), Ok(()));
         let queues = |names: &[&str]| ExecutorSettings { queues: names.iter().map(|name| (*name).to_owned()).collect(), ..settings() };
+        let probes = |listen: &str, token: Option<&str>| {
+            let listen = listen.parse().expect("an address");
+            ExecutorSettings { probes: Some(ProbeSettings { listen, token: token.map(ToOwned::to_owned) }), ..settings() }
+        };
+        assert_eq!(probes("127.0.0.1:0", None).check(), Ok(()));
+        assert_eq!(probes("0.0.0.0:9090", Some("long-enough-to-be-one")).check(), Ok(()));
         let cases = [
+            (probes("0.0.0.0:9090", None), "metrics_listen `0.0.0.0:9090` can be reached from elsewhere"),
+            (probes("127.0.0.1:0", Some("short")), "the metrics token has 5 bytes"),
             (ExecutorSettings { slots: 0, ..settings() }, "slots is 0: use 1 to 4096"),
             (ExecutorSettings { name: "a\nb".into(), ..settings() }, "name `a\\nb` is not usable"),
             (queues(&[]), "queues names 0 queues"),

@@ -131,7 +131,8 @@ mod tests {
             (with(Credentials::None, ca(&missing)), "NATS CA file `/nonexistent/file` cannot be used"),
             (with(Credentials::None, ca(&empty)), "NATS CA file `"),
         ] {
-            let error = options(&settings).err().expect(start).to_string();
+            let Err(error) = options(&settings) else { panic!("accepted, not refused as {start}") };
+            let error = error.to_string();
             assert!(error.starts_with(start) && error.contains("it must hold") && !error.contains("SA-not"), "{error}");
         }
     }

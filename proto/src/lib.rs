@@ -3,6 +3,7 @@
 //! - [`wire`]: the messages, their schema version, strict encoding and decoding
 //! - [`storable`]: which JSON can be stored and read back
 //! - [`ids`]: execution, task, dispatch, run and incarnation ids; time and shard bits
+//! - [`exposition`]: how metrics are described and written
 //! - [`names`]: subjects, streams, consumers, headers
 //! - [`login`]: the name under which a process logs in to NATS; [`rights`]: what each login must be allowed, and why
 //! - `newer`: what a build of tomorrow would say, for tests of rolling upgrades
@@ -11,6 +12,7 @@
 //! - [`timestamp`]: Unix microseconds
 //! - [`words`]: priorities and states, by the names that users see
 
+pub mod exposition;
 pub mod ids;
 pub mod login;
 pub mod names;

@@ -40,7 +40,7 @@ impl Login {
     #[must_use]
     pub fn seat(&self) -> u64 {
         let hash = Sha256::new().chain_update(SEAT_PURPOSE).chain_update(&self.0).finalize();
-        u64::from_be_bytes(*hash.first_chunk().expect("a hash of 32 bytes"))
+        hash.iter().take(size_of::<u64>()).fold(0, |seat, byte| seat << 8 | u64::from(*byte))
     }
 
     /// Draws a new incarnation of this login: 64 bits are its seat, 64 are random.

@@ -122,9 +122,8 @@ pub fn overlap(one: &str, other: &str) -> bool {
     loop {
         match (one.next(), other.next()) {
             (None, None) | (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
-            (None, Some(_)) | (Some(_), None) => return false,
             (Some(left), Some(right)) if left == "*" || right == "*" || left == right => {}
-            (Some(_), Some(_)) => return false,
+            (None | Some(_), None | Some(_)) => return false,
         }
     }
 }

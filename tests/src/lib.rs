@@ -13,6 +13,7 @@
 //! - `faults`: processes and servers that die, stores that are wiped
 //! - `hostile`: forged and malformed messages, wrong requests, servers that do not fit
 //! - `store`: every statement against the migrated schema, comments, plans of the hot queries
+//! - `observe`: metrics, their table, dashboards, alerts and runbooks; against promtool and Prometheus where they are to be had
 //! - `model`: the protocol, checked exhaustively and simulated on a virtual clock; needs no servers
 //! - `form`: the arrows between the crates, the lengths of functions and files
 
@@ -47,6 +48,9 @@ mod hostile;
 
 #[cfg(test)]
 mod store;
+
+#[cfg(test)]
+mod observe;
 
 #[cfg(test)]
 mod form;

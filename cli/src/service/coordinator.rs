@@ -37,6 +37,9 @@ pub struct CoordinatorArgs {
     /// The file with the private key of --tls-cert, PEM.
     #[arg(long, env = "ORCHESTR8_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// The file with a bearer token that opens /metrics alone, for whoever scrapes it [default: none].
+    #[arg(long, env = "ORCHESTR8_METRICS_TOKEN_FILE", value_name = "FILE")]
+    metrics_token_file: Option<PathBuf>,
     /// The file with the keys that sign tokens between coordinators and executors, the same on all coordinators: lines NUMBER:HEXADECIMAL.
     #[arg(long, env = "ORCHESTR8_TOKEN_KEYS_FILE", value_name = "FILE")]
     token_keys_file: Option<PathBuf>,
@@ -104,6 +107,7 @@ impl CoordinatorArgs {
             listen: self.listen,
             tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| ApiCertificate { certificate, key }),
             token,
+            metrics_token: self.metrics_token_file.map(|file| read_secret("--metrics-token-file", &file)).transpose()?,
             token_keys: read_token_keys("--token-keys-file", &keys_file)?,
             name: self.name.unwrap_or_else(|| format!("{host}-{}", std::process::id())),
             startup_patience: self.startup_patience,
@@ -208,6 +212,7 @@ mod tests {
             (&["--shard-count", "0"], None, "--shard-count"),
             (&["--nats-replicas", "2"], None, "1, 3 or 5"),
             (&["--listen", "everywhere"], None, "--listen"),
+            (&[&complete[..], &["--metrics-token-file", "/nonexistent"]].concat(), Some("t"), "--metrics-token-file /nonexistent"),
             (&["--time-base", "1ms"], None, "10ms to 60s"),
             (&["--startup-patience", "soon"], None, "--startup-patience"),
         ] {

@@ -1,17 +1,19 @@
 //! `orchestr8 executor`: flags to the settings of an executor.
 
 use super::nats::NatsArgs;
+use super::secrets::read_secret;
 use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_patience, parse_time_base};
 use crate::commands::values::{parse_pair, parse_span};
 use crate::text::show_duration;
 use nix::unistd::{Gid, Uid, User, getgid, gethostname};
 use orchestr8_executor::handlers::Handlers;
 use orchestr8_executor::secrecy::close_memory;
-use orchestr8_executor::settings::{QUEUES_MAX, SLOTS_MAX, UNCONFIRMED_BYTES_MAX, UNCONFIRMED_MAX};
+use orchestr8_executor::settings::{ProbeSettings, QUEUES_MAX, SLOTS_MAX, UNCONFIRMED_BYTES_MAX, UNCONFIRMED_MAX};
 use orchestr8_executor::work::WorkSettings;
 use orchestr8_executor::{ExecutorError, ExecutorSettings};
 use orchestr8_proto::times::ProtocolTimes;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +64,12 @@ pub struct ExecutorArgs {
     /// How long started tasks may go on after SIGTERM; then they are handed back.
     #[arg(long, value_name = "DURATION", value_parser = parse_span, default_value = "30s")]
     drain_timeout: Duration,
+    /// Where /metrics, /healthz and /readyz are answered [default: nowhere]. Any other address than one of this machine itself needs a token.
+    #[arg(long, env = "ORCHESTR8_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    metrics_listen: Option<SocketAddr>,
+    /// The file with the bearer token that opens /metrics [default: none].
+    #[arg(long, env = "ORCHESTR8_METRICS_TOKEN_FILE", value_name = "FILE")]
+    metrics_token_file: Option<PathBuf>,
     /// How long it waits at its start for NATS to be there; 0s: one try. What waiting cannot mend ends it at once.
     #[arg(long, env = "ORCHESTR8_STARTUP_PATIENCE", value_name = "DURATION", value_parser = parse_patience, default_value = STARTUP_PATIENCE_DEFAULT)]
     startup_patience: Duration,
@@ -85,6 +93,7 @@ impl Service for ExecutorArgs {
         self.log_start(&settings);
         let served = orchestr8_executor::serve(settings, shutdown).await;
         served.map_err(|error| match error {
+            ExecutorError::Probes { .. } => ServiceError::Configuration(error.to_string()),
             ExecutorError::Settings(error) => ServiceError::Configuration(error.to_string()),
             ExecutorError::Folder(error) => ServiceError::Unavailable(error.to_string()),
             ExecutorError::Link(error) if error.may_pass() => ServiceError::Unavailable(error.to_string()),
@@ -140,9 +149,16 @@ impl ExecutorArgs {
             },
             unconfirmed_max: UNCONFIRMED_MAX,
             unconfirmed_bytes_max: UNCONFIRMED_BYTES_MAX,
+            probes: self.probes()?,
         };
         settings.check().map_err(|error| ServiceError::Configuration(error.to_string()))?;
         Ok(settings)
+    }
+
+    fn probes(&self) -> Result<Option<ProbeSettings>, ServiceError> {
+        let Some(listen) = self.metrics_listen else { return Ok(None) };
+        let token = self.metrics_token_file.as_ref().map(|file| read_secret("--metrics-token-file", file)).transpose()?;
+        Ok(Some(ProbeSettings { listen, token }))
     }
 
     /// Root must say whom commands run as, for it would otherwise be root itself; nobody else has the choice.
@@ -275,7 +291,7 @@ mod tests {
     fn defaults_are_sensible_and_the_environment_is_scrubbed() {
         let settings = settings(&["--pass-env", "CARGO_HOME", "--env", "LANG=C"], 1000).expect("fits");
         assert_eq!((settings.slots, settings.queues.as_slice()), (6, &["default".to_owned(), "agents".to_owned()][..]));
-        assert!(settings.name.starts_with("host-"));
+        assert!(settings.name.starts_with("host-") && settings.probes.is_none());
         let seen: Vec<(&str, &str)> = settings.work.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(seen, [("CARGO_HOME", "/cargo"), ("HOME", "/home/me"), ("LANG", "C"), ("PATH", "/bin")]);
     }
@@ -300,6 +316,8 @@ mod tests {
             (&["--env", "ORCHESTR8_TOKEN=x"], "never see them"),
             (&["--user", "me"], "write UID:GID"),
             (&["--nats-url", "nats://u:p@h", "--nats-nkey-seed-file", "f"], "give one of them"),
+            (&["--metrics-listen", "0.0.0.0:9090"], "can be reached from elsewhere"),
+            (&["--metrics-listen", "127.0.0.1:0", "--metrics-token-file", "/nonexistent"], "--metrics-token-file /nonexistent"),
         ] {
             let refused = settings(words, 1000).expect_err(reason);
             assert!(refused.contains(reason), "{refused}");

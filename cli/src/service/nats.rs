@@ -12,6 +12,7 @@ const PASSWORD_VARIABLE: &str = "ORCHESTR8_NATS_PASSWORD";
 
 /// Where NATS is, how to log in, and whom to trust.
 #[derive(Debug, Clone, clap::Args)]
+#[allow(clippy::struct_field_names, reason = "the fields are the flags")]
 pub struct NatsArgs {
     /// nats-server, `nats://[user:password@]host:port`, or `tls://…`; several by commas. Better in the environment: a command line is for everyone to read.
     #[arg(long, env = "ORCHESTR8_NATS_URL", hide_env_values = true, value_name = "URL", default_value = "nats://127.0.0.1:4222")]

@@ -7,6 +7,7 @@ use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
 use serde::Serialize;
 use serde_json::Value;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One workflow execution: its rows, and what follows from them.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +69,8 @@ pub struct Task {
     pub due_at: Option<Timestamp>,
     /// Name of the executor that ran it last.
     pub executor: Option<Arc<str>>,
+    /// When it was last queued.
+    pub queued_at: Option<Timestamp>,
     /// Start of the current or last attempt.
     pub started_at: Option<Timestamp>,
     /// When it ended.
@@ -356,6 +359,12 @@ impl Task {
     #[must_use]
     pub fn is_current(&self, dispatch: DispatchId) -> bool {
         matches!(self.status.0, TaskStatus::Queued | TaskStatus::Running) && self.dispatch.is_some_and(|current| current.id == dispatch)
+    }
+
+    /// How long the current or last attempt waited for its start; none while it waits.
+    #[must_use]
+    pub fn queue_wait(&self) -> Option<Duration> {
+        Some(self.started_at?.since(self.queued_at?))
     }
 
     /// Whether somebody wants this running task to end.

@@ -17,6 +17,9 @@ pub const TOKEN_BYTES_MIN: usize = 16;
 /// Paths that need no token: they say nothing about anyone's work.
 const OPEN_PATHS: [&str; 3] = ["/healthz", "/readyz", "/problems"];
 
+/// What those who only watch may see.
+const METRICS_PATH: &str = "/metrics";
+
 /// Why a text cannot be a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
@@ -62,7 +65,9 @@ pub(super) async fn authorize(State(context): State<ApiContext>, request: Reques
     if is_open(request.uri().path()) {
         return next.run(request).await;
     }
-    match check(request.headers(), &context.settings.tokens) {
+    let settings = &context.settings;
+    let watchers = if request.uri().path() == METRICS_PATH { settings.metrics_tokens.as_slice() } else { &[] };
+    match check(request.headers(), settings.tokens.iter().chain(watchers)) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
@@ -84,7 +89,7 @@ fn is_open(path: &str) -> bool {
 }
 
 /// All tokens are compared, each in constant time, so that the time tells nothing about them.
-fn check(headers: &HeaderMap, tokens: &[Token]) -> Result<(), Problem> {
+fn check<'a>(headers: &HeaderMap, tokens: impl IntoIterator<Item = &'a Token>) -> Result<(), Problem> {
     let refusal = |detail: &str| Err(Problem::new(Code::Unauthorized, detail).at("Authorization"));
     let Some(given) = headers.get(header::AUTHORIZATION) else {
         return refusal("send the header `Authorization: Bearer TOKEN`");
@@ -95,7 +100,7 @@ fn check(headers: &HeaderMap, tokens: &[Token]) -> Result<(), Problem> {
         return refusal("the header must be `Authorization: Bearer TOKEN`");
     };
     let digest: [u8; 32] = Sha256::digest(given.1.trim()).into();
-    let matches = tokens.iter().fold(subtle::Choice::from(0), |matches, token| matches | token.digest.ct_eq(&digest));
+    let matches = tokens.into_iter().fold(subtle::Choice::from(0), |matches, token| matches | token.digest.ct_eq(&digest));
     if bool::from(matches) { Ok(()) } else { refusal("this token is not one of this coordinator's") }
 }
 

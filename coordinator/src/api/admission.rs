@@ -3,6 +3,7 @@
 use super::ApiContext;
 use super::body::{BODY_BYTES_MAX, JsonBody};
 use super::problem::{Code, Problem};
+use crate::metrics::SubmissionRefusal;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use futures::StreamExt;
@@ -31,6 +32,7 @@ impl FromRequest<ApiContext> for Admitted {
     async fn from_request(request: Request, context: &ApiContext) -> Result<Self, Problem> {
         let permits = u32::try_from(room_bytes(request.headers())).unwrap_or(u32::MAX);
         let Ok(permit) = context.submissions.clone().try_acquire_many_owned(permits) else {
+            context.metrics.submission_refused(SubmissionRefusal::Overloaded);
             pass_over(request).await;
             return Err(overloaded());
         };

@@ -62,6 +62,8 @@ pub const LISTENERS_MAX: usize = 4_096;
 pub struct ApiSettings {
     /// Any of these bearer tokens opens the API; more than one while they rotate. None: nobody gets in.
     pub tokens: Vec<access::Token>,
+    /// These open `/metrics` alone: who only watches needs no key to everything.
+    pub metrics_tokens: Vec<access::Token>,
     /// How often who waits reads again.
     pub times: ProtocolTimes,
     /// Event streams and waits end, and no connection is accepted, once this is cancelled.

@@ -3,30 +3,36 @@
 use super::ApiContext;
 use super::parameters::Parameters;
 use super::problem::Problem;
-use crate::engine::handle::{EngineHealth, ExecutorView};
-use crate::metrics::Observed;
+use crate::bus::gauges::StreamSize;
+use crate::engine::handle::EngineHealth;
+use crate::metrics::{EngineView, Observed};
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
+use orchestr8_proto::exposition::Exposition;
 use orchestr8_proto::words::TaskStatus;
 use orchestr8_store::read::{self, ReadError, depths};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Queue depths are counted at most this often, however many scrape.
-const DEPTHS_AGE_MAX: Duration = Duration::from_secs(5);
+const DEPTHS_AGE_MIN: Duration = Duration::from_secs(5);
+/// And at least this often, however long it takes.
+const DEPTHS_AGE_MAX: Duration = Duration::from_mins(1);
+/// Counting is given up after this: the rest of the metrics must come before the scraper gives up.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 /// `/readyz` answers within this time, whatever the database does.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// NATS tells within this time how many outcomes are not read yet, or the lag is not shown.
-const LAG_TIMEOUT: Duration = Duration::from_secs(2);
+/// NATS tells within this time how full its streams are and how many outcomes are not read yet, or that is not shown.
+const NATS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// When the queue depths were counted last.
+/// When the queue depths may be counted again, and why the last time failed, if it did.
 #[derive(Debug, Default)]
 pub struct LastScrape {
-    counted_at: Option<Instant>,
+    next_at: Option<Instant>,
+    reads: Option<String>,
 }
 
 /// `GET /healthz`.
@@ -47,38 +53,64 @@ pub(super) async fn readyz(State(context): State<ApiContext>, parameters: Parame
     Ok((status, Json(document)))
 }
 
-/// `GET /metrics`.
-pub(super) async fn metrics(State(context): State<ApiContext>, parameters: Parameters) -> Result<impl IntoResponse, Problem> {
+/// `GET /metrics`. It tells what it can: a database or a NATS that does not answer leaves out, or as it was, what only it knows.
+pub(super) async fn metrics(
+    State(context): State<ApiContext>,
+    headers: HeaderMap,
+    parameters: Parameters,
+) -> Result<impl IntoResponse, Problem> {
     parameters.finish()?;
     let mut scrape = context.scrape.lock().await;
-    if scrape.counted_at.is_none_or(|at| at.elapsed() >= DEPTHS_AGE_MAX) {
-        let lag = tokio::time::timeout(LAG_TIMEOUT, context.metrics.outcome_readers().lag()).await;
-        context.metrics.observe_outcome_lag(lag.ok().flatten());
-        match counted(&context).await {
-            Ok(observed) => context.metrics.observe(&observed),
-            Err(error) => tracing::warn!(%error, "queue depths were not counted; the last ones are shown"),
-        }
-        scrape.counted_at = Some(Instant::now());
+    if scrape.is_due() {
+        let (lag, sizes) = tokio::time::timeout(NATS_TIMEOUT, asked_of_nats(&context)).await.unwrap_or_default();
+        context.metrics.observe_outcome_lag(lag);
+        context.metrics.observe_streams(&sizes);
+        let started = Instant::now();
+        let counted = tokio::time::timeout(COUNT_TIMEOUT, counted(&context)).await.unwrap_or_else(|_| Err(silent()));
+        scrape.counted(counted.map(|observed| context.metrics.observe(&observed)), started.elapsed());
     }
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, content_type)], context.metrics.text()))
+    let view = EngineView { health: context.engine.health(), reads: scrape.reads.clone(), executors: context.engine.executors() };
+    context.metrics.observe_engine(&view);
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let Exposition { content_type, text } = Exposition::negotiated(context.metrics.text(), accept);
+    Ok(([(header::CONTENT_TYPE, content_type)], text))
 }
 
-async fn counted(context: &ApiContext) -> Result<Observed, ReadError> {
-    let depths = depths::depths(&context.reads).await?;
+async fn asked_of_nats(context: &ApiContext) -> (Option<u64>, Vec<StreamSize>) {
+    (context.metrics.outcome_readers().lag().await, context.metrics.broker().stream_sizes().await)
+}
+
+async fn counted(context: &ApiContext) -> Result<Observed, String> {
+    let failed = |error: ReadError| error.to_string();
+    let depths = depths::depths(&context.reads).await.map_err(failed)?;
     // Where nothing is queued nothing has an age: no query.
     let is_queued = depths.iter().any(|depth| depth.status == TaskStatus::Queued);
-    let oldest_queued = if is_queued { depths::oldest_queued(&context.reads).await? } else { Vec::new() };
-    let shards_owned = i64::try_from(context.engine.health().shards_owned).unwrap_or(i64::MAX);
-    Ok(Observed { depths, oldest_queued, executors: executors_by_queue(&context.engine.executors()), shards_owned })
+    let oldest_queued = if is_queued { depths::oldest_queued(&context.reads).await.map_err(failed)? } else { Vec::new() };
+    Ok(Observed { depths, oldest_queued })
 }
 
-fn executors_by_queue(executors: &[ExecutorView]) -> Vec<(String, i64)> {
-    let mut by_queue = BTreeMap::<&str, i64>::new();
-    for queue in executors.iter().flat_map(|executor| &executor.queues) {
-        *by_queue.entry(queue).or_default() += 1;
+impl LastScrape {
+    fn is_due(&self) -> bool {
+        self.next_at.is_none_or(|next| Instant::now() >= next)
     }
-    by_queue.into_iter().map(|(queue, executors)| (queue.to_owned(), executors)).collect()
+
+    fn counted(&mut self, result: Result<(), String>, took: Duration) {
+        self.reads = result.err();
+        if let Some(reason) = &self.reads {
+            tracing::warn!(reason, "queue depths were not counted; the last ones are shown");
+        }
+        // A count that was given up may still go on in the database: it must not become many.
+        self.next_at = Some(Instant::now() + pause_after(took));
+    }
+}
+
+fn silent() -> String {
+    format!("no answer within {} s", COUNT_TIMEOUT.as_secs())
+}
+
+/// Long queues take longer to count: the database has at least nineteen twentieths of its time for its work.
+fn pause_after(took: Duration) -> Duration {
+    (took * 19).clamp(DEPTHS_AGE_MIN, DEPTHS_AGE_MAX)
 }
 
 fn readiness(health: &EngineHealth, reads: Option<String>, executors: usize) -> (bool, Value) {
@@ -94,6 +126,13 @@ fn readiness(health: &EngineHealth, reads: Option<String>, executors: usize) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_queues_are_counted_less_often() {
+        assert_eq!(pause_after(Duration::from_millis(3)), Duration::from_secs(5));
+        assert_eq!(pause_after(Duration::from_secs(1)), Duration::from_secs(19));
+        assert_eq!(pause_after(COUNT_TIMEOUT), Duration::from_mins(1));
+    }
 
     #[test]
     fn readiness_names_the_missing_part() {

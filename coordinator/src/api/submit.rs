@@ -8,6 +8,7 @@ use super::single::TaskRequest;
 use super::workflow::WorkflowRequest;
 use super::{ApiContext, elsewhere};
 use crate::engine::handle::{ExecutorView, IdempotencyKey, Origin, Request, Submission, SubmitError, Submitted};
+use crate::metrics::SubmissionRefusal;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -125,7 +126,10 @@ async fn commit(context: &ApiContext, request: Request) -> Result<Submitted, Pro
         let detail = "the lane did not answer in time, so it is not known whether this was stored: try again with the same Idempotency-Key";
         Problem::new(Code::Unavailable, detail)
     };
-    let submitted = answer.map_err(|_| unknown())?.map_err(refusal)?;
+    let submitted = answer.map_err(|_| unknown())?.map_err(|error| {
+        context.metrics.submission_refused(reason_of(&error));
+        refusal(error)
+    })?;
     if submitted.ids.len() != count {
         return Err(lost_ids(count, submitted.ids.len()));
     }
@@ -141,6 +145,14 @@ fn refusal(error: SubmitError) -> Problem {
         SubmitError::KeyReused { key } => Problem::new(Code::KeyReused, detail).at("Idempotency-Key").with_value(&json!(key)),
         SubmitError::Refused(_) => Problem::new(Code::Refused, detail),
         SubmitError::Unavailable(_) => Problem::new(Code::Unavailable, detail),
+    }
+}
+
+fn reason_of(error: &SubmitError) -> SubmissionRefusal {
+    match error {
+        SubmitError::KeyReused { .. } => SubmissionRefusal::KeyReused,
+        SubmitError::Refused(_) => SubmissionRefusal::Refused,
+        SubmitError::Unavailable(_) => SubmissionRefusal::Unavailable,
     }
 }
 

@@ -67,7 +67,7 @@ pub fn acceptor(files: &ApiCertificate) -> Result<TlsAcceptor, TlsError> {
     }
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| no_key(error.to_string()))?;
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().expect("the provider has the suites of TLS 1.2 and 1.3");
+    let builder = builder.with_safe_default_protocol_versions().map_err(|error| no_certificate(error.to_string()))?;
     let mut config = builder.with_no_client_auth().with_single_cert(chain, key).map_err(|error| no_key(error.to_string()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))

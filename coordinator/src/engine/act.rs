@@ -31,6 +31,7 @@ impl Lane {
         for (hash, plan) in std::mem::take(&mut stepped.plans) {
             self.plans.put(hash, plan);
         }
+        self.parts.metrics.tallied(&stepped.tally);
         let mut outbox = Outbox::default();
         let mut wanted = Vec::new();
         for (id, effect) in std::mem::take(&mut stepped.effects) {
@@ -76,7 +77,11 @@ impl Lane {
             Effect::Publish(index) => wanted.extend(execution.and_then(|execution| fresh(execution, index))),
             Effect::LeftQueue(index, sequence) => {
                 if let Some(execution) = execution {
-                    self.lots.left_queue(&lot_of(execution, index), sequence);
+                    let lot = lot_of(execution, index);
+                    self.lots.left_queue(&lot, sequence);
+                    if let Some(waited) = execution.task(index).queue_wait() {
+                        self.parts.metrics.task_started(&lot.queue, waited);
+                    }
                 }
             }
             Effect::Answer(run, incarnation, answer) => {
@@ -94,10 +99,17 @@ impl Lane {
             Effect::Timer(at) => self.next_due = Some(self.next_due.map_or(at, |due| due.min(at))),
             Effect::TaskEnded(index, status) => {
                 if let Some(execution) = execution {
-                    self.parts.metrics.task_ended(&execution.plan.task(index).queue, status);
+                    let task = execution.task(index);
+                    let duration = task.started_at.zip(task.completed_at).map(|(started, ended)| ended.since(started));
+                    self.parts.metrics.task_ended(&execution.plan.task(index).queue, status, duration);
                 }
             }
-            Effect::EvaluateOutput | Effect::Ended => {}
+            Effect::Ended => {
+                if let Some((execution, ended)) = execution.and_then(|execution| Some((execution, execution.completed_at?))) {
+                    self.parts.metrics.workflow_ended(execution.status, ended.since(execution.created_at));
+                }
+            }
+            Effect::EvaluateOutput => {}
         }
     }
 
@@ -157,13 +169,8 @@ impl Lane {
                     tracing::warn!(task_id = %work.addressed.execution.task(*index), run_id = %run, "a run was lost");
                 }
             }
-            Event::Claim(..)
-            | Event::Check(..)
-            | Event::Due(_)
-            | Event::Cancel
-            | Event::CancelTask(_)
-            | Event::Undeliverable(..)
-            | Event::OutputEvaluated(_) => {}
+            Event::Undeliverable(_, _, failure) => self.parts.metrics.attempts_failed(&failure.error_type, 1),
+            Event::Claim(..) | Event::Check(..) | Event::Due(_) | Event::Cancel | Event::CancelTask(_) | Event::OutputEvaluated(_) => {}
         }
     }
 

@@ -5,6 +5,7 @@ use super::lane::{BATCH_EVENTS_MAX, Lane, Randomness};
 use super::lots::mark_row;
 use super::work::{ClaimNote, EventWork, Group, GroupState, ReadThrough, Work};
 use crate::kill_points;
+use crate::metrics::Tally;
 use orchestr8_core::execution::Execution;
 use orchestr8_core::expression;
 use orchestr8_core::machine::{self, Effect, Event};
@@ -47,6 +48,8 @@ pub(super) struct Stepped {
     pub positions: Vec<ReadThrough>,
     /// Rows of inboxes that are decided, with their shards.
     pub inbox: Vec<(u16, Uuid)>,
+    /// What is counted once this is committed.
+    pub tally: Tally,
 }
 
 impl Lane {
@@ -333,6 +336,7 @@ impl Lane {
         decided.into_iter().for_each(|(_, id)| batch.decides(id));
         shards.into_iter().for_each(|shard| self.fence(&mut batch, shard));
         for (id, execution) in &mut stepped.executions {
+            stepped.tally.see(&execution.changes);
             match stepped.new.remove(id) {
                 Some(new) => batch.insert(execution, new),
                 None => batch.update(execution),

@@ -8,6 +8,7 @@ use super::untrusted::{self, BeatOf, Doubtful};
 use super::work::{CancelReply, EventWork, Group, GroupState, ReadThrough, Work};
 use crate::bus::publisher::Member;
 use crate::bus::survey::ReaderState;
+use crate::metrics::PublishRefusal;
 use orchestr8_core::execution::Failure;
 use orchestr8_core::machine::Event;
 use orchestr8_proto::ids::{ExecutionId, RunId};
@@ -177,11 +178,14 @@ impl Lane {
             PublishEnd::Full | PublishEnd::NoStorage => {
                 let pause =
                     if published.end == PublishEnd::Full { self.parts.times.claim_after() / 4 } else { self.parts.times.in_progress() };
+                let refusal = if published.end == PublishEnd::Full { PublishRefusal::Full } else { PublishRefusal::NoStorage };
+                self.parts.metrics.publish_refused(refusal);
                 state.marks.refused_as_full(member.sequence);
                 state.full_until = Some(Instant::now() + pause);
                 self.lots.not_stored(&published.lot, member.sequence);
             }
             PublishEnd::TooLarge => {
+                self.parts.metrics.publish_refused(PublishRefusal::TooLarge);
                 let failure = Failure { error_type: "too_large".into(), message: "the dispatch is larger than NATS takes".into() };
                 let event = Event::Undeliverable(member.task.index(), member.dispatch, failure);
                 self.pending.push_back(Work::event(member.task.execution(), event));
@@ -229,6 +233,7 @@ impl Lane {
             }
             Connection::Down => {
                 self.connected = false;
+                self.parts.metrics.connection_lost();
                 tracing::warn!("the connection to NATS is gone; reconnecting");
                 self.parts.handle.update_health(self.parts.index, |health| health.nats = Some("disconnected".into()));
             }

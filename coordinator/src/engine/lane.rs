@@ -272,6 +272,7 @@ impl Lane {
     /// Any doubt runs the same recovery (rule R2).
     fn doubted(&mut self, doubt: &StoreError) {
         tracing::warn!(%doubt, shards = self.shards.len(), "recovering the shards");
+        self.parts.metrics.doubted(doubt);
         let reason = doubt.to_string();
         self.parts.handle.update_health(self.parts.index, |health| health.database = Some(reason));
         // The first at once, the next ones with a growing pause: a doubt that stays must not become a storm.

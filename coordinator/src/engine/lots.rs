@@ -6,7 +6,7 @@ use orchestr8_proto::words::Priority;
 use orchestr8_store::queue::Lot;
 use orchestr8_store::rows::MarkRow;
 use sqlx::types::Json;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -252,6 +252,16 @@ impl Lots {
         queues.sort_unstable();
         queues.dedup();
         queues
+    }
+
+    /// Dispatches that lie above their mark, by queue. Those that were cancelled meanwhile count until they are passed over.
+    #[must_use]
+    pub fn held(&self) -> BTreeMap<String, i64> {
+        let mut held = BTreeMap::new();
+        for state in self.by_lot.values() {
+            *held.entry(state.lot.queue.clone()).or_default() += (state.marks.drawn - state.marks.handed_through).max(0);
+        }
+        held
     }
 
     /// Whether something is to be published again.

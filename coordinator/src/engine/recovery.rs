@@ -183,7 +183,7 @@ impl Lane {
         if self.in_doubt {
             return Ok(());
         }
-        let renewed = self.save().await?;
+        let renewed = self.save().await.inspect_err(|_| self.parts.metrics.renewal_failed())?;
         self.parts.handle.update_health(self.parts.index, |health| health.database = None);
         self.next_due = match (self.next_due, renewed.next_due) {
             (Some(known), Some(found)) => Some(known.min(found)),
@@ -243,6 +243,7 @@ impl Lane {
         if !self.owns_shards() {
             return;
         }
+        self.parts.metrics.losses_held_back(silence.held_back);
         if silence.held_back > 0 {
             tracing::error!(executors = silence.held_back, "more than half of the executors fell silent together; losses are held back");
         }

@@ -4,6 +4,7 @@
 use super::lane::Lane;
 use super::work::Work;
 use crate::kill_points;
+use crate::metrics::LaneView;
 use orchestr8_core::shares::{Balance, Standing, balance, fair_share};
 use orchestr8_proto::ids::{ExecutionId, LeaseId};
 use orchestr8_proto::names;
@@ -56,6 +57,7 @@ impl Lane {
 
     /// Moves towards the fair share.
     pub(super) async fn rebalance(&mut self, standing: Standing) -> Result<(), StoreError> {
+        self.parts.metrics.renewed(self.parts.index, LaneView { renewed_at: std::time::Instant::now(), held: self.lots.held() });
         let owned = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
         let all = u32::from(self.parts.installation.shard_count);
         let share = usize::try_from(fair_share(all, standing)).unwrap_or(usize::MAX);
@@ -107,6 +109,7 @@ impl Lane {
         kill_points::pass(kill_points::AFTER_TAKE_BEFORE_RESTORE);
         self.restore(&new).await?;
         tracing::info!(shards = ?new, owned = self.shards.len(), running = self.leases.len(), "shards taken");
+        self.parts.metrics.taken(new.len());
         self.parts.metrics.recovered(new.len());
         self.taken();
         Ok(())
@@ -136,6 +139,7 @@ impl Lane {
         self.stop_reader();
         self.forget(&leaving);
         tracing::info!(shards = ?leaving, owned = self.shards.len(), "shards handed over");
+        self.parts.metrics.handed_over(leaving.len());
         self.show_ownership();
         self.alarms.reader = Some(Instant::now());
         self.parts.speaker.nudge(&Nudge { vacant: true, ..Nudge::default() });

@@ -20,7 +20,7 @@ pub const LOAD: &str = "
 select e.id, e.version, e.status, e.created_at, e.started_at, e.completed_at, e.error, e.cancel_requested_at, e.event_sequence,
   case when t.id = w.first_task then e.plan_hash end as plan_hash, case when t.id = w.first_task then e.input end as input,
   t.id as task_id, t.status as task_status, t.attempt, t.retry_count, t.losses_in_row, t.releases_in_row, t.dispatch_id,
-  t.dispatch_sequence, t.run_id, t.incarnation, t.ask_first, t.due_at, t.executor_id, t.started_at as task_started_at,
+  t.dispatch_sequence, t.run_id, t.incarnation, t.ask_first, t.due_at, t.executor_id, t.queued_at, t.started_at as task_started_at,
   t.completed_at as task_completed_at, t.error as task_error, t.error_type
 from unnest($1::uuid[], $2::uuid[], $3::uuid[]) as w (id, first_task, last_task)
 join workflow_executions e on e.id = w.id
@@ -171,6 +171,7 @@ fn task(row: &PgRow) -> Result<Task, StoreError> {
         holder: holder(row)?,
         due_at: time(row, "due_at")?,
         executor: row.try_get::<Option<String>, _>("executor_id")?.map(Arc::from),
+        queued_at: time(row, "queued_at")?,
         started_at: time(row, "task_started_at")?,
         completed_at: time(row, "task_completed_at")?,
         failure: failure(row.try_get("error_type")?, row.try_get("task_error")?),

@@ -41,6 +41,7 @@ impl Desk {
         }
         let again = message.headers.as_ref().is_some_and(|headers| headers.get(HEADER_AGAIN).is_some());
         let doubt = if delivery.deliveries > 1 || again { Doubt::Doubtful } else { Doubt::None };
+        self.deliveries[usize::from(doubt == Doubt::Doubtful)] += 1;
         let (stored_us, sequence) = (delivery.stored_us, delivery.stream_sequence);
         kill_point(AFTER_FETCH_BEFORE_START);
         let (members, unsupported) = match read(message.payload) {

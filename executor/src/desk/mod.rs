@@ -6,6 +6,7 @@
 //! - `endings`: the end of a run, its outcome, the ack of its message
 //! - `departures`: pulls, claims, outcomes and heartbeats that may leave now
 //! - `clockwork`: what happens by time and after a reconnect
+//! - `figures`: how it is, in numbers
 //! - `drain`: giving everything back in order
 
 mod answers;
@@ -18,12 +19,14 @@ mod clockwork;
 mod departures;
 mod drain;
 mod endings;
+mod figures;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use answers::{answers_subject, pulls_subject};
+pub(crate) use figures::Figures;
 
 use crate::beats::{Identity, Rhythm};
 use crate::claims::ClaimLanes;
@@ -108,6 +111,8 @@ pub(crate) struct Desk {
     dropped_until: VecDeque<(Instant, DispatchId)>,
     /// The consumers that did not answer at the last look, so that a change is logged once.
     unavailable: usize,
+    /// Messages that came for the first time, and again.
+    deliveries: [u64; 2],
     effects: Vec<Effect>,
 }
 
@@ -144,6 +149,7 @@ impl Desk {
             dropped: HashSet::new(),
             dropped_until: VecDeque::new(),
             unavailable: 0,
+            deliveries: [0; 2],
             effects: Vec::new(),
         }
     }

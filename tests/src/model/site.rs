@@ -90,6 +90,7 @@ fn settings(name: u8) -> ExecutorSettings {
         },
         unconfirmed_max: 64,
         unconfirmed_bytes_max: 1 << 20,
+        probes: None,
     }
 }
 

@@ -81,11 +81,12 @@ impl Turn<'_> {
         let id = self.draws.dispatch_id();
         let ask_first = start == Start::AskFirst || self.planned(index).at_most_once;
         self.set_status(index, TaskStatus::Queued);
+        let now = self.now;
         let task = self.execution.change(index);
         if numbering == Numbering::Next {
             task.attempt += 1;
         }
-        (task.due_at, task.started_at) = (None, None);
+        (task.due_at, task.started_at, task.queued_at) = (None, None, Some(now));
         task.dispatch = Some(Dispatched { id, sequence: 0, ask_first });
         self.record_task("task.queued", index);
         self.effects.push(Effect::Publish(index));

@@ -152,7 +152,7 @@ pub struct Bus {
     pub jetstream: jetstream::Context,
     /// Protocol times, for consumers and streams.
     pub times: ProtocolTimes,
-    address: String,
+    pub(super) address: String,
     /// The first right that the server said we lack.
     forbidden: watch::Receiver<Option<String>>,
     /// Taken by who looks whether the stream of outcomes takes messages.

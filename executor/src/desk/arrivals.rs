@@ -34,7 +34,7 @@ impl Desk {
             return;
         };
         let since_pull = self.fetcher.delivered(delivery.consumer, clock.now);
-        if !self.takes_work() || self.runs.unended() >= self.identity.slots {
+        if !self.takes_work() || self.fetcher.is_paused(delivery.consumer) || self.runs.unended() >= self.identity.slots {
             self.publish(ack, None, NAK);
             return;
         }

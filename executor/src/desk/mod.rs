@@ -7,6 +7,7 @@
 //! - `departures`: pulls, claims, outcomes and heartbeats that may leave now
 //! - `clockwork`: what happens by time and after a reconnect
 //! - `drain`: giving everything back in order
+//! - `orders`: what operators want: no new work, or none of a queue
 
 mod answers;
 mod arrivals;
@@ -16,6 +17,7 @@ mod clockwork;
 mod departures;
 mod drain;
 mod endings;
+mod orders;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
@@ -75,6 +77,8 @@ enum Line {
 /// Whether new work is taken.
 enum Mode {
     Working,
+    /// An operator wants no new work here.
+    Cordoned,
     Draining(Drain),
 }
 
@@ -158,8 +162,8 @@ impl Desk {
     pub(crate) fn patience(&self) -> Duration {
         let restless = !self.messages.is_empty() || !self.claims.is_idle() || !self.outcomes.is_idle() || self.fetcher.awaits_answer();
         match self.mode {
-            Mode::Working if !restless => self.times.base() / 2,
-            Mode::Working | Mode::Draining(_) => self.times.base() / 20,
+            Mode::Working | Mode::Cordoned if !restless => self.times.base() / 2,
+            Mode::Working | Mode::Cordoned | Mode::Draining(_) => self.times.base() / 20,
         }
     }
 
@@ -178,7 +182,7 @@ impl Desk {
             Mode::Working if confirmed_enough && self.coordinators.allow_fetching(now, &self.times) => {
                 self.identity.slots.saturating_sub(self.runs.unended())
             }
-            Mode::Working | Mode::Draining(_) => 0,
+            Mode::Working | Mode::Cordoned | Mode::Draining(_) => 0,
         }
     }
 }

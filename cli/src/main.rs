@@ -48,6 +48,11 @@ enum Command {
     Validate(commands::definition::ValidateArgs),
     Graph(commands::definition::GraphArgs),
     Definitions(commands::definition::DefinitionsArgs),
+    Why(commands::why::WhyArgs),
+    Queues(commands::queues::QueuesArgs),
+    Executors(commands::executors::ExecutorsArgs),
+    Shards(commands::shards::ShardsArgs),
+    Doctor(commands::doctor::DoctorArgs),
     Quarantine(commands::quarantine::QuarantineArgs),
 }
 
@@ -101,6 +106,11 @@ async fn ask(command: &Command) -> Result<Exit, CommandError> {
         Command::Validate(args) => commands::definition::validate(args),
         Command::Graph(args) => commands::definition::graph(args),
         Command::Definitions(args) => commands::definition::definitions(args).await,
+        Command::Why(args) => commands::why::why(args).await,
+        Command::Queues(args) => commands::queues::queues(args).await,
+        Command::Executors(args) => commands::executors::executors(args).await,
+        Command::Shards(args) => commands::shards::shards(args).await,
+        Command::Doctor(args) => commands::doctor::doctor(args).await,
         Command::Quarantine(args) => commands::quarantine::quarantine(args).await,
         Command::Dev(_) | Command::Coordinator(_) | Command::Executor(_) => unreachable!("servers are started by `main`"),
     }

@@ -1,12 +1,14 @@
 //! The server sub-commands: configuration, telemetry, start, signals, bounded end. No logic.
 //!
 //! - [`configuration`]: flags, environment and file become one set of values
-//! - [`secrets`]: tokens and keys from files
+//! - [`secrets`]: tokens and keys from files; `reference`: the documented flags are the real ones
 //! - [`coordinator`], [`executor`]: their flags, and the settings that these make
 
 mod configuration;
 pub mod coordinator;
 pub mod executor;
+#[cfg(test)]
+mod reference;
 mod secrets;
 
 use crate::exit::Exit;

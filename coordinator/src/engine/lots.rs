@@ -301,3 +301,19 @@ pub fn mark_row(state: &LotState) -> MarkRow {
         checkpoints: Json(state.marks.checkpoints()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_paused_queue_has_no_room_and_the_others_keep_theirs() {
+        let mut lots = Lots::new(10);
+        let lot = |queue: &str| Lot { shard: 0, queue: queue.into(), priority: Priority::Normal };
+        lots.pause(&["a".into()]);
+        assert_eq!((lots.room(&lot("a")), lots.room(&lot("b"))), (0, 10));
+        assert_eq!(lots.paused().queues, ["a"]);
+        lots.pause(&[]);
+        assert_eq!(lots.room(&lot("a")), 10);
+    }
+}

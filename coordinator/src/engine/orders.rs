@@ -45,7 +45,7 @@ impl Lane {
     /// Who begins to fetch wants to hear first which queues are paused, and who gave an order waits to see it obeyed. Many at once
     /// share one beat.
     pub(super) fn announce_soon(&mut self) {
-        self.alarms.announce.get_or_insert_with(|| Instant::now() + self.parts.times.claim_after() / 50);
+        self.alarms.announce.get_or_insert_with(|| Instant::now() + self.parts.times.claim_after() / 10);
     }
 
     pub(super) fn announce(&mut self) {

@@ -79,6 +79,7 @@ impl Lane {
     pub(super) fn order_executor(&self, incarnation: Incarnation, order: ExecutorOrder) {
         self.parts.speaker.order(incarnation, order);
     }
+
     /// Beside the lane: whoever asks may wait, the lane must not.
     pub(super) fn ask_broker(&self, reply: oneshot::Sender<Result<BrokerFacts, BusError>>) {
         let bus = self.parts.bus.clone();

@@ -27,7 +27,7 @@ begin
   return 'paused';
 end $$;
 
--- Since when a shard has its owner. A version without this column leaves the time of the take before.
+-- Since when a shard has its owner; null for those that were taken before there was this column.
 alter table shards add column owned_since timestamptz;
 comment on column shards.owned_since is 'When its present owner took it; a recovery of the same owner leaves it.';
 

@@ -75,7 +75,7 @@ async fn why_names_what_a_task_waits_for() -> Result<()> {
     scene.result(&ended).await?;
     assert_eq!(reasons(&scene, &ended).await?, ["ended"]);
     scene.installation.executors[0].kill().await?;
-    until_why(&scene, &nobody, &["nobody_serves_queue"]).await?;
+    until_why(&scene, &sleep, &["nobody_serves_queue"]).await.context("its executor is lost, and nobody else is there")?;
     scene.finish().await;
     Ok(())
 }

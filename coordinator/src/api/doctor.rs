@@ -65,6 +65,8 @@ struct Database {
 /// `GET /api/v1/doctor`: 200 whatever it finds; the worst is in `level`.
 pub(super) async fn doctor(State(context): State<ApiContext>, parameters: Parameters) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
+    // Once: in the middle of the checks it would give half of them.
+    let has_listened = context.engine.has_listened();
     let executors = context.engine.executors();
     let broker = match context.engine.ask_broker().await {
         Some(answer) => answer.map_err(|error| error.to_string()),
@@ -75,7 +77,7 @@ pub(super) async fn doctor(State(context): State<ApiContext>, parameters: Parame
         Ok(database) => {
             checks.extend(postgres(&database));
             checks.extend(owners(&database, broker.as_ref().ok()));
-            checks.extend(context.engine.has_listened().then(|| stuck(&database.stuck)));
+            checks.extend(has_listened.then(|| stuck(&database.stuck)));
         }
         Err(error) => {
             checks.push(fail("postgres", error.to_string(), "see whether Postgres runs and takes connections; /readyz says more"));
@@ -87,7 +89,7 @@ pub(super) async fn doctor(State(context): State<ApiContext>, parameters: Parame
     }
     checks.push(versions(&executors));
     match queues::all(&context).await {
-        Ok(_) if !context.engine.has_listened() => {
+        Ok(_) if !has_listened => {
             let message = "this coordinator has just begun to listen to executors".to_owned();
             checks.push(warn("executors", message, "ask again in some seconds"));
         }

@@ -25,7 +25,9 @@ pub(crate) struct Identity {
 pub(crate) enum Outlook {
     /// It goes on.
     Working,
-    /// It ends when its runs have.
+    /// It takes nothing new until it is told to.
+    Cordoned,
+    /// It takes nothing new, and gives back what it cannot end in time.
     Draining,
     /// This is its last heartbeat.
     Last,
@@ -91,9 +93,10 @@ pub(crate) fn heartbeat(identity: &Identity, runs: &Runs, outlook: Outlook, (seq
         handlers: identity.handlers.clone(),
         slots: count(identity.slots),
         slots_busy: count(runs_busy),
-        draining: outlook != Outlook::Working,
+        draining: matches!(outlook, Outlook::Draining | Outlook::Last),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         last: outlook == Outlook::Last,
+        cordoned: outlook == Outlook::Cordoned,
     };
     lists.into_iter().enumerate().map(part).collect()
 }

@@ -27,6 +27,7 @@ pub(crate) enum Heard {
 /// Everything heard so far.
 #[derive(Debug)]
 pub(crate) struct Coordinators {
+    began_at: Instant,
     heard_at: Instant,
     foreign_at: Option<Instant>,
     installation: Option<String>,
@@ -38,7 +39,7 @@ pub(crate) struct Coordinators {
 impl Coordinators {
     /// Nothing heard yet; silence counts from now on.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { heard_at: now, foreign_at: None, installation: None, stream_incarnation: None, offset_us: None }
+        Self { began_at: now, heard_at: now, foreign_at: None, installation: None, stream_incarnation: None, offset_us: None }
     }
 
     /// Takes in one beat.
@@ -67,11 +68,13 @@ impl Coordinators {
         }
     }
 
-    /// Whether tasks may be fetched: a coordinator was heard lately, and none of another installation.
+    /// Whether tasks may be fetched: a coordinator was heard lately, and none of another installation. Who begins waits a moment for
+    /// the first beat, which a coordinator sends as soon as it hears of a new executor: it says which queues are paused.
     pub(crate) fn allow_fetching(&mut self, now: Instant, times: &ProtocolTimes) -> bool {
         let recent = |at: Instant| now.saturating_duration_since(at) <= times.coordinator_silence();
         self.foreign_at = self.foreign_at.filter(|at| recent(*at));
-        self.foreign_at.is_none() && recent(self.heard_at)
+        let told = self.installation.is_some() || now.saturating_duration_since(self.began_at) >= times.base();
+        told && self.foreign_at.is_none() && recent(self.heard_at)
     }
 
     /// Since when no coordinator was heard.
@@ -109,6 +112,7 @@ mod tests {
             stream_incarnation: stream_incarnation.into(),
             executors: 0,
             executors_late: 0,
+            paused: None,
         }
     }
 
@@ -133,6 +137,15 @@ mod tests {
         assert!(!coordinators.allow_fetching(later(start, 11).now, &times));
         assert_eq!(coordinators.hear(&beat("i", "", 0), later(start, 12)), Heard::Usual);
         assert!(coordinators.allow_fetching(later(start, 13).now, &times));
+    }
+
+    #[test]
+    fn who_begins_waits_a_moment_for_the_first_beat() {
+        let (times, start) = (ProtocolTimes::default(), Clock { now: Instant::now(), wall_us: 0 });
+        let mut coordinators = Coordinators::new(start.now);
+        assert!(!coordinators.allow_fetching(start.now, &times) && coordinators.allow_fetching(later(start, 1).now, &times));
+        assert_eq!(coordinators.hear(&beat("i", "", 0), start), Heard::Usual);
+        assert!(coordinators.allow_fetching(start.now, &times));
     }
 
     #[test]

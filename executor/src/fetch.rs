@@ -62,6 +62,9 @@ enum Pull {
 
 struct Consumer {
     name: String,
+    queue: String,
+    /// Nothing is fetched from its queue.
+    is_paused: bool,
     subject: String,
     pull: Pull,
     pulled_at: Option<Instant>,
@@ -100,7 +103,7 @@ impl Fetcher {
     pub(crate) fn new(queues: &[String], times: &ProtocolTimes) -> Self {
         let pairs = Priority::ALL.iter().flat_map(|priority| queues.iter().map(move |queue| (queue, *priority)));
         let shortest = times.base().max(Duration::from_secs(1));
-        let consumers: Vec<_> = pairs.map(|(queue, priority)| Consumer::new(&consumer_name(queue, priority), shortest)).collect();
+        let consumers: Vec<_> = pairs.map(|(queue, priority)| Consumer::new(queue, priority, shortest)).collect();
         Self {
             by_name: consumers.iter().enumerate().map(|(index, consumer)| (consumer.name.clone(), index)).collect(),
             consumers,
@@ -219,6 +222,27 @@ impl Fetcher {
         }
     }
 
+    /// These queues are paused, and no others; whether that is new. Pulls that are parked stay: what they bring is given back.
+    pub(crate) fn pause(&mut self, queues: &[String]) -> bool {
+        let mut changed = false;
+        for consumer in &mut self.consumers {
+            let is_paused = queues.contains(&consumer.queue);
+            changed |= std::mem::replace(&mut consumer.is_paused, is_paused) != is_paused;
+        }
+        changed
+    }
+
+    /// Whether nothing may be fetched from this consumer.
+    pub(crate) fn is_paused(&self, consumer: &str) -> bool {
+        self.by_name.get(consumer).is_some_and(|index| self.consumers[*index].is_paused)
+    }
+
+    /// Those of our queues that are paused.
+    pub(crate) fn paused(&self) -> Vec<&str> {
+        // The first consumers are those of the most urgent priority, one of each queue.
+        self.consumers[..self.queues].iter().filter(|consumer| consumer.is_paused).map(|consumer| consumer.queue.as_str()).collect()
+    }
+
     /// Consumers that did not answer, for the log.
     pub(crate) fn unavailable(&self) -> impl Iterator<Item = &str> {
         self.consumers.iter().filter(|consumer| matches!(consumer.pull, Pull::Unavailable { .. })).map(|consumer| consumer.name.as_str())
@@ -258,7 +282,7 @@ impl Fetcher {
         let (expires, heartbeat) = (self.expiry.as_nanos(), idle_heartbeat(self.expiry).as_nanos());
         let mut requests = Vec::new();
         for index in 0..self.consumers.len() {
-            if matches!(self.consumers[index].pull, Pull::None) {
+            if matches!(self.consumers[index].pull, Pull::None) && !self.consumers[index].is_paused {
                 let pull = self.next_pull();
                 self.consumers[index].pull = Pull::Parked { pull, heard_at: now };
                 let body = format!(r#"{{"batch":1,"expires":{expires},"idle_heartbeat":{heartbeat}}}"#);
@@ -293,10 +317,13 @@ impl Fetcher {
 }
 
 impl Consumer {
-    fn new(name: &str, shortest: Duration) -> Self {
+    fn new(queue: &str, priority: Priority, shortest: Duration) -> Self {
+        let name = consumer_name(queue, priority);
         Self {
-            name: name.to_owned(),
-            subject: next_subject(name),
+            queue: queue.to_owned(),
+            is_paused: false,
+            subject: next_subject(&name),
+            name,
             pull: Pull::None,
             pulled_at: None,
             blurred_until: None,
@@ -307,6 +334,7 @@ impl Consumer {
 
     fn worth_asking(&self, now: Instant) -> bool {
         match self.pull {
+            _ if self.is_paused => false,
             Pull::None => self.empty_until.is_none_or(|until| until <= now),
             Pull::Unavailable { until } => until <= now,
             // A parked pull says by itself when there is something.

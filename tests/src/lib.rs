@@ -10,6 +10,7 @@
 //! - `tour`, `reports`, `definitions`: what the documents show, run as written; `document`: their fenced blocks
 //! - `quality_gates`: the example of that name, gate by gate
 //! - `happy`: what works when nothing goes wrong, through API and command line
+//! - `operating`: what operators look at and order; `backup`: a dump, restored into a fresh installation
 //! - `faults`: processes and servers that die, stores that are wiped
 //! - `hostile`: forged and malformed messages, wrong requests, servers that do not fit
 //! - `store`: every statement against the migrated schema, comments, plans of the hot queries
@@ -38,7 +39,13 @@ mod ledger;
 mod scene;
 
 #[cfg(test)]
+mod backup;
+
+#[cfg(test)]
 mod happy;
+
+#[cfg(test)]
+mod operating;
 
 #[cfg(test)]
 mod faults;

@@ -2,10 +2,11 @@
 //!
 //! - [`address`]: which coordinator, which token; [`tls`]: whose certificate is believed
 //! - [`problem`]: what a refusal says
-//! - [`shapes`]: the answers, as far as commands read them
+//! - [`shapes`]: the answers, as far as commands read them; [`operating`]: those to operators
 //! - [`sse`]: the event stream
 
 pub mod address;
+pub mod operating;
 pub mod problem;
 pub mod shapes;
 pub mod sse;

@@ -212,12 +212,12 @@ pub fn error_text(error_type: Option<&str>, error: Option<&str>) -> Option<Strin
     }
 }
 
-fn timestamp<'de, D: Deserializer<'de>>(from: D) -> Result<OffsetDateTime, D::Error> {
+pub(super) fn timestamp<'de, D: Deserializer<'de>>(from: D) -> Result<OffsetDateTime, D::Error> {
     let text = String::deserialize(from)?;
     OffsetDateTime::parse(&text, &Rfc3339).map_err(serde::de::Error::custom)
 }
 
-fn maybe_timestamp<'de, D: Deserializer<'de>>(from: D) -> Result<Option<OffsetDateTime>, D::Error> {
+pub(super) fn maybe_timestamp<'de, D: Deserializer<'de>>(from: D) -> Result<Option<OffsetDateTime>, D::Error> {
     let text = Option::<String>::deserialize(from)?;
     text.map(|text| OffsetDateTime::parse(&text, &Rfc3339).map_err(serde::de::Error::custom)).transpose()
 }

@@ -8,21 +8,27 @@
 //! - [`definition`]: `validate`, `graph`, `definitions`
 //! - [`quarantine`]: events that could not be applied
 //! - [`nats_accounts`]: `nats-accounts`, the rights of a nats-server's users
+//! - [`why`]: what a task waits for; [`queues`], [`executors`], [`shards`], [`doctor`]: for operators
 
 pub mod cancel;
 pub mod context;
 pub mod definition;
+pub mod doctor;
+pub mod executors;
 pub mod list;
 pub mod logs;
 pub mod nats_accounts;
 pub mod quarantine;
+pub mod queues;
 pub mod run;
+pub mod shards;
 pub mod show;
 pub mod target;
 pub mod task;
 pub mod values;
 pub mod wait;
 pub mod watch;
+pub mod why;
 
 use crate::client::ClientError;
 use crate::client::address::AddressError;

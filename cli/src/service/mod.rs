@@ -1,7 +1,7 @@
 //! The server sub-commands: configuration, telemetry, start, signals, bounded end. No logic.
 //!
 //! - [`configuration`]: flags, environment and file become one set of values
-//! - [`secrets`]: tokens and keys from files
+//! - [`secrets`]: tokens and keys from files; `reference`: the documented flags are the real ones
 //! - [`nats`]: the flags about NATS that both share
 //! - [`coordinator`], [`executor`]: their flags, and the settings that these make
 
@@ -9,6 +9,8 @@ mod configuration;
 pub mod coordinator;
 pub mod executor;
 mod nats;
+#[cfg(test)]
+mod reference;
 mod secrets;
 
 use crate::exit::Exit;

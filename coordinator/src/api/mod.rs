@@ -8,6 +8,8 @@
 //! - [`submit`], [`single`], [`shapes`], [`workflow`]: submissions of tasks and workflows
 //! - [`tasks`], [`workflows`], [`definitions`]: what there is, and cancelling it
 //! - `quarantine`: events that could not be applied
+//! - `why`: what a task waits for
+//! - `queues`, `executors`, `shards`, `doctor`: what operators look at and order
 //! - [`progress`]: how far an execution is
 //! - `events`, [`waiting`]: event streams and waits for an end
 //! - [`probes`]: `/healthz`, `/readyz`, `/metrics`
@@ -16,8 +18,10 @@ pub mod access;
 pub mod admission;
 pub mod body;
 pub mod definitions;
+mod doctor;
 pub mod elsewhere;
 mod events;
+mod executors;
 pub mod fields;
 pub mod ids;
 pub mod json;
@@ -26,13 +30,16 @@ pub mod probes;
 pub mod problem;
 pub mod progress;
 mod quarantine;
+mod queues;
 pub mod server;
 pub mod shapes;
+mod shards;
 pub mod single;
 pub mod submit;
 pub mod tasks;
 pub mod tls;
 pub mod waiting;
+mod why;
 pub mod workflow;
 pub mod workflows;
 
@@ -119,6 +126,7 @@ pub fn router(context: ApiContext) -> Router {
         .merge(task_routes())
         .merge(workflow_routes())
         .merge(quarantine_routes())
+        .merge(operating_routes())
         .merge(other_routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
@@ -134,6 +142,7 @@ fn task_routes() -> Router<ApiContext> {
         .route("/api/v1/tasks/{id}", get(tasks::one))
         .route("/api/v1/tasks/{id}/status", get(tasks::status))
         .route("/api/v1/tasks/{id}/result", get(tasks::result))
+        .route("/api/v1/tasks/{id}/why", get(why::why))
         .route("/api/v1/tasks/{id}/cancel", post(tasks::cancel))
 }
 
@@ -151,6 +160,19 @@ fn quarantine_routes() -> Router<ApiContext> {
         .route("/api/v1/quarantine", get(quarantine::list))
         .route("/api/v1/quarantine/{id}", get(quarantine::one).delete(quarantine::discard))
         .route("/api/v1/quarantine/{id}/redrive", post(quarantine::redrive))
+}
+
+fn operating_routes() -> Router<ApiContext> {
+    Router::new()
+        .route("/api/v1/queues", get(queues::list))
+        .route("/api/v1/queues/{queue}/pause", post(queues::pause))
+        .route("/api/v1/queues/{queue}/resume", post(queues::resume))
+        .route("/api/v1/executors", get(executors::list))
+        .route("/api/v1/executors/{name}/cordon", post(executors::cordon))
+        .route("/api/v1/executors/{name}/uncordon", post(executors::uncordon))
+        .route("/api/v1/executors/{name}/drain", post(executors::drain))
+        .route("/api/v1/shards", get(shards::list))
+        .route("/api/v1/doctor", get(doctor::doctor))
 }
 
 fn other_routes() -> Router<ApiContext> {

@@ -70,7 +70,7 @@ codes! {
         "The request has no `Authorization: Bearer` header, or its token is not this coordinator's.",
         "Pass the token that the coordinator was configured with; `orchestr8 dev` writes it to .orchestr8/token.";
     NotFound = "not_found", NOT_FOUND, "There is no such thing",
-        "No workflow, task, definition, quarantined event or page has this id or name; it may have been deleted by retention.",
+        "No workflow, task, definition, executor, quarantined event or page has this id or name; it may have been deleted by retention, or an executor may have ended.",
         "Check the id or name; lists show what there is.";
     UnknownRoute = "unknown_route", NOT_FOUND, "There is no such route",
         "The API has nothing under this path.",
@@ -87,6 +87,9 @@ codes! {
     AlreadyFinal = "already_final", CONFLICT, "It has ended already",
         "What has completed, failed or been cancelled does not change any more.",
         "Nothing is left to do; submit it again to have it run again.";
+    NotPaused = "not_paused", CONFLICT, "The queue is not paused",
+        "Only a paused queue can be resumed; somebody else may have resumed it.",
+        "Nothing is left to do; GET /api/v1/queues shows which queues are paused.";
     ComesByItself = "comes_by_itself", CONFLICT, "It comes again by itself",
         "What an executor reports, and what the coordinator looks at again anyway, is not kept for a redrive.",
         "Mend the cause that `error` of the entry names; the event comes again and is applied then. Discard the entry to forget it.";

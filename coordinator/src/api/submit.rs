@@ -68,7 +68,7 @@ pub(super) async fn workflow(
     let request = Request { submissions: vec![submission.clone()], bytes: body.bytes, key, room: Some(room) };
     let submitted = commit(&context, request).await?;
     let id = submitted.ids.first().copied().ok_or_else(|| lost_ids(1, 0))?;
-    Ok((StatusCode::ACCEPTED, Json(workflow_answer(id, &submission, &context.engine.executors()))))
+    Ok((StatusCode::ACCEPTED, Json(workflow_answer(id, &submission, &Outlook::of(&context)))))
 }
 
 /// The caller's key for this request.
@@ -112,10 +112,10 @@ fn batch(items: Vec<Value>, shapes: &Shapes) -> Result<Vec<Submission>, Problem>
 }
 
 async fn submit_tasks(context: &ApiContext, request: Request) -> Result<Vec<Value>, Problem> {
-    let executors = context.engine.executors();
+    let outlook = Outlook::of(context);
     let submissions = request.submissions.clone();
     let submitted = commit(context, request).await?;
-    let answer = |(id, submission): (&ExecutionId, &Submission)| task_answer(*id, submission, &executors);
+    let answer = |(id, submission): (&ExecutionId, &Submission)| task_answer(*id, submission, &outlook);
     Ok(submitted.ids.iter().zip(&submissions).map(answer).collect())
 }
 
@@ -161,7 +161,19 @@ fn lost_ids(wanted: usize, given: usize) -> Problem {
     Problem::new(Code::Internal, "the engine answered with another number of ids than there are tasks")
 }
 
-fn task_answer(id: ExecutionId, submission: &Submission, executors: &[ExecutorView]) -> Value {
+/// What may keep a task waiting: who serves, and which queues are paused.
+struct Outlook {
+    executors: Vec<ExecutorView>,
+    paused_queues: Vec<String>,
+}
+
+impl Outlook {
+    fn of(context: &ApiContext) -> Self {
+        Self { executors: context.engine.executors(), paused_queues: context.engine.paused_queues() }
+    }
+}
+
+fn task_answer(id: ExecutionId, submission: &Submission, outlook: &Outlook) -> Value {
     let task = id.task(0);
     let status = if is_later(submission.run_at) { TaskStatus::Waiting } else { TaskStatus::Queued };
     json!({
@@ -172,11 +184,11 @@ fn task_answer(id: ExecutionId, submission: &Submission, executors: &[ExecutorVi
         "estimated_duration": null,
         "check_status_url": format!("/api/v1/tasks/{task}/status"),
         "message": format!("accepted; its result will be at /api/v1/tasks/{task}/result?wait=30s"),
-        "warnings": warnings(&submission.plan, executors),
+        "warnings": warnings(&submission.plan, outlook),
     })
 }
 
-fn workflow_answer(id: ExecutionId, submission: &Submission, executors: &[ExecutorView]) -> Value {
+fn workflow_answer(id: ExecutionId, submission: &Submission, outlook: &Outlook) -> Value {
     let status = if is_later(submission.run_at) { WorkflowStatus::Pending } else { WorkflowStatus::Running };
     json!({
         "workflow_id": id,
@@ -187,7 +199,7 @@ fn workflow_answer(id: ExecutionId, submission: &Submission, executors: &[Execut
         "check_status_url": format!("/api/v1/workflows/{id}"),
         "events_url": format!("/api/v1/workflows/{id}/events"),
         "message": format!("accepted; its end will be at /api/v1/workflows/{id}?wait=30s"),
-        "warnings": warnings(&submission.plan, executors),
+        "warnings": warnings(&submission.plan, outlook),
     })
 }
 
@@ -195,8 +207,8 @@ fn is_later(run_at: Option<OffsetDateTime>) -> bool {
     run_at.is_some_and(|run_at| run_at > OffsetDateTime::now_utc())
 }
 
-/// What will keep a task waiting, as far as the heartbeats of executors tell.
-fn warnings(plan: &Plan, executors: &[ExecutorView]) -> Vec<String> {
+/// What will keep a task waiting, as far as the heartbeats of executors and the last renewal tell.
+fn warnings(plan: &Plan, outlook: &Outlook) -> Vec<String> {
     let mut wanted = BTreeSet::new();
     for task in &plan.tasks {
         match &task.kind {
@@ -205,12 +217,16 @@ fn warnings(plan: &Plan, executors: &[ExecutorView]) -> Vec<String> {
             TaskKind::Sleep { .. } => false,
         };
     }
-    let said: BTreeSet<String> = wanted.into_iter().filter_map(|(queue, handler)| warning(queue, handler, executors)).collect();
+    let queues: BTreeSet<&str> = wanted.iter().map(|(queue, _)| *queue).collect();
+    let paused = queues.into_iter().filter(|queue| outlook.paused_queues.iter().any(|paused| paused == queue));
+    let paused = paused.map(|queue| format!("queue `{queue}` is paused: its tasks wait until somebody resumes it"));
+    let said: BTreeSet<String> =
+        wanted.iter().filter_map(|(queue, handler)| warning(queue, *handler, &outlook.executors)).chain(paused).collect();
     said.into_iter().take(WARNINGS_MAX).collect()
 }
 
 fn warning(queue: &str, handler: Option<&str>, executors: &[ExecutorView]) -> Option<String> {
-    let serving = || executors.iter().filter(|executor| !executor.draining && executor.queues.iter().any(|served| served == queue));
+    let serving = || executors.iter().filter(|executor| executor.serves(queue));
     if serving().next().is_none() {
         return Some(format!("no executor serves queue `{queue}` at the moment: its tasks wait until one does"));
     }
@@ -223,10 +239,13 @@ fn warning(queue: &str, handler: Option<&str>, executors: &[ExecutorView]) -> Op
 mod tests {
     use super::*;
     use axum::http::HeaderValue;
+    use orchestr8_proto::ids::Incarnation;
 
     fn executor(queue: &str, handler: &str) -> ExecutorView {
         let (queues, handlers) = (vec![queue.to_owned()], vec![handler.to_owned()]);
-        ExecutorView { name: "e1".into(), queues, handlers, slots: 4, slots_busy: 0, draining: false }
+        let (incarnation, seen_at) = (Incarnation::random(), OffsetDateTime::UNIX_EPOCH);
+        let (draining, cordoned, version) = (false, false, "1".into());
+        ExecutorView { name: "e1".into(), incarnation, version, queues, handlers, slots: 4, slots_busy: 0, draining, cordoned, seen_at }
     }
 
     #[test]
@@ -236,8 +255,9 @@ mod tests {
         assert_eq!(warning("default", None, std::slice::from_ref(&one)), None);
         assert!(warning("gpu", None, std::slice::from_ref(&one)).expect("a warning").contains("queue `gpu`"));
         assert!(warning("default", Some("nop"), std::slice::from_ref(&one)).expect("a warning").contains("handler `nop`"));
-        let draining = ExecutorView { draining: true, ..one };
-        assert!(warning("default", None, &[draining]).is_some());
+        for away in [ExecutorView { draining: true, ..one.clone() }, ExecutorView { cordoned: true, ..one }] {
+            assert!(warning("default", None, &[away]).is_some());
+        }
     }
 
     #[test]

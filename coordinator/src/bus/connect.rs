@@ -131,7 +131,7 @@ pub struct Bus {
     pub jetstream: jetstream::Context,
     /// Protocol times, for consumers and streams.
     pub times: ProtocolTimes,
-    address: String,
+    pub(super) address: String,
     settings: NatsSettings,
     /// What the server forbids.
     violations: Arc<Violations>,

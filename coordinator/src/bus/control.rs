@@ -5,7 +5,9 @@ use bytes::Bytes;
 use orchestr8_core::machine::Answer;
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId};
 use orchestr8_proto::names;
-use orchestr8_proto::wire::{self, BATCH_ITEMS_MAX, Control, CoordinatorBeat, Nudge, RunVerdict, SCHEMA_VERSION, Verdict, WireError};
+use orchestr8_proto::wire::{
+    self, BATCH_ITEMS_MAX, Control, CoordinatorBeat, ExecutorOrder, Nudge, RunVerdict, SCHEMA_VERSION, Verdict, WireError,
+};
 use std::collections::HashMap;
 use tokio::sync::mpsc;
 
@@ -101,6 +103,11 @@ impl Speaker {
     /// Asks all executors for a heartbeat now.
     pub fn beat_now(&self) {
         self.control(names::CONTROL_ALL.to_owned(), Control { beat_now: true, ..Control::default() });
+    }
+
+    /// Tells one executor what an operator wants of it.
+    pub fn order(&self, incarnation: Incarnation, order: ExecutorOrder) {
+        self.control(names::control_subject(incarnation), Control { order: order.into(), ..Control::default() });
     }
 
     /// The coordinator's beat: executors fetch only while they hear one.

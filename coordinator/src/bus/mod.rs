@@ -6,6 +6,7 @@
 pub mod connect;
 pub mod control;
 pub mod deafness;
+pub mod facts;
 pub mod gauges;
 pub mod lag;
 pub mod listen;

@@ -1,8 +1,11 @@
 //! The one way in for callers: submissions and commands go to the lane that owns their shard, and are answered after its commit.
 
 use super::watch::{Listeners, Watch};
+use crate::bus::BusError;
+use crate::bus::facts::BrokerFacts;
 use orchestr8_core::plan::Plan;
-use orchestr8_proto::ids::{ExecutionId, TaskId};
+use orchestr8_proto::ids::{ExecutionId, Incarnation, TaskId};
+use orchestr8_proto::wire::ExecutorOrder;
 use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -195,6 +198,20 @@ pub enum Command {
         /// Which one.
         shard: u16,
     },
+    /// Queues were paused or resumed in the database.
+    QueuesChanged,
+    /// An operator wants something of an executor, which shows in its heartbeats that it obeys.
+    Order {
+        /// Of which.
+        incarnation: Incarnation,
+        /// What.
+        order: ExecutorOrder,
+    },
+    /// What NATS says of itself.
+    AskBroker {
+        /// Answered beside the lane.
+        reply: oneshot::Sender<Result<BrokerFacts, BusError>>,
+    },
 }
 
 /// One executor as its heartbeats describe it.
@@ -202,6 +219,10 @@ pub enum Command {
 pub struct ExecutorView {
     /// Its name, a label.
     pub name: String,
+    /// The process: what identifies it.
+    pub incarnation: Incarnation,
+    /// Of the program, as it says.
+    pub version: String,
     /// Queues it fetches from.
     pub queues: Vec<String>,
     /// Handlers it has.
@@ -210,8 +231,29 @@ pub struct ExecutorView {
     pub slots: u32,
     /// Tasks it runs now.
     pub slots_busy: u32,
-    /// It takes no new work.
+    /// It takes no new work, and gives back what it has.
     pub draining: bool,
+    /// It takes no new work, because an operator said so.
+    pub cordoned: bool,
+    /// When its last heartbeat came, on this machine's clock.
+    pub seen_at: OffsetDateTime,
+}
+
+impl ExecutorView {
+    /// Whether it takes new work of this queue.
+    #[must_use]
+    pub fn serves(&self, queue: &str) -> bool {
+        !self.draining && !self.cordoned && self.queues.iter().any(|served| served == queue)
+    }
+}
+
+/// Why the executors are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Occasion {
+    /// A beat interval is over.
+    Tick,
+    /// Somebody is new, or says something new.
+    News,
 }
 
 /// The callers' side of the engine. Cheap to clone.
@@ -223,6 +265,9 @@ pub struct EngineHandle {
     next_submission: Arc<AtomicUsize>,
     listeners: Arc<Listeners>,
     executors: Arc<Mutex<Vec<ExecutorView>>>,
+    /// Beat intervals for which the lanes have listened, all together.
+    beats_listened: Arc<AtomicUsize>,
+    paused_queues: Arc<RwLock<Vec<String>>>,
 }
 
 /// One lane as callers see it.
@@ -260,6 +305,8 @@ impl EngineHandle {
             next_submission: Arc::default(),
             listeners: Arc::default(),
             executors: Arc::default(),
+            beats_listened: Arc::default(),
+            paused_queues: Arc::default(),
         };
         (handle, receivers)
     }
@@ -300,6 +347,25 @@ impl EngineHandle {
         let lane = &self.lanes[self.lane_of(shard).unwrap_or(0)];
         // A lane that stops gives its shards to others, and those look when they take them.
         lane.commands.send(Command::Nudge { shard }).await.ok();
+    }
+
+    /// Says that queues were paused or resumed in the database: lanes and executors learn of it at once instead of with the next
+    /// renewal.
+    pub async fn queues_changed(&self) {
+        // A lane that stops gives its shards to others, and those read it when they take them.
+        self.lanes[0].commands.send(Command::QueuesChanged).await.ok();
+    }
+
+    /// Tells an executor what an operator wants of it. It may be lost: look whether its heartbeats show it.
+    pub async fn order(&self, incarnation: Incarnation, order: ExecutorOrder) {
+        self.lanes[0].commands.send(Command::Order { incarnation, order }).await.ok();
+    }
+
+    /// What NATS says of itself; none: the lane is not there to ask it.
+    pub async fn ask_broker(&self) -> Option<Result<BrokerFacts, BusError>> {
+        let (reply, answer) = oneshot::channel();
+        self.lanes[0].commands.send(Command::AskBroker { reply }).await.ok()?;
+        answer.await.ok()
     }
 
     /// The executors whose heartbeats were heard lately.
@@ -360,8 +426,28 @@ impl EngineHandle {
         self.listeners.watch_for_another(id);
     }
 
-    pub(super) fn show_executors(&self, views: Vec<ExecutorView>) {
+    /// Whether executors have been listened to for so long that who lives has been heard.
+    #[must_use]
+    pub fn has_listened(&self) -> bool {
+        // A tick at the lane's start, one after a beat interval, and one more for those that were late.
+        self.beats_listened.load(Ordering::Relaxed) >= self.lanes.len() * 3
+    }
+
+    pub(super) fn show_executors(&self, views: Vec<ExecutorView>, occasion: Occasion) {
+        if occasion == Occasion::Tick {
+            self.beats_listened.fetch_add(1, Ordering::Relaxed);
+        }
         *self.executors.lock().unwrap_or_else(PoisonError::into_inner) = views;
+    }
+
+    /// Queues that dispatch nothing, as a lane learnt with its last renewal.
+    #[must_use]
+    pub fn paused_queues(&self) -> Vec<String> {
+        self.paused_queues.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn show_paused(&self, queues: &[String]) {
+        queues.clone_into(&mut self.paused_queues.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(super) fn update_health(&self, lane: usize, update: impl FnOnce(&mut EngineHealth)) {

@@ -107,7 +107,11 @@ impl Lane {
     /// A heartbeat is a set (rule R4): what it lists and nobody holds is a claim, what it misses is suspect.
     fn take_beat(&mut self, beat: Heartbeat) {
         self.look_after_queues(&beat.queues);
-        let Some(complete) = self.roster.part(beat) else { return };
+        let complete = self.roster.part(beat);
+        if self.roster.take_news() {
+            self.announce_soon();
+        }
+        let Some(complete) = complete else { return };
         let reading = self.leases.beat(&complete.beat(|shard| self.owns(shard)));
         for suspect in reading.suspects {
             self.suspect(suspect);
@@ -244,6 +248,9 @@ impl Lane {
         match command {
             Command::Watch { execution, reply } => self.watch_elsewhere(execution, reply),
             Command::Nudge { shard } => self.nudge_owner(shard),
+            Command::QueuesChanged => self.queues_changed(),
+            Command::Order { incarnation, order } => self.order_executor(incarnation, order),
+            Command::AskBroker { reply } => self.ask_broker(reply),
             Command::Submit { request: Request { submissions, bytes, key, room }, reply } => {
                 let (ids, reply, state) = (Vec::new(), Some(reply), GroupState::Fresh);
                 let group = Group { submissions, bytes, ids, key, reply, room, state, tries: 0, inbox: None };

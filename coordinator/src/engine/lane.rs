@@ -149,6 +149,8 @@ pub(super) struct Alarms {
     /// When the lease of another lane runs out.
     pub expiry: Option<Instant>,
     pub ask: Option<Instant>,
+    /// When those who are new, or say something new of themselves, are shown and spoken to.
+    pub announce: Option<Instant>,
     pub purge: Instant,
 }
 
@@ -206,6 +208,7 @@ impl Lane {
                 retake: None,
                 expiry: None,
                 ask: None,
+                announce: None,
                 purge: soon,
             },
             vanished: Vec::new(),
@@ -356,6 +359,7 @@ impl Lane {
             self.alarms.retake,
             self.alarms.expiry,
             self.alarms.ask,
+            self.alarms.announce,
             due,
             again,
             full,

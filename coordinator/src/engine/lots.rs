@@ -2,6 +2,7 @@
 
 use orchestr8_core::marks::Marks;
 use orchestr8_proto::ids::TaskId;
+use orchestr8_proto::wire::PausedQueues;
 use orchestr8_proto::words::Priority;
 use orchestr8_store::queue::Lot;
 use orchestr8_store::rows::MarkRow;
@@ -43,6 +44,8 @@ pub struct Lots {
     room_max: u64,
     publishing: usize,
     publishing_bytes: usize,
+    /// Queues without room for anything, in order.
+    paused: Vec<String>,
 }
 
 /// Which dispatches of a lot are in the stream, by identity: an event that comes twice counts once.
@@ -78,13 +81,25 @@ impl Lots {
     /// No lots; each queue and priority has room for `subject_max` dispatches, of all lanes together.
     #[must_use]
     pub fn new(subject_max: u64) -> Self {
-        Self { by_lot: HashMap::new(), stored: HashMap::new(), subject_max, room_max: subject_max, publishing: 0, publishing_bytes: 0 }
+        let (by_lot, stored) = (HashMap::new(), HashMap::new());
+        Self { by_lot, stored, subject_max, room_max: subject_max, publishing: 0, publishing_bytes: 0, paused: Vec::new() }
     }
 
     /// This lane owns `owned` of `all` shards: so much of the room is its own, at least one dispatch.
     pub fn share_is(&mut self, owned: usize, all: usize) {
         let share = u128::from(self.subject_max) * owned as u128 / (all.max(1) as u128);
         self.room_max = u64::try_from(share).unwrap_or(u64::MAX).max(1);
+    }
+
+    /// These queues are paused, and no others.
+    pub fn pause(&mut self, queues: &[String]) {
+        queues.clone_into(&mut self.paused);
+    }
+
+    /// The queues that are paused, as executors are told.
+    #[must_use]
+    pub fn paused(&self) -> PausedQueues {
+        PausedQueues { queues: self.paused.clone() }
     }
 
     /// Forgets the lots of these shards; what of them waits for its `PubAck` still counts as under way.
@@ -140,7 +155,7 @@ impl Lots {
     /// How many more dispatches of the lot's queue and priority may be handed to the publisher.
     #[must_use]
     pub fn room(&self, lot: &Lot) -> usize {
-        if self.publishing_bytes >= PUBLISHING_BYTES_MAX {
+        if self.publishing_bytes >= PUBLISHING_BYTES_MAX || self.paused.contains(&lot.queue) {
             return 0;
         }
         let stored = self.stored.get(&(lot.queue.clone(), lot.priority)).copied().unwrap_or(0);
@@ -294,5 +309,21 @@ pub fn mark_row(state: &LotState) -> MarkRow {
         tried_through: state.marks.tried_through,
         stream_incarnation: state.stream.clone(),
         checkpoints: Json(state.marks.checkpoints()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_paused_queue_has_no_room_and_the_others_keep_theirs() {
+        let mut lots = Lots::new(10);
+        let lot = |queue: &str| Lot { shard: 0, queue: queue.into(), priority: Priority::Normal };
+        lots.pause(&["a".into()]);
+        assert_eq!((lots.room(&lot("a")), lots.room(&lot("b"))), (0, 10));
+        assert_eq!(lots.paused().queues, ["a"]);
+        lots.pause(&[]);
+        assert_eq!(lots.room(&lot("a")), 10);
     }
 }

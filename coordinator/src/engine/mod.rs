@@ -23,6 +23,7 @@ mod intake;
 pub mod lane;
 mod lots;
 mod mail;
+mod orders;
 mod recovery;
 mod roster;
 mod sharing;

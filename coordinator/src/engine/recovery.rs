@@ -2,6 +2,7 @@
 
 use super::cache::PlanCache;
 use super::clock::DatabaseClock;
+use super::handle::Occasion;
 use super::input::{Input, Survey};
 use super::inquiry::Doubt;
 use super::lane::Lane;
@@ -14,7 +15,6 @@ use orchestr8_core::leases::{Grant, Silence};
 use orchestr8_core::machine::Event;
 use orchestr8_core::marks::Marks;
 use orchestr8_proto::timestamp::Timestamp;
-use orchestr8_proto::wire::{CoordinatorBeat, SCHEMA_VERSION};
 use orchestr8_store::StoreError;
 use orchestr8_store::queue::{self, Lot};
 use orchestr8_store::rows::{PositionRow, column};
@@ -60,6 +60,7 @@ impl Lane {
         if self.alarms.reader.is_some_and(|at| at <= now) {
             self.start_reader();
         }
+        self.announce();
         self.take_due().await?;
         self.ask();
         Ok(())
@@ -211,6 +212,7 @@ impl Lane {
         let renewed = shards::renew(&mut self.parts.connection, (&self.identity, hearing), &positions, &marks).await?;
         self.clock.told(renewed.now);
         self.renewed_at = Instant::now();
+        self.queues_are_paused(&renewed.paused_queues);
         Ok(renewed)
     }
 
@@ -235,7 +237,7 @@ impl Lane {
     /// The coordinator's beat, and a tick of every lease. Both come from here, so that a wedged lane falls silent.
     fn beat(&mut self) {
         self.roster.tick();
-        self.parts.handle.show_executors(self.roster.views());
+        self.parts.handle.show_executors(self.roster.views(), Occasion::Tick);
         self.leases.others_heard(self.parts.heard.borrow().heard);
         // Without a connection nobody can be heard: silence means nothing. A lane without shards listens as well, so that it
         // knows who is silent when it takes some.
@@ -248,18 +250,7 @@ impl Lane {
             tracing::error!(executors = silence.held_back, "more than half of the executors fell silent together; losses are held back");
         }
         silence.suspects.into_iter().for_each(|suspect| self.suspect(suspect));
-        let ours_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| i64::try_from(now.as_micros()).unwrap_or(0));
-        let heard = self.leases.heard();
-        let beat = CoordinatorBeat {
-            schema_version: SCHEMA_VERSION,
-            coordinator: self.parts.name.clone(),
-            installation: self.parts.installation.id.to_string(),
-            jetstream_now_us: self.server_clock_offset_us.map_or(0, |offset| ours_us.saturating_add(offset)),
-            stream_incarnation: self.incarnations.as_ref().map(|incarnations| incarnations.outcomes.clone()).unwrap_or_default(),
-            executors: u32::try_from(heard.executors).unwrap_or(u32::MAX),
-            executors_late: u32::try_from(heard.late).unwrap_or(u32::MAX),
-        };
-        self.parts.speaker.coordinator_beat(&beat);
+        self.say_beat();
     }
 
     async fn take_due(&mut self) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@ use orchestr8_core::leases::{Beat, Listed};
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId, TaskId};
 use orchestr8_proto::wire::{HELD_RUNS_MAX, Heartbeat, HeldRun};
 use std::collections::{BTreeMap, HashMap};
+use time::OffsetDateTime;
 
 /// Parts of one heartbeat, at most: 16 × 4,096 runs, more than an executor has slots.
 const PARTS_MAX: u32 = 16;
@@ -22,6 +23,8 @@ const SHOWN_TICKS: u32 = 5;
 #[derive(Debug, Default)]
 pub struct Roster {
     known: BTreeMap<Incarnation, Known>,
+    /// Somebody is new, or says something new of itself, since it was taken.
+    news: bool,
 }
 
 #[derive(Debug)]
@@ -60,12 +63,15 @@ impl Roster {
         if parts > PARTS_MAX || beat.part == 0 || beat.part > parts || beat.runs.len() > HELD_RUNS_MAX {
             return None;
         }
-        if !self.known.contains_key(&incarnation) && self.known.len() >= EXECUTORS_MAX {
+        let is_new = !self.known.contains_key(&incarnation);
+        if is_new && self.known.len() >= EXECUTORS_MAX {
             return None;
         }
-        let known = self.known.entry(incarnation).or_insert_with(|| Known { view: view(&beat), silent_ticks: 0, collecting: None });
+        let known =
+            self.known.entry(incarnation).or_insert_with(|| Known { view: view(&beat, incarnation), silent_ticks: 0, collecting: None });
         known.silent_ticks = 0;
-        known.view = view(&beat);
+        let before = std::mem::replace(&mut known.view, view(&beat, incarnation));
+        self.news |= is_new || (before.draining, before.cordoned) != (beat.draining, beat.cordoned);
         let collecting = known.collecting.take().filter(|collecting| collecting.sequence == beat.sequence);
         let mut collecting = collecting.unwrap_or_else(|| Collecting { sequence: beat.sequence, parts: HashMap::new() });
         collecting.parts.insert(beat.part, beat.runs);
@@ -92,6 +98,11 @@ impl Roster {
         }
     }
 
+    /// Whether somebody is new, or says something new of itself, since the last look.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
     /// One beat interval has passed.
     pub fn tick(&mut self) {
         self.known.retain(|_, known| {
@@ -113,14 +124,18 @@ impl Roster {
     }
 }
 
-fn view(beat: &Heartbeat) -> ExecutorView {
+fn view(beat: &Heartbeat, incarnation: Incarnation) -> ExecutorView {
     ExecutorView {
         name: untrusted::name(&beat.executor).to_string(),
+        incarnation,
+        version: untrusted::name(&beat.version).to_string(),
         queues: shown(&beat.queues),
         handlers: shown(&beat.handlers),
         slots: beat.slots,
         slots_busy: beat.slots_busy,
         draining: beat.draining,
+        cordoned: beat.cordoned,
+        seen_at: OffsetDateTime::now_utc(),
     }
 }
 

@@ -163,10 +163,8 @@ impl Lane {
 
     /// Hints of other lanes. They may be forged or lost: what they are about is looked up, and looked at anyway.
     pub(super) fn take_nudge(&mut self, nudge: &Nudge, asker: Option<String>) {
-        if nudge.vacant {
-            // A flood of hints must not become one of statements.
-            let next = self.renewed_at + self.parts.times.claim_after() / 20;
-            self.alarms.renewal = self.alarms.renewal.min(next);
+        if nudge.vacant || nudge.queues_changed {
+            self.look_soon();
         }
         if nudge.inbox_shards.iter().any(|shard| u16::try_from(*shard).is_ok_and(|shard| self.owns(shard))) {
             self.mail.inbox_is_due();

@@ -77,7 +77,7 @@ impl Metrics {
         for (part, is_there) in [("database", has_database), ("nats", health.nats.is_none()), ("shards", has_shards)] {
             series.ready.get_or_create(&PartLabel { part }).set(i64::from(is_there));
         }
-        series.executors_draining.set(number(view.executors.iter().filter(|executor| executor.draining).count()));
+        series.executors_draining.set(number(view.executors.iter().filter(|executor| executor.draining || executor.cordoned).count()));
         self.observe_executors(&view.executors);
         self.observe_lanes();
     }

@@ -5,12 +5,13 @@ use crate::bus::gauges::StreamSize;
 use crate::engine::handle::{EngineHealth, ExecutorView};
 use orchestr8_core::execution::{AttemptOutcome, AttemptRecord, Changes, Failure, HistoryEvent, Usage};
 use orchestr8_proto::exposition::MetricKind;
-use orchestr8_proto::ids::RunId;
+use orchestr8_proto::ids::{Incarnation, RunId};
 use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::words::Priority;
 use orchestr8_store::read::depths::{QueueAge, QueueDepth};
 use std::collections::HashSet;
 use std::time::Instant;
+use time::OffsetDateTime;
 
 fn assert_lines(text: &str, lines: &[&str]) {
     for line in lines {
@@ -86,6 +87,10 @@ fn an_executor_counts_in_each_of_its_queues() {
         slots: 4,
         slots_busy,
         draining,
+        cordoned: false,
+        incarnation: Incarnation::random(),
+        version: "0.1.0".into(),
+        seen_at: OffsetDateTime::UNIX_EPOCH,
     };
     let health = EngineHealth { shards_owned: 16, shards_due: 8, nats: None, database: None };
     let executors = vec![executor(&["a", "b"], 3, false), executor(&["a"], 1, true)];

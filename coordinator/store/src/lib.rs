@@ -9,6 +9,7 @@
 //! - [`keys`]: idempotency keys
 //! - [`inbox`]: events for a shard from elsewhere
 //! - [`quarantine`]: events that could not be applied
+//! - [`pauses`]: queues that dispatch nothing
 //! - [`read`]: what users ask for
 
 pub mod commit;
@@ -16,6 +17,7 @@ pub mod inbox;
 pub mod keys;
 pub mod load;
 pub mod migrate;
+pub mod pauses;
 pub mod quarantine;
 pub mod queue;
 pub mod read;

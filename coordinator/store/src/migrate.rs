@@ -209,6 +209,7 @@ fn migrator() -> Migrator {
         migration(3, "sharing", include_str!("../migrations/0003_sharing.sql")),
         migration(4, "queued_at", include_str!("../migrations/0004_queued_at.sql")),
         migration(5, "quarantine", include_str!("../migrations/0005_quarantine.sql")),
+        migration(6, "pauses", include_str!("../migrations/0006_pauses.sql")),
     ])
 }
 
@@ -247,6 +248,9 @@ pub fn statements() -> Vec<(&'static str, &'static str)> {
         ("quarantine", crate::quarantine::QUARANTINE),
         ("redrive", crate::quarantine::REDRIVE),
         ("discard", crate::quarantine::DISCARD),
+        ("pause", crate::pauses::PAUSE),
+        ("resume", crate::pauses::RESUME),
+        ("paused", crate::pauses::PAUSED),
     ]
 }
 

@@ -18,7 +18,8 @@ from take_vacant($1, $2, $3, $4)";
 pub const RETAKE: &str = "select shard, stream_incarnation, outcome_sequence, outcome_time
 from retake_shards($1, $2, $3, $4)";
 /// Saves positions and marks, renews the leases, and says that the lane lives.
-pub const RENEW: &str = "select now, next_due, inbox, lanes, rank, vacant, next_expiry from renew_lane($1, $2, $3, $4, $5, $6, $7)";
+pub const RENEW: &str = "select now, next_due, inbox, lanes, rank, vacant, next_expiry,
+array(select queue from paused_queues order by queue) as paused_queues from renew_lane($1, $2, $3, $4, $5, $6, $7)";
 /// Gives some shards away.
 pub const HAND_OVER: &str = "select hand_over_shards($1, $2)";
 /// Gives all shards back; the lane has ended.
@@ -73,7 +74,7 @@ pub struct SavedMarks {
 }
 
 /// What a renewal returns besides the lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Renewed {
     /// The database's clock.
     pub now: Timestamp,
@@ -85,6 +86,8 @@ pub struct Renewed {
     pub standing: Standing,
     /// When the first lease of another lane runs out, unless it is renewed.
     pub next_expiry: Option<Timestamp>,
+    /// Queues of which nothing new is dispatched, by name.
+    pub paused_queues: Vec<String>,
 }
 
 /// Who takes shards.
@@ -178,6 +181,7 @@ pub async fn renew(
         inbox: row.try_get("inbox")?,
         standing: Standing { lanes: count("lanes")?, rank: count("rank")?, vacant: count("vacant")? },
         next_expiry: row.try_get::<Option<OffsetDateTime>, _>("next_expiry")?.map(Timestamp::from),
+        paused_queues: row.try_get("paused_queues")?,
     })
 }
 

@@ -1,6 +1,6 @@
 //! What others answer: the owners of shards, the coordinators' beats, the broker.
 
-use super::{Desk, Mode};
+use super::Desk;
 use crate::clock::Clock;
 use crate::coordinators::Heard;
 use crate::fetch::{PullStatus, Ticket};
@@ -120,6 +120,7 @@ impl Desk {
         if control.beat_now {
             self.rhythm.hurry(clock.now);
         }
+        self.ordered(control.order, clock);
     }
 
     /// A beat of a coordinator.
@@ -131,7 +132,8 @@ impl Desk {
                 return;
             }
         };
-        match self.coordinators.hear(&beat, clock) {
+        let heard = self.coordinators.hear(&beat, clock);
+        match heard {
             Heard::Usual => self.fetcher.retry_unavailable(clock.now),
             Heard::NewStreams => self.take_in_new_streams(clock.now),
             Heard::Foreign => tracing::error!(
@@ -142,6 +144,9 @@ impl Desk {
             ),
             Heard::Nameless => tracing::warn!(coordinator = beat.coordinator, "a coordinator's beat without installation was passed over"),
             Heard::ForeignStill => {}
+        }
+        if matches!(heard, Heard::Usual | Heard::NewStreams) {
+            self.queues_paused(beat.paused.as_ref());
         }
     }
 
@@ -277,11 +282,6 @@ impl Desk {
         if let Some(run_id) = self.runs.of_dispatch(dispatch_id).filter(|id| self.runs.get(*id).is_some_and(|run| waits(&run.stage))) {
             self.forget(run_id, Settled::Term, now);
         }
-    }
-
-    /// Whether a drain is under way.
-    pub(super) const fn is_draining(&self) -> bool {
-        matches!(self.mode, Mode::Draining(_))
     }
 }
 

@@ -35,7 +35,7 @@ impl Desk {
             return;
         };
         let since_pull = self.fetcher.delivered(delivery.consumer, clock.now);
-        if !self.takes_work() {
+        if !self.takes_work() || self.fetcher.is_paused(delivery.consumer) {
             self.publish(ack, None, NAK);
             return;
         }

@@ -23,7 +23,7 @@ impl Desk {
             self.publish(pull.subject, Some(reply), pull.body.into());
         }
         if self.rhythm.is_due(clock.now) {
-            self.beat(if self.is_draining() { Outlook::Draining } else { Outlook::Working }, clock.now);
+            self.beat(self.outlook(), clock.now);
         }
         self.send_claims(clock.now);
     }

@@ -20,8 +20,18 @@ const STORE_WAIT_BASES: u32 = 60;
 /// Longer drains are cut to this: a thousand days.
 const DRAIN_TIMEOUT_MAX: Duration = Duration::from_hours(24_000);
 
+/// Who wants a drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The process is to end, and ends when it is drained.
+    Shutdown,
+    /// An operator, who may take it back.
+    Order,
+}
+
 /// How far a drain is.
 pub(super) struct Drain {
+    pub(super) cause: Cause,
     /// When what still runs is ended.
     deadline: Instant,
     /// Since when nothing runs.
@@ -31,25 +41,36 @@ pub(super) struct Drain {
 }
 
 impl Desk {
-    /// Begins the drain: unstarted work is given back, started runs may go on until the drain's timeout.
+    /// The process is to end: unstarted work is given back, started runs may go on until the drain's timeout.
     pub(crate) fn drain(&mut self, clock: Clock) {
-        if self.is_draining() {
+        self.begin_drain(Cause::Shutdown, clock);
+    }
+
+    /// A drain that is under way goes on; one that was ordered ends with the process where that is to end.
+    pub(super) fn begin_drain(&mut self, cause: Cause, clock: Clock) {
+        if let Mode::Draining(drain) = &mut self.mode {
+            if cause == Cause::Shutdown {
+                drain.cause = cause;
+            }
             return;
         }
         let running = self.runs.seated();
         tracing::info!(running, timeout_s = self.drain_timeout.as_secs(), "draining: no new work is taken");
         // A timeout beyond what the clock can tell must not be a panic.
         let deadline = clock.now.checked_add(self.drain_timeout.min(DRAIN_TIMEOUT_MAX)).unwrap_or(clock.now);
-        self.mode = Mode::Draining(Drain { deadline, idle_since: None, stored_since: None });
+        self.mode = Mode::Draining(Drain { cause, deadline, idle_since: None, stored_since: None });
         self.acknowledge_last(clock.now);
         self.give_back_unstarted();
         self.rhythm.hurry(clock.now);
         self.advance_drain(clock.now);
     }
 
-    /// Whether nothing is left to wait for.
+    /// Whether the process is to end and nothing is left to wait for.
     pub(crate) fn is_drained(&self, now: Instant) -> bool {
         let Mode::Draining(drain) = &self.mode else { return false };
+        if drain.cause == Cause::Order {
+            return false;
+        }
         let base = self.times.base();
         let waited = |since: Option<Instant>, bases: u32| since.is_some_and(|at| now >= at + base * bases);
         if self.runs.unended() > 0 {
@@ -101,7 +122,7 @@ impl Desk {
     fn give_back_unstarted(&mut self) {
         self.queue.clear();
         let all = self.runs.iter().map(|(run_id, _)| run_id).collect();
-        self.give_back_of(all, "the executor is shutting down");
+        self.give_back_of(all, "the executor is draining");
     }
 
     /// Gives back what waits for a slot for too long: the tasks before it turned out to be long ones.

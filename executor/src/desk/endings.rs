@@ -1,7 +1,7 @@
 //! The end of a run: its outcome is kept until it is confirmed, its message answered as soon as it is safe.
 
-use super::Desk;
 use super::answers::Answer;
+use super::{Desk, Mode};
 use crate::clock::Clock;
 use crate::delivery::{ACK, TERM};
 use crate::kill_points::{AFTER_RUN_BEFORE_OUTCOME, kill_point};
@@ -72,7 +72,7 @@ impl Desk {
     /// Acknowledges a message, but not yet: with the next one, or when none came for a while. A server that removes the last
     /// message of a stream also removes its file and makes a new one, which under single tasks would be its greatest cost.
     fn acknowledge(&mut self, ack: Subject, now: Instant) {
-        let before = if self.is_draining() { Some((ack, now)) } else { self.last_ack.replace((ack, now)) };
+        let before = if matches!(self.mode, Mode::Draining(_)) { Some((ack, now)) } else { self.last_ack.replace((ack, now)) };
         if let Some((ack, _)) = before {
             self.publish(ack, None, ACK);
         }

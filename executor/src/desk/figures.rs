@@ -37,7 +37,7 @@ impl Desk {
             slots: self.identity.slots,
             slots_busy: self.runs.seated(),
             idle_because: self.idle_because(now),
-            draining: self.is_draining(),
+            draining: matches!(self.mode, Mode::Draining(_)),
             connected: self.line == Line::Up,
             coordinator_silence: self.coordinators.silence(now),
             delivered_first,
@@ -51,6 +51,7 @@ impl Desk {
         let (unconfirmed, bytes) = self.runs.unconfirmed();
         match self.mode {
             Mode::Draining(_) => Some("draining"),
+            Mode::Cordoned => Some("cordoned"),
             Mode::Working if self.line == Line::Down => Some("no connection to NATS"),
             Mode::Working if self.coordinators.foreign() => Some("a coordinator of another installation is heard"),
             Mode::Working if self.coordinators.silence(now) > self.times.coordinator_silence() => Some("no coordinator is heard"),

@@ -8,6 +8,7 @@
 //! - `clockwork`: what happens by time and after a reconnect
 //! - `figures`: how it is, in numbers
 //! - `drain`: giving everything back in order
+//! - `orders`: what operators want: no new work, or none of a queue
 
 mod answers;
 mod arrivals;
@@ -20,6 +21,7 @@ mod departures;
 mod drain;
 mod endings;
 mod figures;
+mod orders;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
@@ -80,6 +82,8 @@ enum Line {
 /// Whether new work is taken.
 enum Mode {
     Working,
+    /// An operator wants no new work here.
+    Cordoned,
     Draining(Drain),
 }
 
@@ -173,8 +177,8 @@ impl Desk {
             || !self.outcomes.is_idle()
             || self.fetcher.awaits_answer();
         match self.mode {
-            Mode::Working if !restless => self.times.base() / 2,
-            Mode::Working | Mode::Draining(_) => self.times.base() / 20,
+            Mode::Working | Mode::Cordoned if !restless => self.times.base() / 2,
+            Mode::Working | Mode::Cordoned | Mode::Draining(_) => self.times.base() / 20,
         }
     }
 
@@ -193,7 +197,7 @@ impl Desk {
             Mode::Working if confirmed_enough && self.coordinators.allow_fetching(now, &self.times) => {
                 self.identity.slots.saturating_sub(self.runs.unended())
             }
-            Mode::Working | Mode::Draining(_) => 0,
+            Mode::Working | Mode::Cordoned | Mode::Draining(_) => 0,
         }
     }
 }

@@ -164,3 +164,16 @@ fn old_and_foreign_statuses_change_nothing() {
     assert!(fetcher.awaits_answer());
     assert_eq!(fetcher.delivered("other-low", now), None);
 }
+
+#[test]
+fn a_paused_queue_is_passed_over_and_the_others_are_not() {
+    let (mut fetcher, now) = fetcher(&["a", "b"]);
+    assert!(fetcher.pause(&["b".to_owned(), "elsewhere".to_owned()]) && !fetcher.pause(&["b".to_owned()]), "told once");
+    assert_eq!((fetcher.paused(), fetcher.is_paused("b-low"), fetcher.is_paused("a-low")), (vec!["b"], true, false));
+    let (asked, parked) = sweep_empty(&mut fetcher, now);
+    assert_eq!(asked, ["a-critical", "a-high", "a-normal", "a-low"]);
+    assert_eq!(parked.len(), 4);
+    assert!(fetcher.pause(&[]));
+    let (asked, parked) = sweep_empty(&mut fetcher, now);
+    assert!(asked.iter().all(|name| name.starts_with("b-")) && parked.len() == 4, "{asked:?}: the others are parked already");
+}

@@ -388,6 +388,7 @@ impl Simulation {
             stream_incarnation: self.broker.outcomes.incarnation.to_string(),
             executors: 0,
             executors_late: 0,
+            paused: None,
         };
         self.letters.push((self.now_us, usize::MAX, wire::encode(&beat).expect("small")));
     }

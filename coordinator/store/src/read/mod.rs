@@ -7,6 +7,8 @@
 //! - [`definitions`]: named definitions
 //! - [`depths`]: queue depths for the metrics
 //! - [`quarantine`]: events that could not be applied
+//! - [`why`]: what a task waits for
+//! - [`operating`]: shards, lanes, and what an operator can get wrong
 //!
 //! Records serialize as the JSON of the API: names of fields are those of the columns that users know, times are RFC 3339.
 
@@ -15,8 +17,10 @@ pub mod depths;
 pub mod events;
 pub mod executions;
 pub mod inbox;
+pub mod operating;
 pub mod quarantine;
 pub mod tasks;
+pub mod why;
 
 use serde::{Serialize, Serializer};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
@@ -101,13 +105,15 @@ const ANSWERS: &str = "select 1";
 /// Name and text of every statement of this module, so that a test can prepare each against the migrated schema.
 #[must_use]
 pub fn statements() -> Vec<(&'static str, &'static str)> {
-    let modules: [&[(&str, &str)]; 6] = [
+    let modules: [&[(&str, &str)]; 8] = [
         executions::STATEMENTS,
         tasks::STATEMENTS,
         events::STATEMENTS,
         definitions::STATEMENTS,
         depths::STATEMENTS,
         quarantine::STATEMENTS,
+        why::STATEMENTS,
+        operating::STATEMENTS,
     ];
     [("answers", ANSWERS), ("inbox waits", inbox::WAITS)].into_iter().chain(modules.into_iter().flatten().copied()).collect()
 }

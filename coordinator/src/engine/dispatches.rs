@@ -6,7 +6,7 @@ use super::lots::{LotState, mark_row};
 use super::work::Work;
 use crate::bus::publisher::{Again, Publish};
 use orchestr8_core::execution::{Execution, Failure};
-use orchestr8_core::expression::{self, ExpressionError, Scope, TaskView};
+use orchestr8_core::expression::{self, ExpressionError, Scope, Steps, TaskView};
 use orchestr8_core::machine::Event;
 use orchestr8_core::plan::{TaskIndex, TaskKind, TaskPlan, Template};
 use orchestr8_proto::ids::{DispatchId, ExecutionId, TaskId};
@@ -25,10 +25,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::time::Instant;
 
-/// Rows that are fed in one pass of one lot.
-const FEED_ROWS_MAX: usize = 512;
+/// Messages are made for so long in one pass: expressions may be expensive, and the lane has leases to renew.
+const MAKING_MAX: Duration = Duration::from_millis(250);
 
 /// A dispatch to publish, if it is still current.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +62,7 @@ impl Lane {
         self.publish(flowing, &stepped.executions, &stepped.outputs).await
     }
 
-    /// Builds and hands over. The marks have them as handed already.
+    /// Builds and hands over, as far as there is room and time. The marks have them as handed already.
     async fn publish(
         &mut self,
         wanted: Vec<Wanted>,
@@ -80,9 +81,15 @@ impl Lane {
             other => other?,
         };
         let mut messages = Vec::with_capacity(wanted.len());
+        let (started, mut postponed) = (Instant::now(), 0);
         for wanted in wanted {
             let Some(execution) = executions.get(&wanted.task.execution()) else { continue };
             let lot = super::act::lot_of(execution, wanted.task.index());
+            if postponed > 0 || self.lots.is_crowded() || started.elapsed() > MAKING_MAX {
+                self.lots.postponed(&lot, wanted.sequence, wanted.again);
+                postponed += 1;
+                continue;
+            }
             match self.message(execution, wanted, &outputs) {
                 Ok(payload) => {
                     let lot = self.lots.get(&lot).map_or_else(|| Arc::new(lot), |state| state.lot.clone());
@@ -93,6 +100,7 @@ impl Lane {
                 Err(failure) => self.undeliverable(wanted, failure),
             }
         }
+        self.lots.made(postponed);
         let again = messages.iter().filter(|message| message.again == Again::MayBe).count();
         self.parts.metrics.published_again(again);
         // The publisher lives as long as the lane.
@@ -150,12 +158,6 @@ impl Lane {
         let views = views(execution, &reads_of(execution, index), outputs);
         let dispatch = self.dispatch(execution, wanted, &views)?;
         let batch = DispatchBatch { schema_version: SCHEMA_VERSION, dispatches: vec![dispatch] };
-        let too_large = |bytes: usize| Failure {
-            error_type: "too_large".into(),
-            message: format!(
-                "the evaluated script, `with`, `env` and prompt have {bytes} bytes, the limit is {DISPATCH_BYTES_MAX}: pass a reference instead"
-            ),
-        };
         let bytes = prost::Message::encoded_len(&batch);
         if bytes > DISPATCH_BYTES_MAX {
             return Err(too_large(bytes));
@@ -167,7 +169,13 @@ impl Lane {
         let index = wanted.task.index();
         let planned = execution.plan.task(index);
         let task = execution.task(index);
-        let evaluated = |template: &Template| evaluate(template, execution, views).map_err(|error| expression_failure(planned, &error));
+        let (steps, mut bytes) = (Steps::default(), 0);
+        let mut evaluated = |template: &Template| {
+            let value = evaluate(template, execution, views, &steps).map_err(|error| expression_failure(planned, &error))?;
+            // What cannot be sent is not made first.
+            bytes += value.as_str().map_or_else(|| value.to_string().len(), str::len);
+            if bytes > DISPATCH_BYTES_MAX { Err(too_large(bytes)) } else { Ok(value) }
+        };
         let mut with = Map::new();
         for (key, template) in &planned.with {
             with.insert(key.clone(), evaluated(template)?);
@@ -176,7 +184,7 @@ impl Lane {
         for (name, template) in &planned.env {
             environment.push(EnvironmentVariable { name: name.clone(), value: text(evaluated(template)?) });
         }
-        let prompt = planned.prompt.as_ref().map(&evaluated).transpose()?.map(text).unwrap_or_default();
+        let prompt = planned.prompt.as_ref().map(&mut evaluated).transpose()?.map(text).unwrap_or_default();
         let with_json = if with.is_empty() { Vec::new() } else { serde_json::to_vec(&with).expect("JSON") };
         Ok(Dispatch {
             dispatch_id: wanted.dispatch.to_bytes(),
@@ -228,7 +236,7 @@ impl Lane {
     }
 
     async fn feed_again(&mut self, lot: &Lot, (from, to): (i64, i64)) -> Result<(), StoreError> {
-        let limit = self.lots.room(lot).min(FEED_ROWS_MAX);
+        let limit = self.lots.rows_to_feed(lot);
         let rows = queue::queued_through(&mut self.parts.connection, lot, (from, to), i64::try_from(limit).unwrap_or(i64::MAX)).await?;
         let through = if rows.len() < limit { to } else { rows.last().map_or(to, |row| row.sequence) };
         self.ahead(lot, through).await?;
@@ -243,7 +251,7 @@ impl Lane {
     }
 
     async fn feed_held(&mut self, lot: &Lot) -> Result<(), StoreError> {
-        let limit = self.lots.room(lot).min(FEED_ROWS_MAX);
+        let limit = self.lots.rows_to_feed(lot);
         let Some(state) = self.lots.get(lot) else { return Ok(()) };
         let (after, drawn, tried) = (state.marks.handed_through, state.marks.drawn, state.marks.highest_tried);
         let rows = queue::queued_above(&mut self.parts.connection, lot, after, i64::try_from(limit).unwrap_or(i64::MAX)).await?;
@@ -369,14 +377,21 @@ fn views(execution: &Execution, reads: &[TaskIndex], outputs: &HashMap<TaskId, V
 }
 
 /// The value of a template of this execution.
-pub(super) fn evaluate(template: &Template, execution: &Execution, views: &Views) -> Result<Value, ExpressionError> {
+pub(super) fn evaluate(template: &Template, execution: &Execution, views: &Views, steps: &Steps) -> Result<Value, ExpressionError> {
     let workflow = json!({ "id": execution.id, "name": execution.plan.name });
     let scope = Scope { input: &execution.input, workflow: &workflow, tasks: views };
     // The evaluator is somebody else's and the expression too: a panic is a fault of its task, not of the lane.
-    catch_unwind(AssertUnwindSafe(|| expression::evaluate(template, &scope))).unwrap_or_else(|panic| {
+    catch_unwind(AssertUnwindSafe(|| expression::evaluate(template, &scope, steps))).unwrap_or_else(|panic| {
         let message = format!("the evaluator panicked: {}", super::batch::said(&*panic));
         Err(ExpressionError::Evaluation { expression: String::new(), message })
     })
+}
+
+fn too_large(bytes: usize) -> Failure {
+    let message = format!(
+        "the evaluated script, `with`, `env` and prompt have at least {bytes} bytes, the limit is {DISPATCH_BYTES_MAX}: pass a reference instead"
+    );
+    Failure { error_type: "too_large".into(), message }
 }
 
 fn expression_failure(planned: &TaskPlan, error: &ExpressionError) -> Failure {

@@ -31,6 +31,11 @@ use tokio::time::Instant;
 /// Messages are made for so long in one pass: expressions may be expensive, and the lane has leases to renew.
 const MAKING_MAX: Duration = Duration::from_millis(250);
 
+/// A lot in which nothing was queued for so many reconcile times is forgotten.
+const IDLE_RECONCILES: u32 = 10;
+/// Lots that are forgotten in one statement.
+const IDLE_LOTS_MAX: usize = 1_024;
+
 /// A dispatch to publish, if it is still current.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
@@ -332,6 +337,22 @@ impl Lane {
         let event = json!({ "event": "publish" });
         let kept = Quarantined { shard: id.shard(), execution: Some(id), task: None, event, error, inbox: None };
         quarantine::keep(&mut self.parts.connection, kept).await
+    }
+
+    /// Queues come and go; their marks, and what the lane remembers of them, must not stay for ever.
+    pub(super) async fn forget_idle_lots(&mut self) -> Result<(), StoreError> {
+        let Some(since) = Instant::now().checked_sub(self.parts.times.reconcile() * IDLE_RECONCILES).filter(|_| self.owns_shards()) else {
+            return Ok(());
+        };
+        let idle = self.lots.idle_since(since, IDLE_LOTS_MAX);
+        let held: Vec<_> = idle.into_iter().filter_map(|lot| Some((lot.clone(), self.shards.get(&lot.shard)?.lease))).collect();
+        if held.is_empty() {
+            return Ok(());
+        }
+        for lot in queue::forget_marks(&mut self.parts.connection, &held).await? {
+            self.lots.forget(&lot);
+        }
+        Ok(())
     }
 
     async fn check_fence(&mut self, shard: Option<u16>) -> Result<(), StoreError> {

@@ -376,7 +376,8 @@ mod tests {
         assert!(lots.idle_since(later(), 9).is_empty(), "in the stream");
         lots.left_queue(&lot, sequence);
         assert_eq!(lots.idle_since(later(), 9), [lot.clone()]);
-        assert!(lots.idle_since(later(), 0).is_empty() && lots.idle_since(lots.get(&lot).expect("known").used_at, 9).is_empty());
+        let used_at = lots.get(&lot).expect("known").used_at;
+        assert!(lots.idle_since(later(), 0).is_empty() && lots.idle_since(used_at, 9).is_empty());
         lots.forget(&lot);
         assert_eq!((lots.iter().count(), lots.room(&lot)), (0, 10));
     }

@@ -106,6 +106,12 @@ impl Marks {
         self.advance();
     }
 
+    /// It was handed over as new, with all above it, but did not go to the publisher after all: it is held as if it had not been.
+    pub fn never_tried(&mut self, sequence: i64) {
+        self.highest_tried = self.highest_tried.min(sequence - 1);
+        self.refused_as_full(sequence);
+    }
+
     fn advance(&mut self) {
         let next_outstanding = self.outstanding.first().copied().unwrap_or(i64::MAX);
         let untried = self.again.map_or(i64::MAX, |(from, _)| from);
@@ -206,6 +212,15 @@ mod tests {
             marks.refused_as_full(sequence);
         }
         assert_eq!((marks.published_through, marks.handed_through, marks.holds()), (1, 1, true));
+    }
+
+    #[test]
+    fn what_was_handed_over_and_did_not_go_is_new_again() {
+        let mut marks = Marks::restored(3, 5, 9, &[]);
+        (6..=9).for_each(|sequence| marks.handed(sequence));
+        (8..=9).for_each(|sequence| marks.never_tried(sequence));
+        assert_eq!((marks.handed_through, marks.highest_tried, marks.outstanding()), (7, 7, 2));
+        assert!(marks.holds() && marks.may_have_been_tried(7) && !marks.may_have_been_tried(8));
     }
 
     #[test]

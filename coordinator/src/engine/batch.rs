@@ -7,7 +7,7 @@ use super::work::{ClaimNote, EventWork, Group, GroupState, ReadThrough, Work};
 use crate::kill_points;
 use crate::metrics::Tally;
 use orchestr8_core::execution::Execution;
-use orchestr8_core::expression;
+use orchestr8_core::expression::{self, Steps};
 use orchestr8_core::machine::{self, Effect, Event};
 use orchestr8_core::plan::{Plan, TaskIndex};
 use orchestr8_proto::ids::{ExecutionId, RunId, TaskId};
@@ -301,11 +301,13 @@ impl Lane {
         let ended: Vec<ExecutionId> =
             stepped.effects.iter().filter(|(_, effect)| *effect == Effect::EvaluateOutput).map(|(id, _)| *id).collect();
         for id in ended {
+            // Many that end together, each with an output that takes long: the lane keeps its shards meanwhile.
+            self.renew_if_late().await?;
             let execution = &stepped.executions[&id];
             let Some(template) = execution.plan.output.clone() else { continue };
             let reads = expression::reads(&template, &execution.plan);
             let views = self.views(execution, &reads, &stepped.outputs).await?;
-            let output = super::dispatches::evaluate(&template, execution, &views);
+            let output = super::dispatches::evaluate(&template, execution, &views, &Steps::default());
             let now = self.clock.now();
             let execution = stepped.executions.get_mut(&id).expect("stepped above");
             let event = Event::OutputEvaluated(output.map_err(|error| error.to_string()));

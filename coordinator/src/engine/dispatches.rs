@@ -7,7 +7,7 @@ use super::lots::{LotState, mark_row};
 use super::work::Work;
 use crate::bus::publisher::{Again, Member};
 use orchestr8_core::execution::{Execution, Failure};
-use orchestr8_core::expression::{self, ExpressionError, Scope, TaskView};
+use orchestr8_core::expression::{self, ExpressionError, Scope, Steps, TaskView};
 use orchestr8_core::machine::Event;
 use orchestr8_core::plan::{TaskIndex, TaskKind, TaskPlan, Template};
 use orchestr8_proto::ids::{DispatchId, ExecutionId, TaskId};
@@ -24,10 +24,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::time::Instant;
 
-/// Rows that are fed in one pass of one lot.
-const FEED_ROWS_MAX: usize = 512;
+/// Messages are made for so long in one pass: expressions may be expensive, and the lane has leases to renew.
+const MAKING_MAX: Duration = Duration::from_millis(250);
+
+/// A lot in which nothing was queued for so many reconcile times is forgotten.
+const IDLE_RECONCILES: u32 = 10;
+/// Lots that are forgotten in one statement.
+const IDLE_LOTS_MAX: usize = 1_024;
 
 /// A dispatch to publish, if it is still current.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +42,12 @@ pub(super) struct Wanted {
     pub dispatch: DispatchId,
     pub sequence: i64,
     pub again: Again,
+}
+
+impl Wanted {
+    const fn member(&self) -> Member {
+        Member { sequence: self.sequence, task: self.task, dispatch: self.dispatch }
+    }
 }
 
 /// Upstream tasks as expressions see them.
@@ -60,7 +72,7 @@ impl Lane {
         self.publish(flowing, &stepped.executions, &stepped.outputs).await
     }
 
-    /// Builds and hands over. The marks have them as handed already.
+    /// Builds and hands over, as far as there is room and time. The marks have them as handed already.
     async fn publish(
         &mut self,
         wanted: Vec<Wanted>,
@@ -78,25 +90,38 @@ impl Lane {
             }
             other => other?,
         };
-        let again = wanted.iter().filter(|wanted| wanted.again == Again::MayBe).count();
-        self.parts.metrics.published_again(again);
         let mut bundler = Bundler::new(self.epoch());
+        let (started, mut postponed, mut again, mut bytes) = (Instant::now(), 0, 0, 0);
         for wanted in wanted {
             let Some(execution) = executions.get(&wanted.task.execution()) else { continue };
             let lot = super::act::lot_of(execution, wanted.task.index());
+            if postponed > 0 || self.lots.is_crowded() || started.elapsed() > MAKING_MAX {
+                self.lots.postponed(&lot, wanted.sequence, wanted.again);
+                postponed += 1;
+                continue;
+            }
             let lot = self.lots.get(&lot).map_or_else(|| Arc::new(lot), |state| state.lot.clone());
-            let Wanted { task, dispatch, sequence, again } = wanted;
-            let (member, together) = (Member { sequence, task, dispatch }, self.together(execution, task.index()));
+            let (member, together) = (wanted.member(), self.together(execution, wanted.task.index()));
             let added = self.message(execution, wanted, &outputs).and_then(|dispatch| {
-                let passenger = Passenger { member, dispatch, again, together };
-                bundler.add(&lot, passenger).map_err(|error| too_large(&error.to_string()))
+                let its_bytes = prost::Message::encoded_len(&dispatch);
+                let passenger = Passenger { member, dispatch, again: wanted.again, together };
+                bundler.add(&lot, passenger).map_err(|_| too_large(its_bytes))?;
+                Ok(its_bytes)
             });
-            if let Err(failure) = added {
-                self.undeliverable(wanted, failure);
+            match added {
+                Ok(its_bytes) => {
+                    self.lots.sized(its_bytes);
+                    bytes += its_bytes;
+                    again += usize::from(wanted.again == Again::MayBe);
+                }
+                Err(failure) => self.undeliverable(wanted, failure),
             }
         }
+        self.lots.made(postponed);
+        self.parts.metrics.published_again(again);
         let messages = bundler.finish().map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        messages.iter().for_each(|message| self.lots.sized(message.payload.len()));
+        // And what frames them: the answers tell the sizes of whole messages.
+        self.lots.sized(messages.iter().map(|message| message.payload.len()).sum::<usize>().saturating_sub(bytes));
         // The publisher lives as long as the lane.
         self.parts.publisher.send(messages).ok();
         Ok(())
@@ -153,9 +178,7 @@ impl Lane {
         let dispatch = self.dispatch(execution, wanted, &views)?;
         let bytes = prost::Message::encoded_len(&dispatch);
         if bytes > DISPATCH_BYTES_MAX {
-            return Err(too_large(&format!(
-                "the evaluated script, `with`, `env` and prompt have {bytes} bytes, the limit is {DISPATCH_BYTES_MAX}: pass a reference instead"
-            )));
+            return Err(too_large(bytes));
         }
         Ok(dispatch)
     }
@@ -176,7 +199,13 @@ impl Lane {
         let index = wanted.task.index();
         let planned = execution.plan.task(index);
         let task = execution.task(index);
-        let evaluated = |template: &Template| evaluate(template, execution, views).map_err(|error| expression_failure(planned, &error));
+        let (steps, mut bytes) = (Steps::default(), 0);
+        let mut evaluated = |template: &Template| {
+            let value = evaluate(template, execution, views, &steps).map_err(|error| expression_failure(planned, &error))?;
+            // What cannot be sent is not made first.
+            bytes += value.as_str().map_or_else(|| value.to_string().len(), str::len);
+            if bytes > DISPATCH_BYTES_MAX { Err(too_large(bytes)) } else { Ok(value) }
+        };
         let mut with = Map::new();
         for (key, template) in &planned.with {
             with.insert(key.clone(), evaluated(template)?);
@@ -185,7 +214,7 @@ impl Lane {
         for (name, template) in &planned.env {
             environment.push(EnvironmentVariable { name: name.clone(), value: text(evaluated(template)?) });
         }
-        let prompt = planned.prompt.as_ref().map(&evaluated).transpose()?.map(text).unwrap_or_default();
+        let prompt = planned.prompt.as_ref().map(&mut evaluated).transpose()?.map(text).unwrap_or_default();
         let with_json = if with.is_empty() { Vec::new() } else { serde_json::to_vec(&with).expect("JSON") };
         Ok(Dispatch {
             dispatch_id: wanted.dispatch.to_bytes(),
@@ -237,7 +266,7 @@ impl Lane {
     }
 
     async fn feed_again(&mut self, lot: &Lot, (from, to): (i64, i64)) -> Result<(), StoreError> {
-        let limit = self.lots.room(lot).min(FEED_ROWS_MAX);
+        let limit = self.lots.rows_to_feed(lot);
         let rows = queue::queued_through(&mut self.parts.connection, lot, (from, to), i64::try_from(limit).unwrap_or(i64::MAX)).await?;
         let through = if rows.len() < limit { to } else { rows.last().map_or(to, |row| row.sequence) };
         self.ahead(lot, through).await?;
@@ -252,7 +281,7 @@ impl Lane {
     }
 
     async fn feed_held(&mut self, lot: &Lot) -> Result<(), StoreError> {
-        let limit = self.lots.room(lot).min(FEED_ROWS_MAX);
+        let limit = self.lots.rows_to_feed(lot);
         let Some(state) = self.lots.get(lot) else { return Ok(()) };
         let (after, drawn, tried) = (state.marks.handed_through, state.marks.drawn, state.marks.highest_tried);
         let rows = queue::queued_above(&mut self.parts.connection, lot, after, i64::try_from(limit).unwrap_or(i64::MAX)).await?;
@@ -335,6 +364,22 @@ impl Lane {
         quarantine::keep(&mut self.parts.connection, kept).await
     }
 
+    /// Queues come and go; their marks, and what the lane remembers of them, must not stay for ever.
+    pub(super) async fn forget_idle_lots(&mut self) -> Result<(), StoreError> {
+        let Some(since) = Instant::now().checked_sub(self.parts.times.reconcile() * IDLE_RECONCILES).filter(|_| self.owns_shards()) else {
+            return Ok(());
+        };
+        let idle = self.lots.idle_since(since, IDLE_LOTS_MAX);
+        let held: Vec<_> = idle.into_iter().filter_map(|lot| Some((lot.clone(), self.shards.get(&lot.shard)?.lease))).collect();
+        if held.is_empty() {
+            return Ok(());
+        }
+        for lot in queue::forget_marks(&mut self.parts.connection, &held).await? {
+            self.lots.forget(&lot);
+        }
+        Ok(())
+    }
+
     async fn check_fence(&mut self, shard: Option<u16>) -> Result<(), StoreError> {
         let Some(shard) = shard else { return Ok(()) };
         let mut batch = Batch::default();
@@ -345,10 +390,6 @@ impl Lane {
     pub(super) fn epoch(&self) -> u64 {
         self.parts.epoch.load(Ordering::Acquire)
     }
-}
-
-fn too_large(message: &str) -> Failure {
-    Failure { error_type: "too_large".into(), message: message.to_owned() }
 }
 
 fn kind(planned: &TaskPlan) -> Option<dispatch::Kind> {
@@ -382,14 +423,21 @@ fn views(execution: &Execution, reads: &[TaskIndex], outputs: &HashMap<TaskId, V
 }
 
 /// The value of a template of this execution.
-pub(super) fn evaluate(template: &Template, execution: &Execution, views: &Views) -> Result<Value, ExpressionError> {
+pub(super) fn evaluate(template: &Template, execution: &Execution, views: &Views, steps: &Steps) -> Result<Value, ExpressionError> {
     let workflow = json!({ "id": execution.id, "name": execution.plan.name });
     let scope = Scope { input: &execution.input, workflow: &workflow, tasks: views };
     // The evaluator is somebody else's and the expression too: a panic is a fault of its task, not of the lane.
-    catch_unwind(AssertUnwindSafe(|| expression::evaluate(template, &scope))).unwrap_or_else(|panic| {
+    catch_unwind(AssertUnwindSafe(|| expression::evaluate(template, &scope, steps))).unwrap_or_else(|panic| {
         let message = format!("the evaluator panicked: {}", super::batch::said(&*panic));
         Err(ExpressionError::Evaluation { expression: String::new(), message })
     })
+}
+
+fn too_large(bytes: usize) -> Failure {
+    let message = format!(
+        "the evaluated script, `with`, `env` and prompt have at least {bytes} bytes, the limit is {DISPATCH_BYTES_MAX}: pass a reference instead"
+    );
+    Failure { error_type: "too_large".into(), message }
 }
 
 fn expression_failure(planned: &TaskPlan, error: &ExpressionError) -> Failure {

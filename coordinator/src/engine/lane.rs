@@ -237,7 +237,11 @@ impl Lane {
                 Ok(Ok(())) if self.in_doubt => {}
                 Ok(Ok(())) => self.doubts_in_row = 0,
                 Ok(Err(doubt)) => self.doubted(&doubt),
-                Err(_) => self.doubted(&StoreError::Unavailable(format!("no answer within {} s", ANSWER_MAX.as_secs()))),
+                Err(_) => {
+                    // It may have been too much for one pass.
+                    self.batch_max = (self.batch_max / 2).max(1);
+                    self.doubted(&StoreError::Unavailable(format!("no answer within {} s", ANSWER_MAX.as_secs())));
+                }
             }
         }
         self.stop().await;
@@ -349,7 +353,9 @@ impl Lane {
         let now = Instant::now();
         let again = Some(self.again_from).filter(|at| *at > now && self.lots.has_again());
         let full = self.lots.next_try().filter(|at| *at > now);
-        let deaf = Some(self.parts.heard.borrow().at + self.parts.times.bus_silence()).filter(|_| self.hears == Hears::Beats);
+        // In doubt nobody is told, so an end of hearing that has passed must not wake the lane over and over.
+        let deaf = Some(self.parts.heard.borrow().at + self.parts.times.bus_silence());
+        let deaf = deaf.filter(|_| self.hears == Hears::Beats && !self.in_doubt);
         [
             Some(self.alarms.renewal),
             Some(self.alarms.beat),

@@ -1,5 +1,6 @@
 //! The lots of a lane (shard, queue, priority): their marks, and the room that the broker has for each queue.
 
+use crate::bus::publisher::Again;
 use orchestr8_core::marks::Marks;
 use orchestr8_proto::ids::TaskId;
 use orchestr8_proto::wire::PausedQueues;
@@ -16,6 +17,9 @@ pub const PUBLISHING_MAX: usize = 8_192;
 /// Bytes of publications that may wait for their `PubAck` at once.
 pub const PUBLISHING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Rows that are fed in one pass of one lot.
+const FEED_ROWS_MAX: usize = 512;
+
 /// The marks of one lot.
 #[derive(Debug)]
 pub struct LotState {
@@ -31,6 +35,15 @@ pub struct LotState {
     pub dirty: bool,
     /// The broker said that it is full: not before this.
     pub full_until: Option<Instant>,
+    /// When a dispatch was queued or handed over last.
+    pub used_at: Instant,
+}
+
+impl LotState {
+    /// Nothing of it is in the stream, under way or to be published.
+    fn is_idle(&self) -> bool {
+        self.stored.len() == 0 && self.marks.outstanding() == 0 && self.marks.again.is_none() && !self.marks.holds()
+    }
 }
 
 /// All lots of a lane.
@@ -46,6 +59,8 @@ pub struct Lots {
     publishing_bytes: usize,
     /// Queues without room for anything, in order.
     paused: Vec<String>,
+    /// Rows that are fed at once: fewer while their messages are large, or take long to make.
+    feed_rows: usize,
 }
 
 /// Which dispatches of a lot are in the stream, by identity: an event that comes twice counts once.
@@ -81,8 +96,16 @@ impl Lots {
     /// No lots; each queue and priority has room for `subject_max` dispatches, of all lanes together.
     #[must_use]
     pub fn new(subject_max: u64) -> Self {
-        let (by_lot, stored) = (HashMap::new(), HashMap::new());
-        Self { by_lot, stored, subject_max, room_max: subject_max, publishing: 0, publishing_bytes: 0, paused: Vec::new() }
+        Self {
+            by_lot: HashMap::new(),
+            stored: HashMap::new(),
+            subject_max,
+            room_max: subject_max,
+            publishing: 0,
+            publishing_bytes: 0,
+            paused: Vec::new(),
+            feed_rows: FEED_ROWS_MAX,
+        }
     }
 
     /// This lane owns `owned` of `all` shards: so much of the room is its own, at least one dispatch.
@@ -126,20 +149,35 @@ impl Lots {
         let lot = Arc::new(lot);
         *self.stored.entry((lot.queue.clone(), lot.priority)).or_default() += found;
         let stored = Stored { found, found_through: marks.published_through, handed: BTreeSet::new() };
-        self.by_lot.insert(lot.clone(), LotState { lot, marks, stream, stored, dirty: false, full_until: None });
+        self.by_lot.insert(lot.clone(), LotState { lot, marks, stream, stored, dirty: false, full_until: None, used_at: Instant::now() });
     }
 
     /// The lot; it begins when its first task is queued.
     pub fn lot(&mut self, shard: u16, queue: &str, priority: Priority, stream: Option<&str>) -> &mut LotState {
-        let lot = Arc::new(Lot { shard, queue: queue.to_owned(), priority });
-        self.by_lot.entry(lot.clone()).or_insert_with(|| LotState {
+        let (lot, used_at) = (Arc::new(Lot { shard, queue: queue.to_owned(), priority }), Instant::now());
+        let state = self.by_lot.entry(lot.clone()).or_insert_with(|| LotState {
             lot,
             marks: Marks::default(),
             stream: stream.map(str::to_owned),
             stored: Stored::default(),
             dirty: false,
             full_until: None,
-        })
+            used_at,
+        });
+        state.used_at = used_at;
+        state
+    }
+
+    /// Lots without anything since that time, at most so many.
+    #[must_use]
+    pub fn idle_since(&self, since: Instant, count_max: usize) -> Vec<Arc<Lot>> {
+        let idle = self.by_lot.values().filter(|state| state.used_at < since && state.is_idle());
+        idle.map(|state| state.lot.clone()).take(count_max).collect()
+    }
+
+    /// Forgets a lot whose marks are gone: its next dispatch begins anew.
+    pub fn forget(&mut self, lot: &Lot) {
+        self.by_lot.remove(lot);
     }
 
     /// The lot, if it is known.
@@ -155,7 +193,7 @@ impl Lots {
     /// How many more dispatches of the lot's queue and priority may be handed to the publisher.
     #[must_use]
     pub fn room(&self, lot: &Lot) -> usize {
-        if self.publishing_bytes >= PUBLISHING_BYTES_MAX || self.paused.contains(&lot.queue) {
+        if self.is_crowded() || self.paused.contains(&lot.queue) {
             return 0;
         }
         let stored = self.stored.get(&(lot.queue.clone(), lot.priority)).copied().unwrap_or(0);
@@ -163,10 +201,28 @@ impl Lots {
         room.min(PUBLISHING_MAX.saturating_sub(self.publishing))
     }
 
+    /// Whether as many bytes wait for their `PubAck` as may.
+    #[must_use]
+    pub const fn is_crowded(&self) -> bool {
+        self.publishing_bytes >= PUBLISHING_BYTES_MAX
+    }
+
+    /// How many rows of the lot are to be read now.
+    #[must_use]
+    pub fn rows_to_feed(&self, lot: &Lot) -> usize {
+        self.room(lot).min(self.feed_rows)
+    }
+
+    /// Messages were made; `postponed` of those that were wanted were too much.
+    pub fn made(&mut self, postponed: usize) {
+        self.feed_rows = if postponed > 0 { (self.feed_rows / 2).max(1) } else { (self.feed_rows * 2).min(FEED_ROWS_MAX) };
+    }
+
     /// One is handed to the publisher.
     pub fn handed(&mut self, lot: &Lot, sequence: i64) {
         let Some(state) = self.by_lot.get_mut(lot) else { return };
         state.marks.handed(sequence);
+        state.used_at = Instant::now();
         state.dirty = true;
         self.publishing += 1;
         if state.stored.add(sequence) {
@@ -189,6 +245,18 @@ impl Lots {
     pub fn not_wanted(&mut self, lot: &Lot, sequence: i64) {
         self.answered(1, 0);
         self.left_queue(lot, sequence);
+    }
+
+    /// One was handed over in the marks, but there is no room or time to make its message now: it is held, with all above it.
+    pub fn postponed(&mut self, lot: &Lot, sequence: i64, again: Again) {
+        self.answered(1, 0);
+        self.not_stored(lot, sequence);
+        let Some(state) = self.by_lot.get_mut(lot) else { return };
+        match again {
+            Again::First => state.marks.never_tried(sequence),
+            Again::MayBe => state.marks.refused_as_full(sequence),
+        }
+        state.dirty = true;
     }
 
     /// A row that cannot be read was not handed over. It counts as stored, so that the next survey looks for its message: it is gone
@@ -325,5 +393,46 @@ mod tests {
         assert_eq!(lots.paused().queues, ["a"]);
         lots.pause(&[]);
         assert_eq!(lots.room(&lot("a")), 10);
+    }
+
+    fn lot(lots: &mut Lots) -> (Arc<Lot>, i64) {
+        let state = lots.lot(3, "default", Priority::Normal, Some("i"));
+        (state.lot.clone(), state.marks.draw())
+    }
+
+    #[test]
+    fn a_lot_is_idle_when_nothing_of_it_is_anywhere() {
+        let mut lots = Lots::new(10);
+        let later = || Instant::now() + std::time::Duration::from_secs(1);
+        let (lot, sequence) = lot(&mut lots);
+        assert!(lots.idle_since(later(), 9).is_empty(), "held");
+        lots.handed(&lot, sequence);
+        assert!(lots.idle_since(later(), 9).is_empty(), "under way");
+        lots.get(&lot).expect("known").marks.acked(sequence, 7);
+        assert!(lots.idle_since(later(), 9).is_empty(), "in the stream");
+        lots.left_queue(&lot, sequence);
+        assert_eq!(lots.idle_since(later(), 9), std::slice::from_ref(&lot));
+        let used_at = lots.get(&lot).expect("known").used_at;
+        assert!(lots.idle_since(later(), 0).is_empty() && lots.idle_since(used_at, 9).is_empty());
+        lots.forget(&lot);
+        assert_eq!((lots.iter().count(), lots.room(&lot)), (0, 10));
+    }
+
+    #[test]
+    fn what_is_postponed_is_held_and_less_is_fed_at_once() {
+        let mut lots = Lots::new(1_000);
+        let (lot, first) = lot(&mut lots);
+        lots.handed(&lot, first);
+        lots.sized(PUBLISHING_BYTES_MAX);
+        assert!(lots.is_crowded() && lots.rows_to_feed(&lot) == 0);
+        lots.answered(1, PUBLISHING_BYTES_MAX);
+        assert_eq!(lots.rows_to_feed(&lot), FEED_ROWS_MAX);
+        let second = lots.get(&lot).expect("known").marks.draw();
+        lots.handed(&lot, second);
+        lots.postponed(&lot, second, Again::First);
+        lots.made(1);
+        assert_eq!((lots.rows_to_feed(&lot), lots.publishing()), (FEED_ROWS_MAX / 2, 0));
+        let marks = &lots.get(&lot).expect("known").marks;
+        assert!(marks.holds() && !marks.may_have_been_tried(second));
     }
 }

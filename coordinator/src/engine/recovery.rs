@@ -49,6 +49,7 @@ impl Lane {
         }
         if self.alarms.survey <= now {
             self.alarms.survey = now + self.parts.times.reconcile();
+            self.forget_idle_lots().await?;
             self.survey();
         }
         if self.alarms.purge <= now {

@@ -241,6 +241,7 @@ pub fn statements() -> Vec<(&'static str, &'static str)> {
         ("queued_above", queue::QUEUED_ABOVE),
         ("queued_through", queue::QUEUED_THROUGH),
         ("queued_counts", queue::QUEUED_COUNTS),
+        ("forget_marks", queue::FORGET_MARKS),
         ("running", queue::RUNNING),
         ("due", queue::DUE),
         ("next_due", queue::NEXT_DUE),

@@ -2,12 +2,13 @@
 
 use crate::StoreError;
 use crate::shards::shard;
-use orchestr8_proto::ids::{DispatchId, Incarnation, RunId, TaskId};
+use orchestr8_proto::ids::{DispatchId, Incarnation, LeaseId, RunId, TaskId};
 use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::words::Priority;
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
 use sqlx::{PgConnection, Row};
+use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// Queued rows above a mark, in order.
@@ -26,6 +27,15 @@ pub const QUEUED_COUNTS: &str = "select m.shard, m.queue, m.priority,
 (select t.dispatch_sequence from task_executions t where t.shard = m.shard and t.queue = m.queue and t.priority = m.priority
   and t.status = 'queued' and t.dispatch_sequence is not null order by t.dispatch_sequence desc limit 1) as highest
 from dispatch_marks m where m.shard = any ($1)";
+/// Forgets the marks of lots in which nothing is queued, as far as their shards are still held: the next dispatch of such a lot
+/// begins anew, with a row in its own commit.
+pub const FORGET_MARKS: &str = "with held as (
+  select r.* from shards s join unnest($1::int[], $2::uuid[], $3::text[], $4::text[]) r (shard, lease_id, queue, priority)
+  on s.shard = r.shard and s.lease_id = r.lease_id for key share of s)
+delete from dispatch_marks m using held h where m.shard = h.shard and m.queue = h.queue and m.priority = h.priority
+and not exists (select 1 from task_executions t where t.shard = m.shard and t.queue = m.queue and t.priority = m.priority
+  and t.status = 'queued')
+returning m.shard, m.queue, m.priority";
 /// Holders.
 pub const RUNNING: &str = "select id, dispatch_id, run_id, incarnation from task_executions
 where status = 'running' and shard = any ($1) and dispatch_id is not null and run_id is not null and incarnation is not null";
@@ -114,6 +124,19 @@ pub async fn queued_counts(connection: &mut PgConnection, shards: &[u16]) -> Res
     sqlx::query(QUEUED_COUNTS).bind(columns(shards)).fetch_all(connection).await?.iter().map(lot_count).collect()
 }
 
+/// Forgets the marks of these lots where nothing is queued in them and their shard is held under the given lease; gives those that
+/// are forgotten.
+///
+/// # Errors
+/// [`StoreError`]; whether they were forgotten is unknown.
+pub async fn forget_marks(connection: &mut PgConnection, lots: &[(Arc<Lot>, LeaseId)]) -> Result<Vec<Lot>, StoreError> {
+    let shards: Vec<i32> = lots.iter().map(|(lot, _)| i32::from(lot.shard)).collect();
+    let leases: Vec<Uuid> = lots.iter().map(|(_, lease)| lease.0).collect();
+    let (queues, priorities): (Vec<&str>, Vec<&str>) = lots.iter().map(|(lot, _)| (lot.queue.as_str(), lot.priority.as_str())).unzip();
+    let query = sqlx::query(FORGET_MARKS).bind(shards).bind(leases).bind(queues).bind(priorities);
+    query.fetch_all(connection).await?.iter().map(lot).collect()
+}
+
 /// Who holds what.
 ///
 /// # Errors
@@ -153,15 +176,15 @@ fn queued(row: &PgRow) -> Result<Queued, StoreError> {
     Ok(Queued { task: TaskId(row.try_get(0)?), dispatch: DispatchId(row.try_get(1)?), sequence: row.try_get(2)? })
 }
 
-fn lot_count(row: &PgRow) -> Result<LotCount, StoreError> {
+fn lot(row: &PgRow) -> Result<Lot, StoreError> {
     let priority: &str = row.try_get("priority")?;
-    let lot = Lot {
-        shard: shard(row.try_get("shard")?)?,
-        queue: row.try_get("queue")?,
-        priority: priority.parse().map_err(|error| StoreError::Unreadable(format!("{error}")))?,
-    };
+    let priority = priority.parse().map_err(|error| StoreError::Unreadable(format!("{error}")))?;
+    Ok(Lot { shard: shard(row.try_get("shard")?)?, queue: row.try_get("queue")?, priority })
+}
+
+fn lot_count(row: &PgRow) -> Result<LotCount, StoreError> {
     let published = u64::try_from(row.try_get::<i64, _>("published")?).unwrap_or(0);
-    Ok(LotCount { lot, published, highest: row.try_get::<Option<i64>, _>("highest")?.unwrap_or(0) })
+    Ok(LotCount { lot: lot(row)?, published, highest: row.try_get::<Option<i64>, _>("highest")?.unwrap_or(0) })
 }
 
 fn columns(shards: &[u16]) -> Vec<i32> {

@@ -1,5 +1,6 @@
 //! Forged, malformed, oversized and newer messages on every subject.
 
+use crate::harness::memory::Memory;
 use crate::harness::servers::connect_nats;
 use crate::harness::wait_for;
 use crate::scene::{SOON, Scene, executors, noop};
@@ -202,6 +203,28 @@ async fn a_right_token_with_a_wrong_payload_is_the_tasks_failure_not_the_shards(
     assert_eq!(scene.result(&bytes).await?["result"], json!({"ok": 1}));
     works(&scene).await?;
     scene.verified().await?;
+    scene.finish().await;
+    Ok(())
+}
+
+/// Two bytes on the wire each, hundreds in memory, a line in the log: of none of them more than a bounded number is built.
+#[tokio::test]
+async fn messages_of_very_many_empty_items_cost_little() -> Result<()> {
+    const ITEMS: usize = 400_000;
+    let scene = Scene::start(executors(1)).await?;
+    let nats = connect_nats(&scene.installation.nats_url).await?;
+    let claims = encode(&ClaimBatch { schema_version: SCHEMA_VERSION, claims: vec![Claim::default(); ITEMS], ..ClaimBatch::default() })?;
+    let outcomes = encode(&OutcomeBatch { schema_version: SCHEMA_VERSION, outcomes: vec![Outcome::default(); ITEMS] })?;
+    let coordinator = scene.installation.coordinators[0].pid();
+    let before = Memory::of(coordinator)?.peak_bytes;
+    for shard in 0..12 {
+        nats.publish(names::claim_subject(shard), claims.clone()).await?;
+        nats.publish(names::outcome_subject(shard), outcomes.clone()).await?;
+    }
+    nats.flush().await?;
+    works(&scene).await?;
+    let grown = Memory::of(coordinator)?.peak_bytes - before;
+    assert!(grown < 150 * 1024 * 1024, "{grown} bytes");
     scene.finish().await;
     Ok(())
 }

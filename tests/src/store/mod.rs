@@ -1,5 +1,6 @@
 //! The schema and the statements, against a real database.
 
+mod marks;
 mod migrations;
 mod plans;
 mod schema;

@@ -36,14 +36,25 @@ pub struct TaskView {
     pub output: Arc<Value>,
 }
 
+/// What the templates that are evaluated with it may still cost together.
+#[derive(Debug)]
+pub struct Steps(Budget);
+
+impl Default for Steps {
+    /// [`STEPS_MAX`].
+    fn default() -> Self {
+        Self(Budget::new(STEPS_MAX))
+    }
+}
+
 /// The value of a template.
 ///
-/// Pure, and bounded: at most [`STEPS_MAX`] steps and [`RESULT_BYTES_MAX`] bytes of result.
+/// Pure, and bounded: at most the steps that are left, and [`RESULT_BYTES_MAX`] bytes of result.
 ///
 /// # Errors
 /// What is missing or went wrong, naming the expression; never the values.
-pub fn evaluate(template: &Template, scope: &Scope<'_>) -> Result<Value, ExpressionError> {
-    let value = Evaluation { scope, budget: Budget::new(STEPS_MAX), bytes_left: RESULT_BYTES_MAX }.value(&template.0)?;
+pub fn evaluate(template: &Template, scope: &Scope<'_>, steps: &Steps) -> Result<Value, ExpressionError> {
+    let value = Evaluation { scope, budget: steps.0.clone(), bytes_left: RESULT_BYTES_MAX }.value(&template.0)?;
     storable::check(&value)?;
     Ok(value)
 }

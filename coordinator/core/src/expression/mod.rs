@@ -25,7 +25,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 
-pub use evaluate::{Scope, TaskView, evaluate};
+pub use evaluate::{Scope, Steps, TaskView, evaluate};
 pub(crate) use stack::on_large_stack;
 
 use crate::plan::{Plan, TaskIndex, Template};
@@ -44,7 +44,7 @@ pub const NODES_MAX: usize = 1_000;
 pub const NESTED_MACROS_MAX: usize = 2;
 /// Source of all the expressions of one template that are more than plain paths.
 pub const TEMPLATE_CEL_BYTES_MAX: usize = 64 * 1024;
-/// Steps that the expressions of one template may take together.
+/// Steps that the expressions of all the templates of one task may take together, and those of a workflow's output.
 pub const STEPS_MAX: u64 = 2_000_000;
 /// Largest result of one template, as JSON.
 pub const RESULT_BYTES_MAX: usize = 1024 * 1024;

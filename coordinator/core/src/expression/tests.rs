@@ -13,7 +13,7 @@ fn evaluated(template: Value) -> Result<Value, ExpressionError> {
     let view = TaskView { status: TaskStatus::Completed, output: Arc::new(json!({"url": "https://x", "rows": [{"n": 1}, {"n": 2}]})) };
     let tasks = BTreeMap::from([("build".to_owned(), view.clone()), ("unit-tests".to_owned(), view)]);
     let workflow = json!({"id": "42", "name": "demo"});
-    evaluate(&Template(template), &Scope { input: &input, workflow: &workflow, tasks: &tasks })
+    evaluate(&Template(template), &Scope { input: &input, workflow: &workflow, tasks: &tasks }, &Steps::default())
 }
 
 fn expression(source: &str) -> Result<Value, ExpressionError> {
@@ -211,7 +211,7 @@ proptest! {
         let (input, workflow) = (json!({"v": value}), json!({}));
         let scope = Scope { input: &input, workflow: &workflow, tasks: &scope_tasks };
         for source in ["${{ input.v }}", "${{ [input.v][0] }}"] {
-            prop_assert_eq!(&evaluate(&Template(json!(source)), &scope).expect("a value"), &value);
+            prop_assert_eq!(&evaluate(&Template(json!(source)), &scope, &Steps::default()).expect("a value"), &value);
         }
     }
 }
@@ -277,4 +277,16 @@ fn any_json() -> impl Strategy<Value = Value> {
             proptest::collection::btree_map("\\PC{0,5}", inner, 0..4).prop_map(|map| Value::Object(map.into_iter().collect())),
         ]
     })
+}
+
+#[test]
+fn templates_that_share_their_steps_cannot_take_them_twice() {
+    let (input, workflow, tasks) = (json!({"list": (0..1_000).collect::<Vec<_>>()}), json!({}), BTreeMap::new());
+    let scope = Scope { input: &input, workflow: &workflow, tasks: &tasks };
+    let template = Template(json!("${{ input.list.map(x, x + 1).size() }}"));
+    let steps = Steps::default();
+    let values = (0..10_000).map(|_| evaluate(&template, &scope, &steps)).take_while(Result::is_ok).count();
+    assert!((10..1_000).contains(&values), "{values}");
+    assert!(matches!(evaluate(&template, &scope, &steps), Err(ExpressionError::TooExpensive(_))));
+    assert_eq!(evaluate(&template, &scope, &Steps::default()), Ok(json!(1_000)));
 }

@@ -2,7 +2,7 @@
 
 use super::super::{SingleTask, check_input, default_retry, mermaid, plan_hash, single_task};
 use super::{parsed, refused};
-use crate::expression::{Scope, TaskView, evaluate, reads};
+use crate::expression::{Scope, Steps, TaskView, evaluate, reads};
 use crate::plan::{Plan, RetryPolicy, TaskKind};
 use orchestr8_proto::words::Priority;
 use serde_json::json;
@@ -223,7 +223,7 @@ fn a_single_task_takes_its_values_as_data() {
     let input = json!({"with": {key: hostile}, "env": {"A": hostile}, "prompt": hostile});
     let scope = Scope { input: &input, workflow: &json!({}), tasks: &BTreeMap::<String, TaskView>::new() };
     for template in [&plan.task(0).with[key], &plan.task(0).env["A"], plan.task(0).prompt.as_ref().expect("a prompt")] {
-        assert_eq!(evaluate(template, &scope), Ok(json!(hostile)));
+        assert_eq!(evaluate(template, &scope, &Steps::default()), Ok(json!(hostile)));
     }
     assert_eq!((plan.name.as_str(), plan.task(0).agent_name.as_str(), plan.task(0).retry.max_attempts), ("task", "run", 3));
 }

@@ -7,6 +7,7 @@
 //! - [`json`], [`body`], [`fields`], [`parameters`], [`ids`]: strict reading of requests; nothing is accepted and ignored
 //! - [`submit`], [`single`], [`workflow`]: submissions of tasks and workflows
 //! - [`tasks`], [`workflows`], [`definitions`]: what there is, and cancelling it
+//! - [`demand`]: what an autoscaler asks
 //! - `quarantine`: events that could not be applied
 //! - [`progress`]: how far an execution is
 //! - `events`, [`waiting`]: event streams and waits for an end
@@ -16,6 +17,7 @@ pub mod access;
 pub mod admission;
 pub mod body;
 pub mod definitions;
+pub mod demand;
 pub mod elsewhere;
 mod events;
 pub mod fields;
@@ -86,6 +88,7 @@ pub struct Inside {
     /// Bytes of submissions that may be received.
     submissions: Arc<Semaphore>,
     scrape: Mutex<probes::LastScrape>,
+    demand: demand::LastCount,
 }
 
 impl ApiContext {
@@ -94,8 +97,8 @@ impl ApiContext {
     pub fn new(engine: EngineHandle, reads: PgPool, settings: ApiSettings, metrics: Metrics) -> Self {
         let listeners = Arc::new(Semaphore::new(LISTENERS_MAX));
         let submissions = Arc::new(Semaphore::new(admission::SUBMISSION_BYTES_MAX));
-        let scrape = Mutex::default();
-        Self { inside: Arc::new(Inside { engine, reads, settings, metrics, listeners, submissions, scrape }) }
+        let (scrape, demand) = (Mutex::default(), demand::LastCount::default());
+        Self { inside: Arc::new(Inside { engine, reads, settings, metrics, listeners, submissions, scrape, demand }) }
     }
 }
 
@@ -151,6 +154,7 @@ fn other_routes() -> Router<ApiContext> {
     Router::new()
         .route("/api/v1/definitions", post(definitions::register).get(definitions::list))
         .route("/api/v1/definitions/{reference}", get(definitions::one))
+        .route("/api/v1/queues/{queue}/demand", get(demand::of_queues))
         .route("/healthz", get(probes::healthz))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))

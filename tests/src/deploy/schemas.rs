@@ -1,0 +1,47 @@
+//! Strict validation of every manifest against the schemas of Kubernetes, KEDA and the Prometheus operator.
+
+use super::rendering::{SETS, helm};
+use super::tools::fetched;
+use anyhow::{Context, Result, ensure};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// Those that the chart supports: `kubeVersion` in Chart.yaml is the first.
+const VERSIONS: [&str; 8] = ["1.29", "1.30", "1.31", "1.32", "1.33", "1.34", "1.35", "1.36"];
+
+#[test]
+fn every_manifest_fits_every_version() -> Result<()> {
+    let what = "schemas of manifests";
+    let (Some(helm), Some(kubeconform), Some(schemas)) = (helm(what), fetched("bin/kubeconform", what), fetched("schemas", what)) else {
+        return Ok(());
+    };
+    for version in VERSIONS {
+        for set in SETS {
+            let manifests = helm.template(set, &format!("{version}.0"))?;
+            validate(&kubeconform, &schemas, version, &manifests).with_context(|| format!("{set} on {version}"))?;
+        }
+    }
+    let wrong = helm.template("keda", "1.36.0")?.replace("cooldownPeriod:", "cooldown:");
+    ensure!(validate(&kubeconform, &schemas, "1.36", &wrong).is_err(), "an unknown key of a ScaledObject was taken");
+    let wrong = helm.template("trial", "1.36.0")?.replace("periodSeconds: 10", "periodSeconds: often");
+    ensure!(validate(&kubeconform, &schemas, "1.36", &wrong).is_err(), "a text was taken for a number");
+    Ok(())
+}
+
+fn validate(kubeconform: &Path, schemas: &Path, version: &str, manifests: &str) -> Result<()> {
+    let schemas = schemas.display();
+    let mut command = Command::new(kubeconform);
+    command
+        .args(["-strict", "-summary", "-schema-location", &format!("{schemas}/{version}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json")])
+        .args(["-schema-location", &format!("{schemas}/custom/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json"), "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut running = command.spawn().context("kubeconform")?;
+    running.stdin.take().context("a pipe")?.write_all(manifests.as_bytes())?;
+    let output = running.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success() && said.contains("Skipped: 0"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

@@ -21,7 +21,9 @@ fn the_binary_accepts_every_flag_and_variable() -> Result<()> {
     for set in SETS {
         for object in helm.objects(set, KUBERNETES_NEWEST)? {
             let containers = pod_of(&object).map(containers_of).unwrap_or_default();
-            for container in containers.into_iter().filter(|container| texts(&container["command"]).iter().any(|word| word.ends_with("/orchestr8"))) {
+            for container in
+                containers.into_iter().filter(|container| texts(&container["command"]).iter().any(|word| word.ends_with("/orchestr8")))
+            {
                 accepted(container).with_context(|| format!("{set}: {}", name_of(&object)))?;
                 checked += 1;
             }
@@ -32,17 +34,22 @@ fn the_binary_accepts_every_flag_and_variable() -> Result<()> {
     Ok(())
 }
 
-/// The words are parsed in their order; the help at their end is only reached when all of them are right.
+/// Its words, and that the binary reads every variable of ours.
 fn accepted(container: &Value) -> Result<()> {
     let words = texts(&container["args"]);
-    let output = help(&words)?;
-    ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let told = accepted_words(&words)?;
     for variable in container["env"].as_array().into_iter().flatten().filter_map(|variable| variable["name"].as_str()) {
         let own = variable.starts_with(PREFIX) && !PARTS.contains(&variable) && !EVERYWHERE.contains(&variable);
         ensure!(!own || told.contains(variable), "{variable} means nothing to `orchestr8 {}`", words[0]);
     }
     Ok(())
+}
+
+/// What the help says after these words: they are parsed in their order, so it is only reached when all of them are right.
+pub fn accepted_words(words: &[String]) -> Result<String> {
+    let output = help(words)?;
+    ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn help(words: &[String]) -> Result<Output> {
@@ -59,7 +66,8 @@ fn nats_server_takes_its_configuration() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("nats.conf");
         std::fs::write(&file, configuration)?;
-        let pod = objects.iter().find(|object| name_of(object) == "StatefulSet/orchestr8-nats").and_then(pod_of).context("a StatefulSet")?;
+        let pod =
+            objects.iter().find(|object| name_of(object) == "StatefulSet/orchestr8-nats").and_then(pod_of).context("a StatefulSet")?;
         let mut command = Command::new(&server);
         for variable in pod["containers"][0]["env"].as_array().into_iter().flatten() {
             // As the kubelet does, with a password of the kind that the chart draws.

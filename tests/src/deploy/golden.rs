@@ -17,7 +17,8 @@ fn the_chart_renders_what_was_reviewed() -> Result<()> {
             std::fs::create_dir_all(&folder)?;
             std::fs::write(&file, &rendered)?;
         }
-        let reviewed = std::fs::read_to_string(&file).with_context(|| format!("{}: set {UPDATE_VARIABLE}=1 to write it", file.display()))?;
+        let reviewed =
+            std::fs::read_to_string(&file).with_context(|| format!("{}: set {UPDATE_VARIABLE}=1 to write it", file.display()))?;
         let differs = rendered.lines().zip(reviewed.lines()).position(|(new, old)| new != old);
         ensure!(
             rendered == reviewed,
@@ -65,7 +66,8 @@ fn without_chance(rendered: &str) -> String {
     let mut lines = Vec::new();
     for line in rendered.lines() {
         is_secret = if line == "---" { false } else { is_secret || line == "kind: Secret" };
-        let drawn = line.split_once(": ").filter(|(key, value)| is_secret && key.starts_with("  ") && !key.starts_with("   ") && value.len() >= 40);
+        let drawn =
+            line.split_once(": ").filter(|(key, value)| is_secret && key.starts_with("  ") && !key.starts_with("   ") && value.len() >= 40);
         lines.push(drawn.map_or_else(|| line.trim_end().to_owned(), |(key, _)| format!("{key}: …")));
     }
     lines.join("\n") + "\n"

@@ -5,12 +5,16 @@
 //! - `schemas`: Kubernetes 1.29 to 1.36, KEDA and the Prometheus operator would take them
 //! - `rules`: our own: images, limits, probes, restricted security
 //! - `commands`: every flag is one of the binary's, and nats-server takes its configuration
+//! - `compose`: the same of `deploy/compose.yaml`
+//! - `demand`: what an autoscaler is told
 //! - `texts`: the values' schema and the chart's README fit the values
 //! - `images`: the runtime stage around this machine's binary runs
 //!
 //! Tools come from `deploy/tools.sh`. A test whose tool is missing says so and does nothing.
 
 mod commands;
+mod compose;
+mod demand;
 mod golden;
 mod images;
 mod rendering;

@@ -83,7 +83,8 @@ fn executors_are_not_told_what_only_coordinators_may_know() -> Result<()> {
     let Some(helm) = helm("secrets of executors") else { return Ok(()) };
     for set in SETS {
         let objects = helm.objects(set, KUBERNETES_NEWEST)?;
-        let executors: Vec<&Value> = objects.iter().filter(|object| name_of(object).contains("-executor-") && pod_of(object).is_some()).collect();
+        let executors: Vec<&Value> =
+            objects.iter().filter(|object| name_of(object).contains("-executor-") && pod_of(object).is_some()).collect();
         ensure!(!executors.is_empty(), "{set} has no executors");
         for executor in executors {
             let text = executor.to_string();

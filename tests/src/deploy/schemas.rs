@@ -2,6 +2,7 @@
 
 use super::rendering::{SETS, helm};
 use super::tools::fetched;
+use crate::harness::binary::workspace;
 use anyhow::{Context, Result, ensure};
 use std::io::Write;
 use std::path::Path;
@@ -26,6 +27,25 @@ fn every_manifest_fits_every_version() -> Result<()> {
     ensure!(validate(&kubeconform, &schemas, "1.36", &wrong).is_err(), "an unknown key of a ScaledObject was taken");
     let wrong = helm.template("trial", "1.36.0")?.replace("periodSeconds: 10", "periodSeconds: often");
     ensure!(validate(&kubeconform, &schemas, "1.36", &wrong).is_err(), "a text was taken for a number");
+    Ok(())
+}
+
+#[test]
+fn what_watches_is_installed_with_the_files_of_this_repository() -> Result<()> {
+    let what = "dashboards and alerts in the chart";
+    let (Some(helm), Some(kubeconform), Some(schemas)) = (helm(what), fetched("bin/kubeconform", what), fetched("schemas", what)) else {
+        return Ok(());
+    };
+    let words = ["template", "x", ".", "--set", "postgres.enabled=true,metrics.rules=true,metrics.dashboards=true,metrics.monitor=pod"];
+    let manifests = helm.run(&words)?;
+    validate(&kubeconform, &schemas, "1.36", &manifests)?;
+    let deploy = workspace().join("deploy");
+    for dashboard in std::fs::read_dir(deploy.join("grafana/dashboards")).into_iter().flatten() {
+        let name = dashboard?.file_name().to_string_lossy().into_owned();
+        ensure!(!name.ends_with(".json") || manifests.contains(&format!("\n  {name}: |")), "{name} is in no ConfigMap");
+    }
+    let has_alerts = deploy.join("prometheus/alerts.yaml").exists();
+    ensure!(manifests.contains("kind: PrometheusRule") == has_alerts, "alerts.yaml exists: {has_alerts}");
     Ok(())
 }
 

@@ -14,7 +14,7 @@
 //! - `hostile`: forged and malformed messages, wrong requests, servers that do not fit
 //! - `store`: every statement against the migrated schema, comments, plans of the hot queries
 //! - `model`: the protocol, checked exhaustively and simulated on a virtual clock; needs no servers
-//! - `deploy`: the chart and the images, where their tools are to be had
+//! - `deploy`: the chart and what is composed, where the tools are to be had
 //! - `form`: the arrows between the crates, the lengths of functions and files
 
 pub mod backlog;

@@ -8,7 +8,6 @@
 //! - `compose`: the same of `deploy/compose.yaml`
 //! - `demand`: what an autoscaler is told
 //! - `texts`: the values' schema and the chart's README fit the values
-//! - `images`: the runtime stage around this machine's binary runs
 //!
 //! Tools come from `deploy/tools.sh`. A test whose tool is missing says so and does nothing.
 
@@ -16,7 +15,6 @@ mod commands;
 mod compose;
 mod demand;
 mod golden;
-mod images;
 mod rendering;
 mod rules;
 mod schemas;

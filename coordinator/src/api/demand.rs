@@ -47,7 +47,7 @@ pub(super) async fn of_queues(
 
 /// What a failure leaves behind is nothing: the next request counts anew.
 async fn count(context: &ApiContext) -> Result<Vec<QueueDepth>, Problem> {
-    let unknown = || Problem::new(Code::Unavailable, "Postgres did not count the tasks in time, so the demand is not known: ask again");
+    let unknown = || Problem::new(Code::Unavailable, "the database did not count the tasks in time, so the demand is not known: ask again");
     let counted = timeout(COUNT_TIMEOUT, depths::depths(&context.reads)).await.map_err(|_| unknown())?;
     Ok(counted?)
 }

@@ -227,7 +227,7 @@ async fn requests_are_counted_by_pattern() {
 
 #[tokio::test]
 async fn a_demand_that_cannot_be_counted_is_an_error_and_no_number() {
-    check_problem(request(Method::GET, "/api/v1/queues/default/demand", &Value::Null), Code::Unavailable, "Postgres").await;
+    check_problem(request(Method::GET, "/api/v1/queues/default/demand", &Value::Null), Code::Unavailable, "the database").await;
     check_problem(request(Method::GET, "/api/v1/queues/Default/demand", &Value::Null), Code::BadId, "queue").await;
     check_problem(request(Method::GET, "/api/v1/queues/default/demand?since=1", &Value::Null), Code::BadParameter, "since").await;
 }

@@ -14,7 +14,7 @@ fn the_composed_services_start_what_exists() -> Result<()> {
     let compose = read(&workspace().join("deploy/compose.yaml"))?;
     let services = compose["services"].as_object().context("services")?;
     for (name, service) in services {
-        let own = merged(service);
+        let own = |key: &str| merged(service, key);
         let image = own("image").and_then(|image| image.as_str().map(str::to_owned)).with_context(|| format!("{name}: image"))?;
         let tag = image.rsplit(':').next().unwrap_or_default();
         ensure!(tag != image && tag != "latest", "{name}: {image}");
@@ -45,7 +45,7 @@ fn every_secret_of_the_composed_services_is_drawn() -> Result<()> {
     let compose = read(&workspace().join("deploy/compose.yaml"))?;
     let named = compose["secrets"].as_object().context("secrets")?.values().filter_map(|secret| secret["file"].as_str());
     let services = compose["services"].as_object().context("services")?;
-    let files = services.values().flat_map(|service| merged(service)("env_file").map(texts).unwrap_or_default());
+    let files = services.values().flat_map(|service| merged(service, "env_file").map(texts).unwrap_or_default());
     for file in named.map(str::to_owned).chain(files) {
         let drawn = folder.path().join(file.strip_prefix("compose/").context("below compose")?);
         ensure!(std::fs::read_to_string(&drawn).is_ok_and(|text| text.len() > 30), "{} is missing", drawn.display());
@@ -54,6 +54,6 @@ fn every_secret_of_the_composed_services_is_drawn() -> Result<()> {
 }
 
 /// A key of a service, or of what it takes over by `<<`.
-fn merged(service: &Value) -> impl Fn(&str) -> Option<&Value> {
-    move |key| service.get(key).or_else(|| service["<<"].get(key))
+fn merged<'a>(service: &'a Value, key: &str) -> Option<&'a Value> {
+    service.get(key).or_else(|| service["<<"].get(key))
 }

@@ -5,8 +5,10 @@ use crate::harness::binary::workspace;
 use anyhow::{Context, Result, bail, ensure};
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
 use serde_json::{Map, Number, Value};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// The sets of values in the chart's folder `ci`.
 pub const SETS: [&str; 6] = ["trial", "production", "keda", "hpa", "external", "pools"];
@@ -30,8 +32,19 @@ pub struct Helm {
 }
 
 impl Helm {
-    /// Everything that would be installed, as YAML.
+    /// Everything that would be installed, as YAML; rendered once in a run of the tests.
     pub fn template(&self, set: &str, kubernetes: &str) -> Result<String> {
+        static RENDERED: Mutex<BTreeMap<(String, String), String>> = Mutex::new(BTreeMap::new());
+        let mut rendered = RENDERED.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (set.to_owned(), kubernetes.to_owned());
+        if !rendered.contains_key(&key) {
+            let manifests = self.render(set, kubernetes)?;
+            rendered.insert(key.clone(), manifests);
+        }
+        Ok(rendered[&key].clone())
+    }
+
+    fn render(&self, set: &str, kubernetes: &str) -> Result<String> {
         self.run(&["template", "orchestr8", ".", "--namespace", "work", "--kube-version", kubernetes, "--values", &values_of(set)])
     }
 

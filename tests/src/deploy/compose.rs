@@ -24,11 +24,7 @@ fn the_composed_services_start_what_exists() -> Result<()> {
             ensure!(own("cap_drop").map(texts) == Some(vec!["ALL".to_owned()]) && own("read_only") == Some(&Value::Bool(true)), "{name}");
         }
     }
-    ensure!(
-        OURS.iter().all(|name| services.contains_key(*name)) && services["executor"]["scale"] == Value::from(3),
-        "{:?}",
-        services.keys()
-    );
+    ensure!(OURS.iter().all(|name| services.contains_key(*name)) && services["executor"]["scale"] == 3, "{:?}", services.keys());
     ensure!(!texts(&services["executor"]["networks"]).iter().any(|network| network != "broker"), "executors reach NATS alone");
     Ok(())
 }

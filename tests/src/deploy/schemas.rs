@@ -41,8 +41,10 @@ fn what_watches_is_installed_with_the_files_of_this_repository() -> Result<()> {
     validate(&kubeconform, &schemas, "1.36", &manifests)?;
     let deploy = workspace().join("deploy");
     for dashboard in std::fs::read_dir(deploy.join("grafana/dashboards")).into_iter().flatten() {
-        let name = dashboard?.file_name().to_string_lossy().into_owned();
-        ensure!(!name.ends_with(".json") || manifests.contains(&format!("\n  {name}: |")), "{name} is in no ConfigMap");
+        let path = dashboard?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_dashboard = path.extension().is_some_and(|extension| extension == "json");
+        ensure!(!is_dashboard || manifests.contains(&format!("\n  {name}: |")), "{name} is in no ConfigMap");
     }
     let has_alerts = deploy.join("prometheus/alerts.yaml").exists();
     ensure!(manifests.contains("kind: PrometheusRule") == has_alerts, "alerts.yaml exists: {has_alerts}");

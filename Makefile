@@ -51,7 +51,7 @@ servers:
 
 # What is not to be had is named; the tests that need it say that they were skipped.
 tools:
-	@deploy/tools.sh || true
+	@timeout 300 deploy/tools.sh || true
 
 build:
 	@$(CARGO) build --locked --package orchestr8-cli

@@ -2,6 +2,7 @@
 
 use super::commands::accepted_words;
 use super::rendering::{read, texts};
+use super::tools::fetched;
 use crate::harness::binary::workspace;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -46,6 +47,18 @@ fn every_secret_of_the_composed_services_is_drawn() -> Result<()> {
         let drawn = folder.path().join(file.strip_prefix("compose/").context("below compose")?);
         ensure!(std::fs::read_to_string(&drawn).is_ok_and(|text| text.len() > 30), "{} is missing", drawn.display());
     }
+    Ok(())
+}
+
+#[test]
+fn nats_server_takes_the_composed_configuration() -> Result<()> {
+    let Some(server) = fetched("bin/nats-server", "the NATS configuration of compose.yaml") else { return Ok(()) };
+    let file = workspace().join("deploy/compose/nats.conf");
+    let password = "x0123456789abcdef";
+    let mut command = std::process::Command::new(server);
+    let output =
+        command.env("COORDINATOR_PASSWORD", password).env("EXECUTOR_PASSWORD", password).arg("-t").arg("--config").arg(file).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 

@@ -20,7 +20,7 @@ const COUNT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Queues in one request.
 const QUEUES_MAX: usize = 64;
 
-/// The depths that were counted last, shared by all who ask within [`AGE_MAX`].
+/// The depths that were counted last, shared by all who ask soon after.
 #[derive(Debug, Default)]
 pub struct LastCount {
     counted: Mutex<Option<(Instant, Vec<QueueDepth>)>>,

@@ -54,10 +54,9 @@ fn every_secret_of_the_composed_services_is_drawn() -> Result<()> {
 fn nats_server_takes_the_composed_configuration() -> Result<()> {
     let Some(server) = fetched("bin/nats-server", "the NATS configuration of compose.yaml") else { return Ok(()) };
     let file = workspace().join("deploy/compose/nats.conf");
-    let password = "x0123456789abcdef";
+    let drawn = "x0123456789abcdef";
     let mut command = std::process::Command::new(server);
-    let output =
-        command.env("COORDINATOR_PASSWORD", password).env("EXECUTOR_PASSWORD", password).arg("-t").arg("--config").arg(file).output()?;
+    let output = command.env("COORDINATOR_PASSWORD", drawn).env("EXECUTOR_PASSWORD", drawn).arg("-t").arg("--config").arg(file).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

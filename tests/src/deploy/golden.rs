@@ -70,5 +70,5 @@ fn without_chance(rendered: &str) -> String {
             line.split_once(": ").filter(|(key, value)| is_secret && key.starts_with("  ") && !key.starts_with("   ") && value.len() >= 40);
         lines.push(drawn.map_or_else(|| line.trim_end().to_owned(), |(key, _)| format!("{key}: …")));
     }
-    lines.join("\n") + "\n"
+    lines.join("\n").trim_end().to_owned() + "\n"
 }

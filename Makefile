@@ -7,7 +7,7 @@ export RUSTDOCFLAGS ?= -D warnings
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test check bench chaos toolchain servers build clean-data
+.PHONY: help run dev test check bench chaos image-test toolchain servers tools build clean-data
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ run: toolchain servers build ## Start everything, run the quality gates on this 
 dev: toolchain servers build ## Start everything and stay up until Ctrl-C
 	@$(ORCHESTR8) dev
 
-test: toolchain servers check ## Everything that must pass: the checks, then all tests on real servers
+test: toolchain servers tools check ## Everything that must pass: the checks, then all tests on real servers
 	$(CARGO) build --locked --workspace --bins --features orchestr8-cli/kill-points
 	$(CARGO) test --locked --workspace --features orchestr8-cli/kill-points
 
@@ -38,12 +38,21 @@ chaos: toolchain servers ## Kill, cut off, wipe and restore at random: CHAOS_SEC
 	$(CARGO) build --locked --workspace --bins --features orchestr8-cli/kill-points
 	CHAOS_SECONDS="$(CHAOS_SECONDS)" SEED="$(SEED)" CHAOS_TIME_BASE="$(CHAOS_TIME_BASE)" CHAOS_NATS="$(CHAOS_NATS)" CHAOS_QUEUE="$(CHAOS_QUEUE)" target/debug/orchestr8-chaos
 
+image-test: toolchain servers build ## Build the image's runtime stage around this machine's binary, as root, with buildah; and the whole image where docker is
+	deploy/image-test.sh "$(CURDIR)/$(ORCHESTR8)"
+	@if docker info >/dev/null 2>&1; then docker build --file deploy/Dockerfile --tag orchestr8:image-test . && docker run --rm orchestr8:image-test --version; \
+	else echo "image-test: the whole build was left out: no docker answers here" >&2; fi
+
 toolchain:
 	@$(CARGO) --version >/dev/null 2>&1 || { echo "make: \`$(CARGO)\` does not run here: install Rust 1.95 or newer for this user (see rustup.rs; it needs no root) and put it on PATH" >&2; exit 1; }
 	@command -v cc >/dev/null || { echo "make: there is no C compiler \`cc\`: install one (on Debian: build-essential)" >&2; exit 1; }
 
 servers:
 	@deploy/bootstrap.sh
+
+# What is not to be had is named; the tests that need it say that they were skipped.
+tools:
+	@timeout 300 deploy/tools.sh || true
 
 build:
 	@$(CARGO) build --locked --package orchestr8-cli

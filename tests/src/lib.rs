@@ -16,6 +16,7 @@
 //! - `store`: every statement against the migrated schema, comments, plans of the hot queries
 //! - `observe`: metrics, their table, dashboards, alerts and runbooks; against promtool and Prometheus where they are to be had
 //! - `model`: the protocol, checked exhaustively and simulated on a virtual clock; needs no servers
+//! - `deploy`: the chart and what is composed, where the tools are to be had
 //! - `form`: the arrows between the crates, the lengths of functions and files
 
 pub mod backlog;
@@ -58,6 +59,9 @@ mod store;
 
 #[cfg(test)]
 mod observe;
+
+#[cfg(test)]
+mod deploy;
 
 #[cfg(test)]
 mod form;

@@ -7,6 +7,7 @@
 //! - [`json`], [`body`], [`fields`], [`parameters`], [`ids`]: strict reading of requests; nothing is accepted and ignored
 //! - [`submit`], [`single`], [`shapes`], [`workflow`]: submissions of tasks and workflows
 //! - [`tasks`], [`workflows`], [`definitions`]: what there is, and cancelling it
+//! - [`demand`]: what an autoscaler asks
 //! - `quarantine`: events that could not be applied
 //! - `why`: what a task waits for
 //! - `queues`, `executors`, `shards`, `doctor`: what operators look at and order
@@ -18,6 +19,7 @@ pub mod access;
 pub mod admission;
 pub mod body;
 pub mod definitions;
+pub mod demand;
 mod doctor;
 pub mod elsewhere;
 mod events;
@@ -98,6 +100,7 @@ pub struct Inside {
     submissions: Arc<Semaphore>,
     scrape: Mutex<probes::LastScrape>,
     shapes: shapes::Shapes,
+    demand: demand::LastCount,
 }
 
 impl ApiContext {
@@ -106,9 +109,9 @@ impl ApiContext {
     pub fn new(engine: EngineHandle, reads: PgPool, settings: ApiSettings, metrics: Metrics) -> Self {
         let listeners = Arc::new(Semaphore::new(LISTENERS_MAX));
         let submissions = Arc::new(Semaphore::new(admission::SUBMISSION_BYTES_MAX));
-        let scrape = Mutex::default();
+        let (scrape, demand) = (Mutex::default(), demand::LastCount::default());
         let shapes = shapes::Shapes::default();
-        Self { inside: Arc::new(Inside { engine, reads, settings, metrics, listeners, submissions, scrape, shapes }) }
+        Self { inside: Arc::new(Inside { engine, reads, settings, metrics, listeners, submissions, scrape, shapes, demand }) }
     }
 }
 
@@ -179,6 +182,7 @@ fn other_routes() -> Router<ApiContext> {
     Router::new()
         .route("/api/v1/definitions", post(definitions::register).get(definitions::list))
         .route("/api/v1/definitions/{reference}", get(definitions::one))
+        .route("/api/v1/queues/{queue}/demand", get(demand::of_queues))
         .route("/healthz", get(probes::healthz))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))

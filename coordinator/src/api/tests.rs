@@ -224,3 +224,10 @@ async fn requests_are_counted_by_pattern() {
     let line = "orchestr8_http_requests_total{method=\"GET\",route=\"/api/v1/tasks/{id}\",status=\"400\"} 1";
     assert!(text.contains(line), "{text}");
 }
+
+#[tokio::test]
+async fn a_demand_that_cannot_be_counted_is_an_error_and_no_number() {
+    check_problem(request(Method::GET, "/api/v1/queues/default/demand", &Value::Null), Code::Unavailable, "the database").await;
+    check_problem(request(Method::GET, "/api/v1/queues/Default/demand", &Value::Null), Code::BadId, "queue").await;
+    check_problem(request(Method::GET, "/api/v1/queues/default/demand?since=1", &Value::Null), Code::BadParameter, "since").await;
+}

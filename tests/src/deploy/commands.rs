@@ -1,0 +1,81 @@
+//! What the manifests start is what the binary understands, and what the binary serves.
+
+use super::rendering::{KUBERNETES_NEWEST, SETS, containers_of, helm, name_of, pod_of, texts};
+use super::tools::fetched;
+use crate::harness::binary;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::process::{Command, Output};
+
+/// Settings that come by the environment; the binary's help names them.
+const PREFIX: &str = "ORCHESTR8_";
+/// Of these the chart makes others, and the binary knows no more of them than that they are its own.
+const PARTS: [&str; 2] = ["ORCHESTR8_NATS_PASSWORD", "ORCHESTR8_DATABASE_PASSWORD"];
+/// Read by both servers, and in no help.
+const EVERYWHERE: [&str; 1] = ["ORCHESTR8_LOG"];
+
+#[test]
+fn the_binary_accepts_every_flag_and_variable() -> Result<()> {
+    let Some(helm) = helm("flags of manifests") else { return Ok(()) };
+    let mut checked = 0;
+    for set in SETS {
+        for object in helm.objects(set, KUBERNETES_NEWEST)? {
+            let containers = pod_of(&object).map(containers_of).unwrap_or_default();
+            for container in
+                containers.into_iter().filter(|container| texts(&container["command"]).iter().any(|word| word.ends_with("/orchestr8")))
+            {
+                accepted(container).with_context(|| format!("{set}: {}", name_of(&object)))?;
+                checked += 1;
+            }
+        }
+    }
+    ensure!(checked >= 3 * SETS.len(), "only {checked} containers");
+    ensure!(!help(&["executor".to_owned(), "--slot=1".to_owned()])?.status.success(), "an unknown flag was accepted");
+    Ok(())
+}
+
+/// Its words, and that the binary reads every variable of ours.
+fn accepted(container: &Value) -> Result<()> {
+    let words = texts(&container["args"]);
+    let told = accepted_words(&words)?;
+    for variable in container["env"].as_array().into_iter().flatten().filter_map(|variable| variable["name"].as_str()) {
+        let own = variable.starts_with(PREFIX) && !PARTS.contains(&variable) && !EVERYWHERE.contains(&variable);
+        ensure!(!own || told.contains(variable), "{variable} means nothing to `orchestr8 {}`", words[0]);
+    }
+    Ok(())
+}
+
+/// What the help says after these words: they are parsed in their order, so it is only reached when all of them are right.
+pub fn accepted_words(words: &[String]) -> Result<String> {
+    let output = help(words)?;
+    ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn help(words: &[String]) -> Result<Output> {
+    Command::new(binary::orchestr8()?).args(words).arg("--help").output().context("orchestr8")
+}
+
+#[test]
+fn nats_server_takes_its_configuration() -> Result<()> {
+    let what = "the chart's NATS configuration";
+    let (Some(helm), Some(server)) = (helm(what), fetched("bin/nats-server", what)) else { return Ok(()) };
+    for set in SETS.into_iter().filter(|set| *set != "external") {
+        let objects = helm.objects(set, KUBERNETES_NEWEST)?;
+        let configuration = objects.iter().find_map(|object| object["data"]["nats.conf"].as_str()).context("nats.conf")?;
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("nats.conf");
+        std::fs::write(&file, configuration)?;
+        let pod =
+            objects.iter().find(|object| name_of(object) == "StatefulSet/orchestr8-nats").and_then(pod_of).context("a StatefulSet")?;
+        let mut command = Command::new(&server);
+        for variable in pod["containers"][0]["env"].as_array().into_iter().flatten() {
+            // As the kubelet does, with a password of the kind that the chart draws.
+            let value = variable["value"].as_str().unwrap_or("abcdefghij").replace("$(CLUSTER_PASSWORD)", "abcdefghij");
+            command.env(variable["name"].as_str().context("a name")?, value);
+        }
+        let output = command.arg("-t").arg("--config").arg(&file).output()?;
+        ensure!(output.status.success(), "{set}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}

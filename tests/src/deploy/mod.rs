@@ -1,0 +1,22 @@
+//! What is deployed: the chart, rendered and checked; what it starts must be what the binary understands.
+//!
+//! - [`rendering`]: helm on the six sets of values, and the manifests as JSON
+//! - `golden`: the manifests are those that were reviewed
+//! - `schemas`: Kubernetes 1.29 to 1.36, KEDA and the Prometheus operator would take them
+//! - `rules`: our own: images, limits, probes, restricted security
+//! - `commands`: every flag is one of the binary's, and nats-server takes its configuration
+//! - `compose`: the same of `deploy/compose.yaml`
+//! - `demand`: what an autoscaler is told
+//! - `texts`: the values' schema and the chart's README fit the values
+//!
+//! Tools come from `deploy/tools.sh`. A test whose tool is missing says so and does nothing.
+
+mod commands;
+mod compose;
+mod demand;
+mod golden;
+mod rendering;
+mod rules;
+mod schemas;
+mod texts;
+mod tools;

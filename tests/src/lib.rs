@@ -12,6 +12,7 @@
 //! - `happy`: what works when nothing goes wrong, through API and command line
 //! - `faults`: processes and servers that die, stores that are wiped
 //! - `hostile`: forged and malformed messages, wrong requests, servers that do not fit
+//! - `secure`: the least rights on NATS, and TLS on every connection
 //! - `store`: every statement against the migrated schema, comments, plans of the hot queries
 //! - `model`: the protocol, checked exhaustively and simulated on a virtual clock; needs no servers
 //! - `form`: the arrows between the crates, the lengths of functions and files
@@ -44,6 +45,9 @@ mod faults;
 
 #[cfg(test)]
 mod hostile;
+
+#[cfg(test)]
+mod secure;
 
 #[cfg(test)]
 mod store;

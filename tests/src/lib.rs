@@ -13,6 +13,7 @@
 //! - `operating`: what operators look at and order; `backup`: a dump, restored into a fresh installation
 //! - `faults`: processes and servers that die, stores that are wiped
 //! - `hostile`: forged and malformed messages, wrong requests, servers that do not fit
+//! - `secure`: the least rights on NATS, and TLS on every connection
 //! - `store`: every statement against the migrated schema, comments, plans of the hot queries
 //! - `observe`: metrics, their table, dashboards, alerts and runbooks; against promtool and Prometheus where they are to be had
 //! - `model`: the protocol, checked exhaustively and simulated on a virtual clock; needs no servers
@@ -53,6 +54,9 @@ mod faults;
 
 #[cfg(test)]
 mod hostile;
+
+#[cfg(test)]
+mod secure;
 
 #[cfg(test)]
 mod store;

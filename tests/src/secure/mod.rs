@@ -1,0 +1,5 @@
+//! The configuration of `deploy/nats` in force: what it refuses, that everything works within it, and TLS on every connection.
+
+mod rights;
+mod server;
+mod whole;

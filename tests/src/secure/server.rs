@@ -1,0 +1,139 @@
+//! A nats-server with the configuration of `deploy/nats`, and certificates made for it.
+
+use crate::harness::installation::free_port;
+use crate::harness::process::ProcessPlan;
+use crate::harness::{Installation, Process, binary, wait_for};
+use crate::scene::SOON;
+use anyhow::{Context, Result, ensure};
+use async_nats::Client;
+use orchestr8_nats::{Credentials, NatsSettings, TlsFiles};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+/// The logins of `deploy/nats/accounts.conf`; the password of each is its name.
+const LOGINS: [&str; 3] = ["coordinator", "builders", "gpu"];
+
+/// An authority and what it vouches for: this machine.
+#[derive(Debug)]
+pub struct Certificates {
+    folder: tempfile::TempDir,
+}
+
+impl Certificates {
+    /// Makes them; none, with a message, where there is no openssl.
+    pub fn make() -> Result<Option<Self>> {
+        if Command::new("openssl").arg("version").output().is_err() {
+            eprintln!("skipped: there is no `openssl` to make certificates with (on Debian: openssl)");
+            return Ok(None);
+        }
+        let made = Self { folder: tempfile::tempdir()? };
+        std::fs::write(made.path("extensions"), "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")?;
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        for authority in ["ca", "stranger"] {
+            made.openssl(&format!("req -x509 {key} -keyout {authority}.key -out {authority}.pem -days 2 -subj /CN={authority}"))?;
+        }
+        made.openssl(&format!("req {key} -keyout server.key -out server.csr -subj /CN=localhost"))?;
+        made.openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out server.pem")?;
+        Ok(Some(made))
+    }
+
+    /// One of its files: `ca.pem`, `stranger.pem`, `server.pem`, `server.key`.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The same as text.
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    fn openssl(&self, words: &str) -> Result<()> {
+        let output = Command::new("openssl").args(words.split(' ')).current_dir(self.folder.path()).output()?;
+        ensure!(output.status.success(), "openssl {words}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+}
+
+/// A running server. It ends with this process, or when this is dropped.
+#[derive(Debug)]
+pub struct SecureNats {
+    _process: Process,
+    _store: tempfile::TempDir,
+    url: String,
+    ca: PathBuf,
+}
+
+impl SecureNats {
+    /// Starts the program that also serves `installation`.
+    pub async fn start(installation: &Installation, certificates: &Certificates) -> Result<Self> {
+        let pid = installation.server_pids().nats.context("nats-server was started")?;
+        let program = std::fs::read_link(format!("/proc/{pid}/exe")).context("the program of nats-server")?;
+        let (port, store) = (free_port()?, tempfile::tempdir()?);
+        let configuration = binary::workspace().join("deploy/nats/nats-server.conf");
+        let words = ["--config", &configuration.display().to_string(), "--addr", "127.0.0.1", "--port", &port.to_string()];
+        let mut environment = vec![
+            ("ORCHESTR8_NATS_STORE".to_owned(), store.path().display().to_string()),
+            ("ORCHESTR8_NATS_TLS_CERT".to_owned(), certificates.text("server.pem")),
+            ("ORCHESTR8_NATS_TLS_KEY".to_owned(), certificates.text("server.key")),
+        ];
+        environment.extend(LOGINS.iter().map(|login| (format!("ORCHESTR8_NATS_PASSWORD_{}", login.to_uppercase()), (*login).to_owned())));
+        let plan = ProcessPlan {
+            name: "secure-nats".to_owned(),
+            program: Some(program),
+            words: words.into_iter().map(str::to_owned).collect(),
+            environment,
+            log: store.path().join("nats-server.log"),
+        };
+        let log = plan.log.clone();
+        let process = Process::start(plan).await?;
+        let look = async || {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            ensure!(TcpStream::connect(("127.0.0.1", port)).await.is_ok(), "{text}");
+            Ok(Some(()))
+        };
+        wait_for("the secure nats-server", SOON, look).await?;
+        Ok(Self { _process: process, _store: store, url: format!("nats://localhost:{port}"), ca: certificates.path("ca.pem") })
+    }
+
+    /// The environment with which a process logs in.
+    pub fn environment(&self, login: &str) -> Vec<(String, String)> {
+        let pairs = [("URL", self.url.as_str()), ("USER", login), ("PASSWORD", login), ("CA", self.ca.to_str().unwrap_or_default())];
+        pairs.into_iter().map(|(name, value)| (format!("ORCHESTR8_NATS_{name}"), value.to_owned())).collect()
+    }
+
+    /// Logs in as one of its logins, and hears what it forbids.
+    pub async fn connect(&self, login: &str) -> Result<(Client, mpsc::UnboundedReceiver<String>)> {
+        let settings = NatsSettings {
+            credentials: Credentials::UserPassword { user: login.to_owned(), password: login.to_owned() },
+            login: Some(login.parse()?),
+            tls: TlsFiles { ca: Some(self.ca.clone()), own: None },
+            ..NatsSettings::open(vec![self.url.clone()])
+        };
+        let (told, heard) = mpsc::unbounded_channel();
+        let options = orchestr8_nats::options(&settings)?.event_callback(move |event| {
+            told.send(event.to_string()).ok(); // The test may have heard enough.
+            async {}
+        });
+        Ok((options.connect(settings.servers()?).await?, heard))
+    }
+}
+
+/// Lets processes that are added from now on log in as `login`.
+pub fn log_in(installation: &mut Installation, nats: &SecureNats, login: &str) {
+    for (name, value) in nats.environment(login) {
+        installation.set_environment(&name, &value);
+    }
+}
+
+/// Lets processes that are added from now on find this authority and certificate for the API.
+pub fn api_words(certificates: &Certificates) -> Vec<String> {
+    ["--tls-cert".to_owned(), certificates.text("server.pem"), "--tls-key".to_owned(), certificates.text("server.key")].into()
+}
+
+/// The certificates in a file.
+pub fn authorities(file: &Path) -> Result<Vec<rustls::pki_types::CertificateDer<'static>>> {
+    use rustls::pki_types::pem::PemObject;
+    Ok(rustls::pki_types::CertificateDer::pem_file_iter(file)?.collect::<Result<Vec<_>, _>>()?)
+}

@@ -64,7 +64,7 @@ pub(super) async fn workflow(
     let submission = WorkflowRequest::read(body.value)?.into_submission(&context.reads).await?;
     let submitted = commit(&context, Request { submissions: vec![submission.clone()], bytes: body.bytes, key }, room).await?;
     let id = submitted.ids.first().copied().ok_or_else(|| lost_ids(1, 0))?;
-    Ok((StatusCode::ACCEPTED, Json(workflow_answer(id, &submission, &context.engine.executors()))))
+    Ok((StatusCode::ACCEPTED, Json(workflow_answer(id, &submission, context.engine.executors_surely().as_deref()))))
 }
 
 /// The caller's key for this request.
@@ -108,10 +108,10 @@ fn batch(items: Vec<Value>) -> Result<Vec<Submission>, Problem> {
 }
 
 async fn submit_tasks(context: &ApiContext, request: Request, room: Room) -> Result<Vec<Value>, Problem> {
-    let executors = context.engine.executors();
+    let executors = context.engine.executors_surely();
     let submissions = request.submissions.clone();
     let submitted = commit(context, request, room).await?;
-    let answer = |(id, submission): (&ExecutionId, &Submission)| task_answer(*id, submission, &executors);
+    let answer = |(id, submission): (&ExecutionId, &Submission)| task_answer(*id, submission, executors.as_deref());
     Ok(submitted.ids.iter().zip(&submissions).map(answer).collect())
 }
 
@@ -153,7 +153,7 @@ fn lost_ids(wanted: usize, given: usize) -> Problem {
     Problem::new(Code::Internal, "the engine answered with another number of ids than there are tasks")
 }
 
-fn task_answer(id: ExecutionId, submission: &Submission, executors: &[ExecutorView]) -> Value {
+fn task_answer(id: ExecutionId, submission: &Submission, executors: Option<&[ExecutorView]>) -> Value {
     let task = id.task(0);
     let status = if is_later(submission.run_at) { TaskStatus::Waiting } else { TaskStatus::Queued };
     json!({
@@ -168,7 +168,7 @@ fn task_answer(id: ExecutionId, submission: &Submission, executors: &[ExecutorVi
     })
 }
 
-fn workflow_answer(id: ExecutionId, submission: &Submission, executors: &[ExecutorView]) -> Value {
+fn workflow_answer(id: ExecutionId, submission: &Submission, executors: Option<&[ExecutorView]>) -> Value {
     let status = if is_later(submission.run_at) { WorkflowStatus::Pending } else { WorkflowStatus::Running };
     json!({
         "workflow_id": id,
@@ -187,8 +187,9 @@ fn is_later(run_at: Option<OffsetDateTime>) -> bool {
     run_at.is_some_and(|run_at| run_at > OffsetDateTime::now_utc())
 }
 
-/// What will keep a task waiting, as far as the heartbeats of executors tell.
-fn warnings(plan: &Plan, executors: &[ExecutorView]) -> Vec<String> {
+/// What will keep a task waiting, as far as the heartbeats of executors tell; nothing while they are not known.
+fn warnings(plan: &Plan, executors: Option<&[ExecutorView]>) -> Vec<String> {
+    let Some(executors) = executors else { return Vec::new() };
     let mut wanted = BTreeSet::new();
     for task in &plan.tasks {
         match &task.kind {
@@ -230,6 +231,13 @@ mod tests {
         assert!(warning("default", Some("nop"), std::slice::from_ref(&one)).expect("a warning").contains("handler `nop`"));
         let draining = ExecutorView { draining: true, ..one };
         assert!(warning("default", None, &[draining]).is_some());
+    }
+
+    #[test]
+    fn while_executors_are_not_known_nothing_is_said_of_them() {
+        let submission = TaskRequest::read(json!({"handler": "noop"})).and_then(TaskRequest::into_submission).expect("valid");
+        assert_eq!(warnings(&submission.plan, None), Vec::<String>::new());
+        assert_eq!(warnings(&submission.plan, Some(&[])).len(), 1);
     }
 
     #[test]

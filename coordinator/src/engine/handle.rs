@@ -212,6 +212,16 @@ pub struct ExecutorView {
     pub draining: bool,
 }
 
+/// Looks at the roster, one each beat interval and lane, from which on it is complete: two whole intervals lie between three.
+const LOOKS_SURE: usize = 3;
+
+/// What heartbeats tell.
+#[derive(Debug, Default)]
+struct Heard {
+    views: Vec<ExecutorView>,
+    looks: usize,
+}
+
 /// The callers' side of the engine. Cheap to clone.
 #[derive(Clone)]
 pub struct EngineHandle {
@@ -220,7 +230,7 @@ pub struct EngineHandle {
     owners: Arc<RwLock<BTreeMap<u16, usize>>>,
     next_submission: Arc<AtomicUsize>,
     listeners: Arc<Listeners>,
-    executors: Arc<Mutex<Vec<ExecutorView>>>,
+    executors: Arc<Mutex<Heard>>,
 }
 
 /// One lane as callers see it.
@@ -303,7 +313,14 @@ impl EngineHandle {
     /// The executors whose heartbeats were heard lately.
     #[must_use]
     pub fn executors(&self) -> Vec<ExecutorView> {
-        self.executors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.executors.lock().unwrap_or_else(PoisonError::into_inner).views.clone()
+    }
+
+    /// The same, once this process has listened for so long that each executor has had a beat: before, silence means nothing.
+    #[must_use]
+    pub fn executors_surely(&self) -> Option<Vec<ExecutorView>> {
+        let heard = self.executors.lock().unwrap_or_else(PoisonError::into_inner);
+        (heard.looks >= LOOKS_SURE.saturating_mul(self.lanes.len())).then(|| heard.views.clone())
     }
 
     /// What `/readyz` reports: the shards of all lanes, and what the first lane that misses something misses.
@@ -359,10 +376,27 @@ impl EngineHandle {
     }
 
     pub(super) fn show_executors(&self, views: Vec<ExecutorView>) {
-        *self.executors.lock().unwrap_or_else(PoisonError::into_inner) = views;
+        let mut heard = self.executors.lock().unwrap_or_else(PoisonError::into_inner);
+        *heard = Heard { views, looks: heard.looks.saturating_add(1) };
     }
 
     pub(super) fn update_health(&self, lane: usize, update: impl FnOnce(&mut EngineHealth)) {
         update(&mut self.lanes[lane].health.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executors_are_surely_known_only_after_two_whole_intervals_of_every_lane() {
+        let (handle, _commands) = EngineHandle::new(2, 1);
+        for _ in 0..5 {
+            handle.show_executors(Vec::new());
+            assert!(handle.executors_surely().is_none());
+        }
+        handle.show_executors(Vec::new());
+        assert_eq!(handle.executors_surely().map(|views| views.len()), Some(0));
     }
 }

@@ -1,7 +1,10 @@
 # `make` lists the targets. Nothing here needs root, a Postgres or a nats-server: deploy/bootstrap.sh fetches what is missing.
 
 CARGO ?= cargo
-ORCHESTR8 := target/debug/orchestr8
+# Where the programs are: said to cargo as well, so that no other setting of its own can lead elsewhere.
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+ORCHESTR8 := $(CARGO_TARGET_DIR)/debug/orchestr8
 export RUSTDOCFLAGS ?= -D warnings
 # A backtrace belongs to a panic; on every error of a test it hides the message.
 export RUST_LIB_BACKTRACE ?= 0
@@ -29,13 +32,13 @@ check: ## Format, lints and documentation
 
 bench: toolchain servers ## Measure, print, and write target/bench/latest.json
 	$(CARGO) build --locked --release --package orchestr8-cli --package orchestr8-tests
-	target/release/orchestr8-bench
+	$(CARGO_TARGET_DIR)/release/orchestr8-bench
 
 # The same build as for the tests; CHAOS_TIME_BASE=100ms runs ten times as fast as the published times.
 # CHAOS_NATS=cluster has three nats-servers with three copies of each stream.
 chaos: toolchain servers ## Kill, cut off, wipe and restore at random: CHAOS_SECONDS=600 SEED=1; writes target/chaos/latest.json
 	$(CARGO) build --locked --workspace --bins --features orchestr8-cli/kill-points
-	CHAOS_SECONDS="$(CHAOS_SECONDS)" SEED="$(SEED)" CHAOS_TIME_BASE="$(CHAOS_TIME_BASE)" CHAOS_NATS="$(CHAOS_NATS)" target/debug/orchestr8-chaos
+	CHAOS_SECONDS="$(CHAOS_SECONDS)" SEED="$(SEED)" CHAOS_TIME_BASE="$(CHAOS_TIME_BASE)" CHAOS_NATS="$(CHAOS_NATS)" $(CARGO_TARGET_DIR)/debug/orchestr8-chaos
 
 toolchain:
 	@$(CARGO) --version >/dev/null 2>&1 || { echo "make: \`$(CARGO)\` does not run here: install Rust 1.95 or newer for this user (see rustup.rs; it needs no root) and put it on PATH" >&2; exit 1; }

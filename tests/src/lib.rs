@@ -67,6 +67,9 @@ mod quality_gates;
 mod api_examples;
 
 #[cfg(test)]
+mod makefile;
+
+#[cfg(test)]
 mod tour;
 
 #[cfg(test)]

@@ -291,7 +291,11 @@ impl Screen {
 
     fn tell(&self, followed: &Followed, change: Change) {
         match self {
-            Self::Lines => followed.line(change).iter().for_each(|line| eprintln!("{line}")),
+            Self::Lines => {
+                if let Some(line) = followed.line(change) {
+                    eprintln!("{line}");
+                }
+            }
             Self::Terminal { .. } => {}
         }
     }

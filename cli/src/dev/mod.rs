@@ -130,8 +130,10 @@ impl DevError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Installation(InstallationError::Port(PortError::Taken { .. }))
-            | Self::Servers(ServersError::Port(PortError::Taken { .. }))
+            Self::Installation(
+                InstallationError::Port(PortError::Taken { .. } | PortError::Reserved { .. }) | InstallationError::Token(_),
+            )
+            | Self::Servers(ServersError::Port(PortError::Taken { .. } | PortError::Reserved { .. }))
             | Self::Place(PlaceError::NotOurs(_) | PlaceError::Foreign { .. })
             | Self::NoData(_) => Exit::Configuration,
             Self::Run(error) => error.exit(),

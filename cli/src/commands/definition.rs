@@ -126,7 +126,7 @@ pub fn check_text(file: &str, text: &str) -> Result<Parsed, CommandError> {
 /// YAML contains JSON, so one reader is enough; but who wrote JSON should not be told of YAML.
 fn parse_as(file: &str, text: &str) -> Result<Parsed, Problems> {
     parse(text).map_err(|mut problems| {
-        if file.ends_with(".json") {
+        if Path::new(file).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
             for problem in &mut problems.0 {
                 problem.message = problem.message.replacen("this is not YAML", "this is not JSON", 1);
             }

@@ -200,7 +200,7 @@ fn farewell(lifetime: Lifetime, place: &Place) -> String {
 /// From the start of the servers to their end.
 async fn serve(args: &DevArgs, base: &Base, place: &Place, stop: &Stop) -> Result<ExitCode, DevError> {
     let options = args.servers_options();
-    let starting = told("Postgres and nats-server to be ready", Servers::start(base, place, &options));
+    let starting = told("Postgres and nats-server to be ready", Box::pin(Servers::start(base, place, &options)));
     let Some(servers) = stop.unless(starting).await else { return Ok(interrupted()) };
     let servers = servers?;
     let code = if args.servers.servers_only {
@@ -228,7 +228,7 @@ fn whats_next(args: &DevArgs, place: &Place, code: ExitCode) -> String {
     } else {
         "The commands above work in another terminal once it runs again"
     };
-    let hello = Path::new(HELLO).exists().then(|| format!("\n  {program} run {HELLO} --watch --input name=you")).unwrap_or_default();
+    let hello = if Path::new(HELLO).exists() { format!("\n  {program} run {HELLO} --watch --input name=you") } else { String::new() };
     format!(
         "\nEverything has stopped; the data stays in {}. {state}: `{program} dev{data}`. Then for instance:\n  \
          {program} task --run 'echo hello' --wait{hello}",
@@ -239,7 +239,7 @@ fn whats_next(args: &DevArgs, place: &Place, code: ExitCode) -> String {
 /// From the start of the coordinator to its end; the servers run.
 async fn serve_installation(args: &DevArgs, servers: &Servers, place: &Place, stop: &Stop) -> Result<ExitCode, DevError> {
     let options = InstallationOptions { executors: args.executors, slots: args.slots, port: args.port };
-    let starting = told("the coordinator and the executors to be ready", Installation::start(servers, place, &options));
+    let starting = told("the coordinator and the executors to be ready", Box::pin(Installation::start(servers, place, &options)));
     let Some(installation) = stop.unless(starting).await else { return Ok(interrupted()) };
     let installation = installation?;
     let code = if let Some(file) = &args.run {

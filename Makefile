@@ -1,7 +1,10 @@
 # `make` lists the targets. Nothing here needs root, a Postgres or a nats-server: deploy/bootstrap.sh fetches what is missing.
 
 CARGO ?= cargo
-ORCHESTR8 := target/debug/orchestr8
+# Where the programs are: said to cargo as well, so that no other setting of its own can lead elsewhere.
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+ORCHESTR8 := $(CARGO_TARGET_DIR)/debug/orchestr8
 export RUSTDOCFLAGS ?= -D warnings
 # A backtrace belongs to a panic; on every error of a test it hides the message.
 export RUST_LIB_BACKTRACE ?= 0
@@ -29,14 +32,14 @@ check: ## Format, lints and documentation
 
 bench: toolchain servers ## Measure, print, and write target/bench/latest.json
 	$(CARGO) build --locked --release --package orchestr8-cli --package orchestr8-tests
-	target/release/orchestr8-bench
+	$(CARGO_TARGET_DIR)/release/orchestr8-bench
 
 # The same build as for the tests; CHAOS_TIME_BASE=100ms runs ten times as fast as the published times.
 # CHAOS_NATS=cluster has three nats-servers with three copies of each stream. From 600 s on a queue of a million tasks follows;
 # CHAOS_QUEUE=0 leaves it out, another number is another length.
 chaos: toolchain servers ## Kill, cut off, wipe and restore at random: CHAOS_SECONDS=600 SEED=1; writes target/chaos/latest.json
 	$(CARGO) build --locked --workspace --bins --features orchestr8-cli/kill-points
-	CHAOS_SECONDS="$(CHAOS_SECONDS)" SEED="$(SEED)" CHAOS_TIME_BASE="$(CHAOS_TIME_BASE)" CHAOS_NATS="$(CHAOS_NATS)" CHAOS_QUEUE="$(CHAOS_QUEUE)" target/debug/orchestr8-chaos
+	CHAOS_SECONDS="$(CHAOS_SECONDS)" SEED="$(SEED)" CHAOS_TIME_BASE="$(CHAOS_TIME_BASE)" CHAOS_NATS="$(CHAOS_NATS)" CHAOS_QUEUE="$(CHAOS_QUEUE)" $(CARGO_TARGET_DIR)/debug/orchestr8-chaos
 
 image-test: toolchain servers build ## Build the image's runtime stage around this machine's binary, as root, with buildah; and the whole image where docker is
 	deploy/image-test.sh "$(CURDIR)/$(ORCHESTR8)"

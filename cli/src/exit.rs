@@ -17,6 +17,8 @@ pub enum Exit {
     Unavailable,
     /// The time given for waiting is over; the work goes on.
     TimedOut,
+    /// Ctrl-C: by custom 128 and the number of the signal.
+    Interrupted,
 }
 
 impl Exit {
@@ -30,6 +32,7 @@ impl Exit {
             Self::Configuration => 64,
             Self::Unavailable => 69,
             Self::TimedOut => 124,
+            Self::Interrupted => 130,
         }
     }
 }
@@ -48,7 +51,8 @@ Exit codes:
   2    the command line cannot be understood
   64   wrong configuration, or a token or login that is missing or refused
   69   the coordinator, Postgres or NATS cannot be reached
-  124  the time given for waiting is over; the work goes on";
+  124  the time given for waiting is over; the work goes on
+  130  ended by Ctrl-C; what was submitted goes on";
 
 #[cfg(test)]
 mod tests {
@@ -56,7 +60,7 @@ mod tests {
 
     #[test]
     fn the_help_names_every_code() {
-        for exit in [Exit::Done, Exit::Failed, Exit::Usage, Exit::Configuration, Exit::Unavailable, Exit::TimedOut] {
+        for exit in [Exit::Done, Exit::Failed, Exit::Usage, Exit::Configuration, Exit::Unavailable, Exit::TimedOut, Exit::Interrupted] {
             assert!(EXIT_CODES_HELP.contains(&format!("\n  {:<4} ", exit.code())), "{exit:?}");
         }
     }

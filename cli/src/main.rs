@@ -85,7 +85,7 @@ fn run_command(command: &Command) -> Exit {
         tokio::select! {
             ended = ask(command) => ended,
             // Whatever was submitted goes on.
-            _ = tokio::signal::ctrl_c() => std::process::exit(130),
+            _ = tokio::signal::ctrl_c() => std::process::exit(i32::from(Exit::Interrupted.code())),
         }
     });
     ended.unwrap_or_else(|error: CommandError| {

@@ -79,7 +79,7 @@ def main():
     values = json.loads(pathlib.Path(os.environ["ORCHESTR8_INPUT"]).read_text(encoding="utf-8"))
     document, failed = report(values)
     if failed:
-        print(document, file=sys.stderr)
+        print(document)
         sys.exit(f"failed gates: {', '.join(failed)}")
     gates.write_output(document)
 

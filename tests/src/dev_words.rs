@@ -38,9 +38,39 @@ async fn dev_tells_the_port_that_it_took_instead_and_its_end() -> Result<()> {
     let port = instead.rsplit(' ').next().context("a port")?;
     assert!(said.contains(&format!("coordinator  http://127.0.0.1:{port}\n")), "{said}");
     assert!(said.contains("executors    executor-1 to executor-2\n"), "{said}");
-    let end: Vec<&str> = said.lines().skip_while(|line| *line != "stopping").collect();
+    let processes = said.lines().find_map(|line| line.strip_prefix("processes    ")).with_context(|| said.clone())?;
+    let named: Vec<(&str, bool)> =
+        processes.split(", ").filter_map(|one| one.split_once(' ')).map(|(name, pid)| (name, pid.parse::<i32>().is_ok())).collect();
+    assert_eq!(named, [("coordinator", true), ("executor-1", true), ("executor-2", true)], "{said}");
+    // What takes long, as on a loaded machine, is explained.
+    let is_end = |line: &&str| !line.starts_with("waiting for ");
+    let end: Vec<&str> = said.lines().skip_while(|line| *line != "stopping").filter(is_end).collect();
     let data = folder.path().canonicalize()?.join("data");
     assert_eq!(end, ["stopping", &format!("stopped; data is kept in {}", data.display())], "{said}");
+    Ok(())
+}
+
+/// A `dev` that must fail before it starts or makes anything: its exit code and words.
+async fn refused(folder: &Path, words: &[&str]) -> Result<(Option<i32>, String)> {
+    let mut dev = dev(folder, words).await?;
+    let report = tokio::time::timeout(UP_MAX, dev.ended()).await??;
+    let said = std::fs::read_to_string(folder.join("dev.log"))?;
+    assert!(!folder.join("data").exists(), "{words:?} left the folder: {said}");
+    Ok((report.exit_code, said))
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_said_before_anything_is_made() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (code, said) = refused(folder.path(), &["--reset-only"]).await?;
+    assert!(code == Some(64) && said.contains("there is no such folder"), "{code:?} {said}");
+    let (code, said) = refused(folder.path(), &["--postgres-port", "80"]).await?;
+    assert!(code == Some(2) && said.contains("1024"), "{code:?} {said}");
+    let (code, said) = refused(folder.path(), &["--run", "/not/there.yaml"]).await?;
+    assert!(code == Some(2) && said.contains("/not/there.yaml: it cannot be read"), "{code:?} {said}");
+    let hello = binary::workspace().join("examples/hello.yaml").to_string_lossy().into_owned();
+    let (code, said) = refused(folder.path(), &["--run", &hello, "--input", "nam=x"]).await?;
+    assert!(code == Some(2) && said.contains("\"name\" is a required property"), "{code:?} {said}");
     Ok(())
 }
 

@@ -86,6 +86,9 @@ mod quality_gates;
 mod api_examples;
 
 #[cfg(test)]
+mod makefile;
+
+#[cfg(test)]
 mod tour;
 
 #[cfg(test)]

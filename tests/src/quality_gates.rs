@@ -52,9 +52,9 @@ async fn run_gates(installation: &Installation, repository: &Path) -> Result<(Va
     Ok((ended, tasks["tasks"].as_array().cloned().context("tasks")?))
 }
 
-async fn stderr_of(installation: &Installation, task: &Value) -> Result<String> {
+async fn stdout_of(installation: &Installation, task: &Value) -> Result<String> {
     let task = installation.api.get(&format!("/api/v1/tasks/{}", task["task_id"].as_str().context("an id")?)).await?;
-    Ok(task["attempt_history"][0]["stderr_tail"].as_str().unwrap_or_default().to_owned())
+    Ok(task["attempt_history"][0]["stdout_tail"].as_str().unwrap_or_default().to_owned())
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn each_gate_finds_its_mistake_and_the_report_names_it() -> Result<()> {
         let (ended, tasks) = run_gates(&installation, &root).await?;
         let failed: Vec<usize> = (0..tasks.len()).filter(|index| tasks[*index]["status"] == "failed").collect();
         assert_eq!((&ended["status"], failed.as_slice()), (&json!("failed"), &[number + 1, 6][..]), "{title}: {ended} {tasks:?}");
-        let report = stderr_of(&installation, &tasks[6]).await?;
+        let report = stdout_of(&installation, &tasks[6]).await?;
         ensure!(report.contains(&format!("**1 of 5 gates failed: {title}**")) && report.contains(finding), "{title}: {report}");
         ensure!(ended["error"].as_str().is_some_and(|error| error.ends_with(&format!("failed gates: {title}"))), "{ended}");
         ensure!(!format!("{ended}{tasks:?}{report}").contains("ABCDEFGHIJKLMNOP"), "the secret is shown");

@@ -121,6 +121,8 @@ pub struct Address {
     pub ca: Option<PathBuf>,
     /// Sent with every request.
     pub token: Token,
+    /// The variable or file that the token is from, for messages.
+    pub token_from: String,
 }
 
 /// The token of the environment, if there is one.
@@ -170,13 +172,14 @@ impl Address {
         if let Some(file) = options.ca.as_ref().filter(|_| url.scheme() != "https") {
             return Err(AddressError::CaWithoutTls { file: file.clone(), url: url.to_string() });
         }
-        let token = match (&options.token_file, &options.token, folder) {
-            (Some(file), _, _) => read_token_file(file)?,
-            (None, Some(token), _) => token.clone(),
-            (None, None, Some(folder)) if is_local(&url) => read_token_file(&folder.join(TOKEN_FILE))?,
+        let from_file = |file: &Path| read_token_file(file).map(|token| (token, format!("the file {}", file.display())));
+        let (token, token_from) = match (&options.token_file, &options.token, folder) {
+            (Some(file), _, _) => from_file(file)?,
+            (None, Some(token), _) => (token.clone(), format!("the variable {TOKEN_VARIABLE}")),
+            (None, None, Some(folder)) if is_local(&url) => from_file(&folder.join(TOKEN_FILE))?,
             (None, None, _) => return Err(AddressError::NoToken { url: url.to_string() }),
         };
-        Ok(Self { url, ca: options.ca.clone(), token })
+        Ok(Self { url, ca: options.ca.clone(), token, token_from })
     }
 }
 
@@ -196,6 +199,9 @@ fn found_url(file: &Path) -> Result<Url, AddressError> {
 
 fn parse_url(text: &str, from: &str) -> Result<Url, AddressError> {
     let refused = |reason: &str| AddressError::Url { from: from.to_owned(), url: text.to_owned(), reason: reason.to_owned() };
+    if !text.contains("://") && !text.contains('@') {
+        return Err(refused(&format!("it has no scheme, so write http://{text}")));
+    }
     let url = Url::parse(text).map_err(|error| refused(&error.to_string()))?;
     if !["http", "https"].contains(&url.scheme()) {
         return Err(refused("only http and https are spoken"));
@@ -266,7 +272,9 @@ mod tests {
         let file = root.path().join("other");
         fs::write(&file, "from-file").expect("writable");
         let both = AddressOptions { token_file: Some(file), ..options(None, Some("mine")) };
-        assert_eq!(Address::find(&both, root.path()).expect("named").token.reveal(), "from-file");
+        let both = Address::find(&both, root.path()).expect("named");
+        assert_eq!(both.token.reveal(), "from-file");
+        assert_eq!((address.token_from.as_str(), both.token_from.ends_with("/other")), ("the variable ORCHESTR8_TOKEN", true));
     }
 
     #[test]
@@ -283,6 +291,8 @@ mod tests {
         for (url, reason) in [
             ("ftp://x", "only http and https"),
             ("127.0.0.1:8088", "not a coordinator's address"),
+            ("127.0.0.1:8088", "write http://127.0.0.1:8088"),
+            ("localhost:8088", "write http://localhost:8088"),
             ("http://u:secret@h", "credentials"),
             ("http://h/api", "no path"),
         ] {

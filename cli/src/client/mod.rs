@@ -52,10 +52,14 @@ pub enum ClientError {
         reason: String,
     },
     /// The token is not the coordinator's. Correct the configuration.
-    #[error("the coordinator at {url} refuses the token: check ORCHESTR8_TOKEN, --token-file or .orchestr8/token")]
+    #[error(
+        "the coordinator at {url} refuses the token of {from}: it is another coordinator's, or from before a --reset; correct it, or leave it out where .orchestr8/token is meant"
+    )]
     Unauthorized {
         /// The coordinator's address.
         url: String,
+        /// The variable or file that the token is from.
+        from: String,
     },
     /// The coordinator refused the request and says why.
     #[error("{0}")]
@@ -245,7 +249,7 @@ impl Client {
             return Ok(response);
         }
         if status == StatusCode::UNAUTHORIZED {
-            return Err(ClientError::Unauthorized { url: self.url().to_owned() });
+            return Err(ClientError::Unauthorized { url: self.url().to_owned(), from: self.address.token_from.clone() });
         }
         let retry_after = retry_after(response.headers());
         let body = self.read(path, response).await?;

@@ -83,10 +83,11 @@ impl Problem {
 }
 
 impl Problem {
-    /// One line per mistake and per candidate; `file` stands before the lines of mistakes.
+    /// One line per mistake that the detail has not told, and per candidate; `file` stands before the lines of mistakes.
     #[must_use]
     pub fn lines(&self, file: Option<&str>) -> Vec<String> {
-        let mistakes = self.problems.iter().map(|problem| problem.show(file));
+        let untold = |problem: &&PlacedProblem| !self.detail.contains(&problem.message);
+        let mistakes = self.problems.iter().filter(untold).map(|problem| problem.show(file));
         let candidates = self.candidates.iter().map(|one| harmless_line(&format!("{} {} {}", one.id, one.created_at, one.name)));
         mistakes.chain(candidates).collect()
     }
@@ -151,6 +152,13 @@ mod tests {
         assert_eq!(problem.problems[0].show(Some("flow.yaml")), "flow.yaml:3:5: `nedes` is not a key of a task (did you mean `needs`?)");
         assert_eq!(problem.problems[0].show(None), "line 3:5: `nedes` is not a key of a task (did you mean `needs`?)");
         assert_eq!(problem.problems[1].show(None), "input.n: is not a number");
+    }
+
+    #[test]
+    fn a_mistake_is_told_once() {
+        let message = "`A B` is not a queue name: use 1 to 64 of a-z";
+        let body = json!({"title": "T", "detail": format!("`queue`: {message}"), "code": "bad_field", "problems": [{"path": "queue", "message": message}]});
+        assert!(Problem::read(400, "/api/v1/tasks", body.to_string().as_bytes()).lines(None).is_empty());
     }
 
     #[test]

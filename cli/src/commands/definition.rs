@@ -71,7 +71,7 @@ pub fn validate(args: &ValidateArgs) -> Result<Exit, CommandError> {
     let mut exit = Exit::Done;
     for file in &args.files {
         let name = shown_name(file);
-        let read = parse(&read_text(file)?);
+        let read = parse_as(&name, &read_text(file)?);
         match (&read, args.output.format) {
             (_, Format::Json) => documents.push(document(&name, &read)),
             (Ok(parsed), Format::Text) => eprintln!("{name}: valid: {}", described(parsed)),
@@ -115,11 +115,23 @@ pub async fn definitions(args: &DefinitionsArgs) -> Result<Exit, CommandError> {
 /// # Errors
 /// [`CommandError::Definition`].
 pub fn check_text(file: &str, text: &str) -> Result<Parsed, CommandError> {
-    parse(text).map_err(|problems| {
+    parse_as(file, text).map_err(|problems| {
         for line in problem_lines(file, &problems) {
             eprintln!("{line}");
         }
         CommandError::Definition { file: file.to_owned(), count: problems.0.len() }
+    })
+}
+
+/// YAML contains JSON, so one reader is enough; but who wrote JSON should not be told of YAML.
+fn parse_as(file: &str, text: &str) -> Result<Parsed, Problems> {
+    parse(text).map_err(|mut problems| {
+        if Path::new(file).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
+            for problem in &mut problems.0 {
+                problem.message = problem.message.replacen("this is not YAML", "this is not JSON", 1);
+            }
+        }
+        problems
     })
 }
 
@@ -151,7 +163,8 @@ fn described(parsed: &Parsed) -> String {
     format!("{}, {}{phases}", harmless_line(&parsed.plan.name), counted(parsed.plan.tasks.len(), "task"))
 }
 
-fn shown_name(file: &Path) -> String {
+/// What a file is called in messages.
+pub fn shown_name(file: &Path) -> String {
     if file.as_os_str() == "-" { "stdin".to_owned() } else { file.display().to_string() }
 }
 
@@ -228,6 +241,12 @@ mod tests {
         let error = check_text("x.yaml", "name: [").expect_err("no YAML");
         assert!(matches!(&error, CommandError::Definition { count: 1.., .. }), "{error}");
         assert_eq!(error.exit(), Exit::Failed);
+    }
+
+    #[test]
+    fn a_json_file_is_called_json() {
+        let said = |file: &str| parse_as(file, "{\"name\": \"x\", \"tasks\": [").expect_err("cut off").0[0].message.clone();
+        assert!(said("x.json").contains("not JSON") && said("x.yaml").contains("not YAML"), "{}", said("x.json"));
     }
 
     #[test]

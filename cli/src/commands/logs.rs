@@ -8,6 +8,7 @@ use crate::client::shapes::{Attempt, Task, error_text};
 use crate::exit::Exit;
 use crate::text::{harmless, harmless_line};
 use orchestr8_proto::ids::TaskId;
+use orchestr8_proto::words::TaskStatus;
 use serde_json::Value;
 
 /// Lines of stderr (else stdout) shown for a failed task.
@@ -17,7 +18,7 @@ const TASKS_MAX: usize = 200;
 
 /// Show the end of what a task's attempts wrote, at most 64 KiB each of stdout and stderr.
 ///
-/// For a workflow: that of each of its tasks that left a trace.
+/// For a workflow: that of each of its tasks that left a trace. The output of an attempt is there once the attempt has ended.
 #[derive(Debug, clap::Args)]
 pub struct LogsArgs {
     /// The id of a task or workflow, or its first 8 or more digits.
@@ -65,7 +66,13 @@ pub async fn logs(args: &LogsArgs) -> Result<Exit, CommandError> {
     for id in ids {
         let (task, answer) = detail(&context, id).await?;
         match context.format {
-            Format::Text => emit_foreign_unless_empty(&shown(&task, args))?,
+            Format::Text => {
+                let text = shown(&task, args);
+                emit_foreign_unless_empty(&text)?;
+                if let Some(reason) = silence(&task, &text) {
+                    eprintln!("task {} {reason}", harmless_line(&task.name));
+                }
+            }
             Format::Json => answers.push(answer),
         }
     }
@@ -75,23 +82,48 @@ pub async fn logs(args: &LogsArgs) -> Result<Exit, CommandError> {
     Ok(Exit::Done)
 }
 
+/// What of a failed task's output is told with the reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excerpt {
+    /// The end of stderr, else that of stdout.
+    Either,
+    /// The end of stderr: its stdout goes to stdout.
+    Stderr,
+}
+
 /// Tells on stderr why a task failed and the last lines that it wrote.
 ///
 /// # Errors
 /// [`CommandError::Client`].
-pub async fn tell_failure(context: &Context, id: TaskId) -> Result<(), CommandError> {
+pub async fn tell_failure(context: &Context, id: TaskId, excerpt: Excerpt) -> Result<(), CommandError> {
     let (task, _) = detail(context, id).await?;
     let reason = error_text(task.error_type.as_deref(), task.error.as_deref()).unwrap_or_default();
     eprintln!("\ntask {} failed: {}", harmless_line(&task.name), harmless(&reason));
-    let tail = task
-        .attempt_history
-        .last()
-        .and_then(|last| [&last.stderr_tail, &last.stdout_tail].into_iter().flatten().find(|tail| !tail.is_empty()));
+    let tail = task.attempt_history.last().and_then(|last| last.excerpts(excerpt).into_iter().flatten().find(|tail| !tail.is_empty()));
     let lines = tail.map(|tail| last_lines(tail, FAILURE_LINES_MAX)).unwrap_or_default();
     for line in lines.iter().filter(|line| !is_told(&lines, line, &reason)) {
         eprintln!("  | {}", harmless(line));
     }
     Ok(())
+}
+
+/// Writes what the task's last attempt wrote to stdout, as it is: the report of a check that found something is its result.
+///
+/// # Errors
+/// [`CommandError`].
+pub async fn emit_last_stdout(context: &Context, id: TaskId) -> Result<(), CommandError> {
+    let (task, _) = detail(context, id).await?;
+    let stdout = task.attempt_history.last().and_then(|last| last.stdout_tail.as_deref()).unwrap_or_default();
+    emit_foreign_unless_empty(stdout)
+}
+
+impl Attempt {
+    const fn excerpts(&self, excerpt: Excerpt) -> [Option<&String>; 2] {
+        match excerpt {
+            Excerpt::Either => [self.stderr_tail.as_ref(), self.stdout_tail.as_ref()],
+            Excerpt::Stderr => [self.stderr_tail.as_ref(), None],
+        }
+    }
 }
 
 /// Whether the reason, which ends with the last line of stderr, has said all that there is.
@@ -107,6 +139,29 @@ async fn detail(context: &Context, id: TaskId) -> Result<(Task, Value), CommandE
 
 fn emit_foreign_unless_empty(text: &str) -> Result<(), CommandError> {
     if text.is_empty() { Ok(()) } else { emit_foreign(text) }
+}
+
+/// Why there is less to see than the caller may expect, if that is so.
+fn silence(task: &Task, shown: &str) -> Option<String> {
+    match task.status {
+        TaskStatus::Running => {
+            Some("still runs: what it writes is shown when this attempt has ended, for there is no live output yet".to_owned())
+        }
+        TaskStatus::Pending | TaskStatus::Queued | TaskStatus::Retrying | TaskStatus::Waiting if shown.is_empty() => {
+            Some(format!("is {}: there is no output yet", task.status))
+        }
+        TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Skipped | TaskStatus::Cancelled if shown.is_empty() => {
+            Some(format!("is {}: no such output is kept", task.status))
+        }
+        TaskStatus::Pending
+        | TaskStatus::Queued
+        | TaskStatus::Retrying
+        | TaskStatus::Waiting
+        | TaskStatus::Completed
+        | TaskStatus::Failed
+        | TaskStatus::Skipped
+        | TaskStatus::Cancelled => None,
+    }
 }
 
 fn shown(task: &Task, args: &LogsArgs) -> String {
@@ -179,6 +234,18 @@ mod tests {
         let all = shown_with(&[]);
         assert_eq!(all.matches("== build").count(), 6);
         assert!(all.contains("attempt 1 (failed on e1): stderr\nerr\n=="), "{all}");
+    }
+
+    #[test]
+    fn what_is_not_there_is_explained() {
+        let silence_of = |status: &str, shown: &str| {
+            let task = json!({"task_id": ID, "status": status, "name": "build"});
+            silence(&serde_json::from_value(task).expect("a task"), shown)
+        };
+        assert!(silence_of("running", "").expect("it runs").contains("no live output"));
+        assert!(silence_of("running", "the first attempt").is_some(), "what this attempt writes is missing");
+        assert!(silence_of("queued", "").expect("it waits").contains("queued") && silence_of("completed", "").is_some());
+        assert_eq!((silence_of("retrying", "x"), silence_of("completed", "x")), (None, None));
     }
 
     #[test]

@@ -47,6 +47,9 @@ pub enum CommandError {
     /// Something on the command line does not fit; the caller must correct it.
     #[error("{0}")]
     Usage(String),
+    /// There is nothing of that id; the caller must look for another.
+    #[error("{0}")]
+    Unknown(String),
     /// A file cannot be read.
     #[error("{}: it cannot be read ({reason})", file.display())]
     File {
@@ -81,9 +84,10 @@ impl CommandError {
             Self::Usage(_) | Self::File { .. } => Exit::Usage,
             // Whoever reads has seen enough, as `head` does.
             Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
-            Self::Client(ClientError::Refused(_) | ClientError::Malformed { .. }) | Self::Definition { .. } | Self::Output(_) => {
-                Exit::Failed
-            }
+            Self::Client(ClientError::Refused(_) | ClientError::Malformed { .. })
+            | Self::Unknown(_)
+            | Self::Definition { .. }
+            | Self::Output(_) => Exit::Failed,
         }
     }
 

@@ -43,8 +43,8 @@ enum QuarantineCommand {
 
 #[derive(Debug, clap::Args)]
 struct OneArgs {
-    /// The id of a quarantined event, as `quarantine list` shows it.
-    #[arg(value_name = "ID")]
+    /// The whole id of a quarantined event, as `quarantine list` shows it.
+    #[arg(value_name = "ID", value_parser = parse_event_id)]
     id: Uuid,
     #[command(flatten)]
     client: ClientArgs,
@@ -70,6 +70,11 @@ pub async fn quarantine(args: &QuarantineArgs) -> Result<Exit, CommandError> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// Only whole ids: whoever discards should not guess.
+fn parse_event_id(text: &str) -> Result<Uuid, String> {
+    text.parse().map_err(|_| format!("`{}` is no whole id: write it as `orchestr8 quarantine list` shows it", text.escape_default()))
 }
 
 async fn list(limit: usize, context: &Context) -> Result<(), CommandError> {
@@ -162,6 +167,12 @@ mod tests {
             "last_seen_at": "2026-01-31T12:00:09Z", "event": {"event": "due"},
         });
         serde_json::from_value(json!({ "events": [event] })).expect("a page")
+    }
+
+    #[test]
+    fn the_beginning_of_an_id_is_refused_with_the_remedy() {
+        assert!(parse_event_id("0199abcd").expect_err("a beginning").contains("whole id"));
+        assert_eq!(parse_event_id("00000000-0000-0000-0000-000000000001"), Ok(Uuid::from_u128(1)));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use super::CommandError;
 use super::context::{ClientArgs, Context, Format, emit, emit_foreign, emit_json, shown_value};
-use super::definition::check_text;
-use super::logs::tell_failure;
+use super::definition::{check_text, shown_name};
+use super::logs::{Excerpt, emit_last_stdout, tell_failure};
 use super::target::Target;
 use super::task::AboutArgs;
 use super::values::{object_of, parse_json_pair, parse_span, read_text};
@@ -13,6 +13,7 @@ use crate::client::shapes::{Workflow, WorkflowAccepted};
 use crate::exit::Exit;
 use crate::text::{counted, harmless, show_duration};
 use crate::tree::{Tree, TreeTask};
+use orchestr8_core::definition::check_input;
 use orchestr8_proto::ids::ExecutionId;
 use orchestr8_proto::words::WorkflowStatus;
 use serde_json::{Map, Value};
@@ -28,7 +29,7 @@ const FAILURES_SHOWN_MAX: usize = 8;
 /// Run a workflow from a file, or a registered one by its name.
 ///
 /// Prints the workflow's id and returns. With --watch or --wait the id goes to stderr, stdout gets the workflow's
-/// output at its end, and the exit code tells the outcome.
+/// output at its end, and the exit code tells the outcome. If it failed, stdout gets what the last failed task wrote there.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
     /// A file with the definition (YAML or JSON), `-` for stdin, or the name of a registered one: NAME or NAME@VERSION.
@@ -83,6 +84,25 @@ pub async fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     Ok(Exit::Done)
 }
 
+/// Checks a definition in a file and its inputs, as the coordinator will; a registered one can only be checked there.
+///
+/// # Errors
+/// [`CommandError`].
+pub fn check(given: &str, inputs: &[(String, Value)]) -> Result<(), CommandError> {
+    if given == "-" {
+        return Err(CommandError::Usage("--run -: stdin is not passed on, so name a file".to_owned()));
+    }
+    let inputs = Value::Object(object_of("--input", inputs)?);
+    if !names_file(given) {
+        return Ok(());
+    }
+    let parsed = check_text(given, &read_text(Path::new(given))?)?;
+    check_input(&parsed.plan, &inputs).map_err(|problems| {
+        let told: Vec<String> = problems.iter().map(|problem| format!("\n  input{}: {}", problem.pointer, problem.message)).collect();
+        CommandError::Usage(format!("the input does not fit {given}:{}", harmless(&told.concat())))
+    })
+}
+
 async fn stay(args: &RunArgs, context: &Context, id: ExecutionId) -> Result<Exit, CommandError> {
     let deadline = args.timeout.map(|timeout| Instant::now() + timeout);
     let tree = if args.watch {
@@ -110,8 +130,13 @@ async fn finish(context: &Context, id: ExecutionId, tree: &Tree) -> Result<Exit,
         Format::Text => {}
     }
     let told: Vec<&TreeTask> = tree.failed().take(FAILURES_SHOWN_MAX).collect();
+    let reporter = told.last().map(|task| task.id).filter(|_| context.format == Format::Text);
     for failed in &told {
-        tell_failure(context, failed.id).await?;
+        let excerpt = if reporter == Some(failed.id) { Excerpt::Stderr } else { Excerpt::Either };
+        tell_failure(context, failed.id, excerpt).await?;
+    }
+    if let Some(reporter) = reporter {
+        emit_last_stdout(context, reporter).await?;
     }
     let reason = workflow.error.as_deref().filter(|error| !is_told(error, &told));
     let reason = reason.map(|error| format!(": {}", harmless(error))).unwrap_or_default();
@@ -169,7 +194,7 @@ fn definition_text(given: &str) -> Result<String, CommandError> {
         return Ok(given.to_owned());
     }
     let text = read_text(Path::new(given))?;
-    check_text(given, &text)?;
+    check_text(&shown_name(Path::new(given)), &text)?;
     Ok(text)
 }
 
@@ -231,6 +256,19 @@ mod tests {
         std::fs::write(file.path(), "[1]").expect("writable");
         let refused = parsed(&["gates", "--input-file", &file.path().display().to_string()]).expect_err("an array");
         assert!(refused.contains("one JSON object"), "{refused}");
+    }
+
+    #[test]
+    fn what_will_be_run_is_checked_before() {
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a temporary file");
+        let text = "name: x\ninput: {type: object, required: [n], properties: {n: {type: integer}}}\ntasks: [{name: a, run: 'true'}]\n";
+        std::fs::write(file.path(), text).expect("writable");
+        let given = file.path().display().to_string();
+        assert!(check(&given, &[("n".to_owned(), json!(1))]).is_ok() && check("registered", &[]).is_ok());
+        assert!(check(&given, &[]).expect_err("no input").to_string().contains("\"n\" is a required property"));
+        assert!(check("missing.yaml", &[]).is_err() && check("-", &[]).is_err());
+        std::fs::write(file.path(), "name: x").expect("writable");
+        assert!(check(&given, &[]).is_err(), "no tasks");
     }
 
     #[test]

@@ -122,13 +122,22 @@ fn task_lines(task: &Task, now: OffsetDateTime) -> String {
     add("phase", task.phase.clone());
     add("agent", task.agent_name.clone());
     add("executor", task.executor_id.clone());
-    add("attempt", (task.attempts > 0).then(|| format!("{} of {}", task.attempts, task.max_attempts)));
+    add("attempt", (task.attempts > 0).then(|| attempts_shown(task)));
     let ran = task.started_at.and_then(|started| Duration::try_from(task.completed_at.unwrap_or(now) - started).ok());
     add("time", ran.map(show_duration));
     let due = task.next_retry_at.and_then(|due| Duration::try_from(due - now).ok());
     add("retry in", due.map(show_duration));
     add("error", error_text(task.error_type.as_deref(), task.error.as_deref()));
     lines.iter().map(|(name, value)| format!("{name:<9} {value}")).collect::<Vec<_>>().join("\n")
+}
+
+/// A run that was lost or given back uses up no retry, though the next has the next number.
+fn attempts_shown(task: &Task) -> String {
+    let is_spared = |outcome: &str| outcome == "lost" || outcome == "released";
+    let spared = task.attempt_history.iter().filter(|attempt| is_spared(&attempt.outcome)).count();
+    let allowed = u64::from(task.max_attempts) + spared as u64;
+    let spared = if spared > 0 { format!(" ({spared} lost or given back, which uses up no retry)") } else { String::new() };
+    format!("{} of {allowed}{spared}", task.attempts)
 }
 
 #[cfg(test)]
@@ -146,6 +155,11 @@ mod tests {
         let now = time::macros::datetime!(2026-01-01 00:00:03 UTC);
         let expected = "task      0199abcd-0000-7000-8000-000000000001\nname      build\nstatus    retrying\n\
             workflow  0199abcd-0000-7000-8000-000000000000\nagent     run\nattempt   1 of 3\ntime      2.0s\nretry in  4.0s\nerror     exit: exit code 1";
-        assert_eq!(task_lines(&serde_json::from_value(task).expect("a task"), now), expected);
+        assert_eq!(task_lines(&serde_json::from_value(task.clone()).expect("a task"), now), expected);
+        let mut after_a_loss = task;
+        after_a_loss["attempts"] = json!(2);
+        after_a_loss["attempt_history"] = json!([{"attempt": 1, "outcome": "lost", "executor_id": "e"}]);
+        let lines = task_lines(&serde_json::from_value(after_a_loss).expect("a task"), now);
+        assert!(lines.contains("attempt   2 of 4 (1 lost or given back, which uses up no retry)"), "{lines}");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::CommandError;
 use super::context::Context;
+use crate::client::ClientError;
 use crate::client::shapes::{TaskPage, Workflow};
 use orchestr8_proto::ids::{ExecutionId, TaskId};
 use serde_json::Value;
@@ -107,7 +108,8 @@ impl Context {
 
     async fn resolve_task(&self, prefix: &str) -> Result<Target, CommandError> {
         let path = format!("/api/v1/tasks/{prefix}");
-        let answer = self.client.get(&path).await?;
+        let unknown = |error: ClientError| if error.is_not_found() { unknown_prefix(prefix) } else { error.into() };
+        let answer = self.client.get(&path).await.map_err(unknown)?;
         let id = self.client.shaped::<TaskOnly>(&path, &answer)?;
         Ok(Target::Task(id.task_id))
     }
@@ -119,6 +121,13 @@ impl Context {
     pub async fn about(&self, target: Target) -> Result<Value, CommandError> {
         Ok(self.client.get(&target.path()).await?)
     }
+}
+
+fn unknown_prefix(prefix: &str) -> CommandError {
+    CommandError::Unknown(format!(
+        "no workflow and no task has an id that starts with `{prefix}`: it may be of another installation, or gone; \
+         `orchestr8 list` and `orchestr8 list --workflows` show what is there"
+    ))
 }
 
 #[derive(serde::Deserialize)]

@@ -8,7 +8,7 @@ use super::wait::{Ended, until_ended};
 use crate::client::shapes::{TaskAccepted, TaskResult, error_text};
 use crate::exit::Exit;
 use crate::text::harmless;
-use orchestr8_core::definition::format_duration;
+use orchestr8_core::definition::{ATTEMPTS_MAX, format_duration};
 use orchestr8_proto::words::{Priority, TaskStatus};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -35,11 +35,14 @@ pub struct TaskArgs {
     /// The directory that the script runs in, an absolute path that the executor allows [default: a fresh one].
     #[arg(long, value_name = "DIR", conflicts_with = "handler")]
     workdir: Option<String>,
+    /// `file`: values over 128 KiB are only in the file `$ORCHESTR8_INPUT`, which the script reads [default: they fail the task].
+    #[arg(long, value_name = "WORD", value_parser = ["file"], conflicts_with = "handler")]
+    large_values: Option<String>,
     /// The longest that one attempt may run, for instance 2h [default: no limit].
     #[arg(long, value_name = "DURATION", value_parser = parse_span)]
     timeout: Option<Duration>,
     /// Further attempts after the first has failed.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..i64::from(ATTEMPTS_MAX)))]
     max_retries: Option<u32>,
     /// The pauses between attempts: `exponential`, or a JSON object such as `{"initial_interval": "5s", "backoff_coefficient": 3}`.
     #[arg(long, value_name = "BACKOFF", value_parser = parse_backoff)]
@@ -171,6 +174,7 @@ fn body(args: &TaskArgs) -> Result<Value, CommandError> {
     add("prompt", text(&args.prompt));
     add("env", (!args.env.is_empty()).then(|| text_object_of("--env", &args.env)).transpose()?.map(Value::Object));
     add("workdir", text(&args.workdir));
+    add("large_values", text(&args.large_values));
     add("timeout", args.timeout.map(|timeout| json!(format_duration(timeout))));
     add("max_retries", args.max_retries.map(|number| json!(number)));
     add("retry_backoff", args.retry_backoff.clone());
@@ -222,8 +226,8 @@ mod tests {
             "run_at": "2026-01-31T14:00:00Z", "agent_name": "reviewer",
         });
         assert_eq!(parsed(&words.split_whitespace().collect::<Vec<_>>()), Ok(expected));
-        let run = parsed(&["--run", "x", "--env", "A=1", "--workdir", "/src"]);
-        assert_eq!(run, Ok(json!({"run": "x", "env": {"A": "1"}, "workdir": "/src"})));
+        let run = parsed(&["--run", "x", "--env", "A=1", "--workdir", "/src", "--large-values", "file"]);
+        assert_eq!(run, Ok(json!({"run": "x", "env": {"A": "1"}, "workdir": "/src", "large_values": "file"})));
     }
 
     #[test]
@@ -236,9 +240,12 @@ mod tests {
             &["--run", "x", "--timeout", "0s"],
             &["--run", "x", "--retry-backoff", "linear"],
             &["--run", "x", "--wait-timeout", "1s"],
+            &["--run", "x", "--max-retries", "1000"],
             &["--run", "x", "--with", "a=1", "--with", "a=2"],
         ] {
             assert!(parsed(words).is_err(), "{words:?}");
         }
+        let negative = parsed(&["--run", "x", "--max-retries", "-1"]).expect_err("out of range");
+        assert!(negative.contains("--max-retries") && negative.contains("0..1000"), "{negative}");
     }
 }

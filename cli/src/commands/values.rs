@@ -48,6 +48,7 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
 pub fn parse_run_at(text: &str) -> Result<String, String> {
     match text.strip_prefix('+') {
         Some(duration) => shifted(duration, OffsetDateTime::checked_add),
+        None if parse_span(text).is_ok() => Err(format!("`{text}` is a distance: write `+{text}` for {text} from now")),
         None => point_in_time(text),
     }
 }
@@ -102,7 +103,8 @@ pub fn text_object_of(flag: &str, pairs: &[(String, String)]) -> Result<Map<Stri
 /// [`CommandError::File`].
 pub fn read_text(file: &Path) -> Result<String, CommandError> {
     use std::io::Read;
-    let unreadable = |reason: String| CommandError::File { file: file.to_owned(), reason };
+    let shown = if file.as_os_str() == "-" { Path::new("stdin") } else { file };
+    let unreadable = |reason: String| CommandError::File { file: shown.to_owned(), reason };
     let mut text = String::new();
     let mut read = |from: &mut dyn Read| from.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map(drop);
     if file.as_os_str() == "-" {
@@ -147,6 +149,7 @@ mod tests {
         assert!(soon > OffsetDateTime::now_utc());
         let past = OffsetDateTime::parse(&parse_since("1h").expect("a distance"), &Rfc3339).expect("a time");
         assert!(past < OffsetDateTime::now_utc());
+        assert!(parse_run_at("2h").expect_err("no time").contains("`+2h`"));
         assert!(parse_run_at("tomorrow").is_err() && parse_since("yesterday").is_err());
     }
 }

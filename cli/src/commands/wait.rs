@@ -79,7 +79,18 @@ pub async fn wait(args: &WaitArgs) -> Result<Exit, CommandError> {
         emit_json(&report(&targets, &statuses))?;
     }
     let needed = if args.any { 1 } else { targets.len() };
-    Ok(verdict(&ended, needed))
+    let exit = verdict(&ended, needed);
+    if exit == Exit::TimedOut {
+        eprintln!("{}", unended(&targets, &ended));
+    }
+    Ok(exit)
+}
+
+/// What still goes on when the time is over.
+fn unended(targets: &[Target], ended: &[Ended]) -> String {
+    let open = targets.iter().filter(|target| !ended.iter().any(|ended| ended.target == **target));
+    let lines: Vec<String> = open.map(|target| format!("{target} has not ended yet; it goes on")).collect();
+    lines.join("\n")
 }
 
 /// 0 when enough completed, 1 when enough ended but not well, 124 when too few ended.
@@ -251,6 +262,13 @@ mod tests {
         assert_eq!(verdict(&ended(&[Exit::Failed, Exit::Done]), 1), Exit::Done);
         assert_eq!(verdict(&ended(&[Exit::Failed]), 1), Exit::Failed);
         assert_eq!(verdict(&[], 1), Exit::TimedOut);
+    }
+
+    #[test]
+    fn what_goes_on_is_named() {
+        let one = ended(&[Exit::Done]);
+        let other = Target::Workflow(ExecutionId::generate(1, 0, &mut rand::rng()));
+        assert_eq!(unended(&[one[0].target, other], &one), format!("{other} has not ended yet; it goes on"));
     }
 
     #[test]

@@ -29,7 +29,7 @@ const PAGE_ROWS: usize = 500;
 /// # Errors
 /// [`CommandError::Client`]: refused, or away for too long where there is no deadline.
 pub async fn follow(context: &Context, id: ExecutionId, deadline: Option<Instant>) -> Result<Option<Tree>, CommandError> {
-    let mut followed = Followed { tree: blank(read_tree(context, id).await?), last_id: None, clock_offset: None };
+    let mut followed = Followed::new(blank(read_tree(context, id).await?));
     let mut screen = Screen::new();
     let mut absent_since = None;
     let mut pauses = Pauses::default();
@@ -144,9 +144,15 @@ struct Followed {
     last_id: Option<String>,
     /// The server's clock minus ours, as far as the freshest event tells.
     clock_offset: Option<time::Duration>,
+    /// When the latest event happened, by the server's clock.
+    happened_at: OffsetDateTime,
 }
 
 impl Followed {
+    fn new(tree: Tree) -> Self {
+        Self { last_id: None, clock_offset: None, happened_at: tree.created_at, tree }
+    }
+
     /// Takes in events until the workflow or the stream ends; whether the stream brought any.
     async fn take_in(&mut self, stream: &mut EventStream, screen: &mut Screen, deadline: Option<Instant>) -> bool {
         let mut brought = false;
@@ -189,6 +195,7 @@ impl Followed {
         }
         let Ok(happened) = serde_json::from_str::<HistoryEvent>(&event.data) else { return Change::Nothing };
         let at = OffsetDateTime::from(happened.at);
+        self.happened_at = self.happened_at.max(at);
         let offset = at - OffsetDateTime::now_utc();
         self.clock_offset = Some(self.clock_offset.map_or(offset, |known| known.max(offset)));
         match happened.kind.split_once('.') {
@@ -222,6 +229,15 @@ impl Followed {
         self.tree.status = status;
         self.tree.completed_at = status.is_final().then_some(at);
         Change::Workflow
+    }
+
+    /// The change in one line, with the time at which it happened: that of its arrival could lie behind the workflow's end.
+    fn line(&self, change: Change) -> Option<String> {
+        match change {
+            Change::Task(index) => Some(self.tree.task_line(&self.tree.tasks[index], self.happened_at)),
+            Change::Workflow => Some(self.tree.workflow_line(self.happened_at)),
+            Change::Nothing => None,
+        }
     }
 
     fn now(&self) -> OffsetDateTime {
@@ -274,10 +290,13 @@ impl Screen {
     }
 
     fn tell(&self, followed: &Followed, change: Change) {
-        match (self, change) {
-            (Self::Lines, Change::Task(index)) => eprintln!("{}", followed.tree.task_line(&followed.tree.tasks[index], followed.now())),
-            (Self::Lines, Change::Workflow) => eprintln!("{}", followed.tree.workflow_line(followed.now())),
-            (Self::Lines, Change::Nothing) | (Self::Terminal { .. }, _) => {}
+        match self {
+            Self::Lines => {
+                if let Some(line) = followed.line(change) {
+                    eprintln!("{line}");
+                }
+            }
+            Self::Terminal { .. } => {}
         }
     }
 }
@@ -306,7 +325,7 @@ mod tests {
             completed_at: None,
             tasks: vec![task],
         };
-        Followed { tree: blank(tree), last_id: None, clock_offset: None }
+        Followed::new(blank(tree))
     }
 
     fn happen(followed: &mut Followed, kind: &str, second: u8) -> Change {
@@ -332,6 +351,18 @@ mod tests {
         assert_eq!(task.duration(followed.now()), Some(Duration::from_secs(4)), "from its start, not from its claim");
         assert_eq!(followed.tree.status, WorkflowStatus::Completed);
         assert_eq!(followed.last_id.as_deref(), Some("6"));
+    }
+
+    #[test]
+    fn the_times_of_lines_are_those_of_the_events_and_never_go_back() {
+        let mut followed = followed();
+        followed.tree.created_at = time::macros::datetime!(2026-01-01 00:00:00 UTC);
+        let mut told = Vec::new();
+        for (kind, second) in [("task.running", 2), ("task.completed", 5), ("workflow.completed", 5)] {
+            let change = happen(&mut followed, kind, second);
+            told.extend(followed.line(change).map(|line| line.split(']').next().unwrap_or_default().to_owned()));
+        }
+        assert_eq!(told, ["[   2.0s", "[   5.0s", "[   5.0s"]);
     }
 
     #[test]

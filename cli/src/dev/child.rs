@@ -194,7 +194,10 @@ impl Keeper {
                 () = wait_until(restart_at) => {
                     started_at = Instant::now();
                     restart_at = match self.start().await {
-                        Ok(()) => None,
+                        Ok(()) => {
+                            self.runs_again();
+                            None
+                        }
                         Err(error) => Some(tokio::time::Instant::now() + self.not_started(&error)),
                     };
                     continue;
@@ -254,6 +257,12 @@ impl Keeper {
         let wait = self.next_wait();
         eprintln!("{} ended ({how}), starts again in {} ms; its log is {}", self.plan.name, wait.as_millis(), self.plan.log.display());
         wait
+    }
+
+    fn runs_again(&self) {
+        if let Some(pid) = self.health.borrow().pid {
+            eprintln!("{} runs again (process {pid})", self.plan.name);
+        }
     }
 
     fn not_started(&mut self, error: &ChildError) -> Duration {

@@ -2,7 +2,7 @@
 
 use super::accounts::{Account, can_enter, owner_of};
 use super::child::{ChildError, ChildPlan, Kept, Order, own_program, tail_of};
-use super::files::{FileError, create_folder, write_private};
+use super::files::{FileError, create_folder, read_if_there, write_private};
 use super::place::Place;
 use super::secrets::{keep_token_keys, kept_secret};
 use super::servers::Servers;
@@ -30,6 +30,8 @@ const EXECUTOR_GRACE_MS: u64 = 15_000;
 const ORPHAN_GRACE_MS: u64 = 500;
 /// How long commands have to end when they are asked to.
 const COMMAND_GRACE: &str = "3s";
+/// A shorter token is refused by the coordinator.
+const TOKEN_BYTES_MIN: usize = 16;
 /// The client of `--run` only watches.
 const CLIENT_GRACE_MS: u64 = 2_000;
 /// From the coordinator's start, migrations included, to its being ready.
@@ -70,6 +72,9 @@ pub enum InstallationError {
     /// A token or folder.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The token was changed by hand.
+    #[error("{}: it holds no token of one line and at least {TOKEN_BYTES_MIN} visible ASCII characters: remove the file, and a new one is made", .0.display())]
+    Token(PathBuf),
     /// A child that does not start.
     #[error(transparent)]
     Child(#[from] ChildError),
@@ -171,9 +176,18 @@ impl Installation {
             ));
         }
         lines.push(format!("executors    {}", executors_shown(self.executors.len())));
+        lines.push(format!("processes    {}", self.processes()));
         lines.push(format!("token        {}", place.root.join("token").display()));
         lines.push(format!("logs         {}", place.logs().display()));
         lines.join("\n")
+    }
+
+    /// The process of each child; one that dies meanwhile has none.
+    fn processes(&self) -> String {
+        let executors = self.executors.iter().zip(1..).map(|(kept, number)| (format!("executor-{number}"), kept));
+        let all = std::iter::once(("coordinator".to_owned(), &self.coordinator)).chain(executors);
+        let shown = all.filter_map(|(name, kept)| Some(format!("{name} {}", kept.health().pid?)));
+        shown.collect::<Vec<_>>().join(", ")
     }
 
     /// Runs one workflow through the client of this same program; its exit code, or `None` when the end is asked for before.
@@ -234,6 +248,23 @@ impl Installation {
         }
         Err(InstallationError::NotReady { reason, log: log.to_path_buf(), tail: tail_of(log) })
     }
+}
+
+/// Whether the token of an earlier start, if there is one, can be used: the coordinator would stumble over it later.
+///
+/// # Errors
+/// [`InstallationError::Token`].
+pub fn check_token(root: &Path) -> Result<(), InstallationError> {
+    let path = root.join("token");
+    match read_if_there(&path)? {
+        Some(text) if !is_token(text.trim()) && !text.trim().is_empty() => Err(InstallationError::Token(path)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// What the coordinator takes as a token, and a client can send.
+fn is_token(text: &str) -> bool {
+    text.len() >= TOKEN_BYTES_MIN && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn executors_heard(readiness: &str) -> u64 {
@@ -338,6 +369,18 @@ mod tests {
     fn what_is_shown_holds_no_password() {
         assert_eq!(without_password("postgres://orchestr8:secret@127.0.0.1:5432/postgres"), "postgres://127.0.0.1:5432/postgres");
         assert_eq!(without_password("http://127.0.0.1:8088"), "http://127.0.0.1:8088");
+    }
+
+    #[test]
+    fn a_token_that_the_coordinator_would_refuse_is_found_before() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("token");
+        check_token(folder.path()).expect("none yet is fine");
+        for (text, is_fine) in [("short", false), ("two words, long enough", false), ("0123456789abcdef\n", true)] {
+            std::fs::write(&path, text).expect("writable");
+            let checked = check_token(folder.path());
+            assert_eq!(checked.is_ok(), is_fine, "{text}: {checked:?}");
+        }
     }
 
     #[test]

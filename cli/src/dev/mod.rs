@@ -20,26 +20,38 @@ mod secrets;
 mod servers;
 mod stop;
 
+use crate::client::address::DEV_FOLDER;
+use crate::commands::values::parse_json_pair;
+use crate::commands::{self, CommandError};
 use crate::exit::Exit;
 use installation::{Installation, InstallationError, InstallationOptions};
-use place::{Base, Place, PlaceError};
-use servers::ports::PortError;
+use place::{Base, Place, PlaceError, found_above};
+use servers::ports::{self, PortError};
 use servers::{Lifetime, Servers, ServersError, ServersOptions, Which};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use stop::Stop;
 
 /// What a process ended by Ctrl-C exits with, by custom.
 const EXIT_INTERRUPTED: u8 = 130;
+/// The servers do not run as root, and only root may listen below.
+const PORT_MIN: i64 = 1_024;
 /// Said as soon as the end is asked for: draining may take a while.
 const STOPPING: &str = "stopping";
+/// What takes longer than this is explained.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Waited for before data is touched, and before the end.
+const EARLIER: &str = "processes of `orchestr8 dev` to end";
+/// An example that is there where a clone is.
+const HELLO: &str = "examples/hello.yaml";
 
 /// Runs everything on this machine: Postgres, nats-server, a coordinator and executors.
 #[derive(Debug, clap::Args)]
 pub struct DevArgs {
-    /// The folder for data, tokens and logs. Made if missing; the data survives restarts.
-    #[arg(long, value_name = "DIR", default_value = ".orchestr8")]
-    data: PathBuf,
+    /// The folder for data, tokens and logs [default: the .orchestr8 here or above, else a new one here]. The data survives restarts.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Clear the data first. Only removes what `dev` made.
     #[arg(long)]
     reset: bool,
@@ -77,10 +89,10 @@ struct ServersArgs {
     #[arg(long, conflicts_with_all = ["reset", "reset_only"])]
     ephemeral: bool,
     /// Postgres' port on 127.0.0.1 [default: a free one].
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(PORT_MIN..))]
     postgres_port: Option<u16>,
     /// nats-server's port on 127.0.0.1 [default: a free one].
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(PORT_MIN..))]
     nats_port: Option<u16>,
     /// A setting for Postgres, NAME=VALUE. Repeatable.
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse_setting)]
@@ -99,6 +111,12 @@ pub enum DevError {
     /// A step on a file.
     #[error(transparent)]
     File(#[from] files::FileError),
+    /// What `--run` names; nothing was started.
+    #[error(transparent)]
+    Run(#[from] CommandError),
+    /// There is nothing to reset.
+    #[error("--data {}: there is no such folder, so there is nothing to reset: name the one of an `orchestr8 dev`", .0.display())]
+    NoData(PathBuf),
     /// The servers.
     #[error(transparent)]
     Servers(#[from] ServersError),
@@ -110,11 +128,15 @@ pub enum DevError {
 impl DevError {
     /// The exit code.
     #[must_use]
-    pub const fn exit(&self) -> Exit {
+    pub fn exit(&self) -> Exit {
         match self {
-            Self::Installation(InstallationError::Port(PortError::Taken { .. }))
-            | Self::Servers(ServersError::Port(PortError::Taken { .. }))
-            | Self::Place(PlaceError::NotOurs(_)) => Exit::Configuration,
+            Self::Installation(
+                InstallationError::Port(PortError::Taken { .. } | PortError::Reserved { .. }) | InstallationError::Token(_),
+            )
+            | Self::Servers(ServersError::Port(PortError::Taken { .. } | PortError::Reserved { .. }))
+            | Self::Place(PlaceError::NotOurs(_) | PlaceError::Foreign { .. })
+            | Self::NoData(_) => Exit::Configuration,
+            Self::Run(error) => error.exit(),
             Self::System(_) | Self::Place(_) | Self::File(_) | Self::Servers(_) | Self::Installation(_) => Exit::Failed,
         }
     }
@@ -131,15 +153,24 @@ pub fn run(args: &DevArgs) -> Result<ExitCode, DevError> {
 
 async fn dev(args: &DevArgs) -> Result<ExitCode, DevError> {
     let stop = Stop::listen()?;
-    let base = Base::prepare(&args.data)?;
+    let start = std::env::current_dir()?;
+    let data = args.data.clone().unwrap_or_else(|| found_above(&start));
+    if args.reset_only && !data.exists() {
+        return nothing_to_reset(args, &data);
+    }
+    if !args.reset_only {
+        check(args, &data)?;
+    }
+    let base = Base::prepare(&data)?;
     let lifetime = args.lifetime();
     let place = match lifetime {
         Lifetime::Kept => base.lock()?,
         Lifetime::Ephemeral => base.ephemeral()?,
     };
     if args.reset || args.reset_only {
-        child::wait_for_predecessors(&place.logs()).await;
-        base.reset(&place)?;
+        told(EARLIER, child::wait_for_predecessors(&place.logs())).await;
+        let removed = base.reset(&place)?;
+        eprintln!("{}", reset_words(&base, &removed));
     }
     if args.reset_only {
         return Ok(ExitCode::SUCCESS);
@@ -148,7 +179,7 @@ async fn dev(args: &DevArgs) -> Result<ExitCode, DevError> {
         eprintln!("the servers' user cannot enter {}: their files are in {}", base.root.display(), base.home.display());
     }
     let result = serve(args, &base, &place, &stop).await;
-    child::wait_for_predecessors(&place.logs()).await;
+    told(EARLIER, child::wait_for_predecessors(&place.logs())).await;
     match lifetime {
         Lifetime::Kept => files::remove(&place.root.join(installation::URL_FILE))?,
         Lifetime::Ephemeral => files::remove(&place.root)?,
@@ -169,7 +200,8 @@ fn farewell(lifetime: Lifetime, place: &Place) -> String {
 /// From the start of the servers to their end.
 async fn serve(args: &DevArgs, base: &Base, place: &Place, stop: &Stop) -> Result<ExitCode, DevError> {
     let options = args.servers_options();
-    let Some(servers) = stop.unless(Servers::start(base, place, &options)).await else { return Ok(interrupted()) };
+    let starting = told("Postgres and nats-server to be ready", Box::pin(Servers::start(base, place, &options)));
+    let Some(servers) = stop.unless(starting).await else { return Ok(interrupted()) };
     let servers = servers?;
     let code = if args.servers.servers_only {
         control::serve(&servers, place, stop).await;
@@ -177,21 +209,29 @@ async fn serve(args: &DevArgs, base: &Base, place: &Place, stop: &Stop) -> Resul
     } else {
         serve_installation(args, &servers, place, stop).await?
     };
-    servers.stop(place).await?;
+    told("nats-server and Postgres to write what they hold and stop", servers.stop(place)).await?;
     if args.run.is_some() {
-        eprintln!("{}", whats_next(place));
+        eprintln!("{}", whats_next(args, place, code));
     }
     Ok(code)
 }
 
-/// What a newcomer can try after a first workflow. The commands told before work again once everything is up.
-fn whats_next(place: &Place) -> String {
+/// The last words of `--run`: what is left, and what can be tried. The commands told before work again once everything is up.
+fn whats_next(args: &DevArgs, place: &Place, code: ExitCode) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "orchestr8".to_owned());
+    if args.lifetime() == Lifetime::Ephemeral {
+        return "\nEverything has stopped; the data was ephemeral and is removed.".to_owned();
+    }
+    let data = args.data.as_ref().map(|data| format!(" --data {}", data.display())).unwrap_or_default();
+    let state = if code == ExitCode::from(EXIT_INTERRUPTED) {
+        "What has not ended goes on at the next start"
+    } else {
+        "The commands above work in another terminal once it runs again"
+    };
+    let hello = if Path::new(HELLO).exists() { format!("\n  {program} run {HELLO} --watch --input name=you") } else { String::new() };
     format!(
-        "\nEverything has stopped; the data stays in {}. To go on, start it again with `make dev` or `{program} dev`.\n\
-         Then the commands above work in another terminal, with {program} for `orchestr8`, and for instance:\n  \
-         {program} task --run 'echo hello' --wait\n  \
-         {program} run examples/hello.yaml --watch --input name=you",
+        "\nEverything has stopped; the data stays in {}. {state}: `{program} dev{data}`. Then for instance:\n  \
+         {program} task --run 'echo hello' --wait{hello}",
         place.root.display()
     )
 }
@@ -199,7 +239,8 @@ fn whats_next(place: &Place) -> String {
 /// From the start of the coordinator to its end; the servers run.
 async fn serve_installation(args: &DevArgs, servers: &Servers, place: &Place, stop: &Stop) -> Result<ExitCode, DevError> {
     let options = InstallationOptions { executors: args.executors, slots: args.slots, port: args.port };
-    let Some(installation) = stop.unless(Installation::start(servers, place, &options)).await else { return Ok(interrupted()) };
+    let starting = told("the coordinator and the executors to be ready", Box::pin(Installation::start(servers, place, &options)));
+    let Some(installation) = stop.unless(starting).await else { return Ok(interrupted()) };
     let installation = installation?;
     let code = if let Some(file) = &args.run {
         eprintln!("{}", installation.banner(servers, place));
@@ -211,8 +252,57 @@ async fn serve_installation(args: &DevArgs, servers: &Servers, place: &Place, st
         eprintln!("{STOPPING}");
         ExitCode::SUCCESS
     };
-    installation.stop().await;
+    told("running tasks to end; after 5 s they are given back, to run again at the next start", installation.stop()).await;
     Ok(code)
+}
+
+/// Does the work, and says what is waited for when that takes long.
+async fn told<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        done = &mut work => return done,
+        () = tokio::time::sleep(PATIENCE) => eprintln!("waiting for {what}"),
+    }
+    work.await
+}
+
+/// Finds what would make the start fail, before anything is made or started.
+fn check(args: &DevArgs, data: &Path) -> Result<(), DevError> {
+    if let Some(file) = &args.run {
+        check_run(file, &args.input)?;
+    }
+    args.servers_options().check(data)?;
+    ports::check("--port", args.port).map_err(InstallationError::from)?;
+    // Otherwise a token is made anew.
+    if args.lifetime() == Lifetime::Kept && !args.reset {
+        installation::check_token(data)?;
+    }
+    Ok(())
+}
+
+/// What `--run` names is read before anything is started; a registered definition only once the coordinator runs.
+fn check_run(file: &Path, inputs: &[String]) -> Result<(), CommandError> {
+    let inputs: Result<Vec<_>, String> = inputs.iter().map(|input| parse_json_pair(input)).collect();
+    let inputs = inputs.map_err(|reason| CommandError::Usage(format!("--input: {reason}")))?;
+    commands::run::check(&file.to_string_lossy(), &inputs)
+}
+
+/// Nothing there is what was wanted, unless somebody named it.
+fn nothing_to_reset(args: &DevArgs, data: &Path) -> Result<ExitCode, DevError> {
+    if args.data.is_some() {
+        return Err(DevError::NoData(data.to_path_buf()));
+    }
+    eprintln!("there is nothing to remove: no {DEV_FOLDER} here or above");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn reset_words(base: &Base, removed: &[&str]) -> String {
+    let root = base.root.display();
+    if removed.is_empty() {
+        format!("there was nothing to remove in {root}")
+    } else {
+        format!("removed from {root}: {}", removed.join(", "))
+    }
 }
 
 fn interrupted() -> ExitCode {

@@ -6,7 +6,10 @@
 //! ```
 
 use super::accounts::{Account, can_enter, server_account};
+use crate::client::address::DEV_FOLDER;
+
 use super::files::{FileError, create_folder, failed, read_if_there, remove};
+use nix::unistd::{Uid, User};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -28,7 +31,7 @@ const SWEEP_AFTER: Duration = Duration::from_mins(1);
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// A step on a file failed.
-    #[error(transparent)]
+    #[error("{0}; --data names another folder")]
     File(#[from] FileError),
     /// Root found no user for the servers.
     #[error(transparent)]
@@ -44,8 +47,16 @@ pub enum PlaceError {
         /// The other process, or `unknown`.
         pid: String,
     },
-    /// The folder outside belongs to someone else, so the database's files would not be safe there.
-    #[error("{}: it must be a folder that only its owner, the current user, can write to: remove it", .0.display())]
+    /// The folder belongs to someone else, whose data it holds.
+    #[error("--data {}: the folder belongs to {owner}: name another one", path.display())]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// The user's name, else the number.
+        owner: String,
+    },
+    /// Others can write to the folder, so the database's files would not be safe there.
+    #[error("{}: it must be a folder that only its owner can write to: run `chmod go-w` on it, or name another folder with --data", .0.display())]
     UnsafeHome(PathBuf),
 }
 
@@ -82,6 +93,7 @@ impl Base {
         let account = server_account()?;
         create_folder(root, root_mode(account))?;
         let root = root.canonicalize().map_err(failed(root, "the folder could not be entered"))?;
+        check_owner(&root)?;
         mark(&root)?;
         let home = home_of(&root, account)?;
         Ok(Self { root, home, account })
@@ -128,19 +140,24 @@ impl Base {
         }
     }
 
-    /// Removes every trace of the data; tools and templates stay.
+    /// Removes every trace of the data, and gives the names of what was there; tools and templates stay.
     ///
     /// # Errors
     /// [`PlaceError::File`] when something cannot be removed.
-    pub fn reset(&self, _locked: &Place) -> Result<(), PlaceError> {
-        for name in KEPT_IN_HOME {
-            remove(&self.home.join(name))?;
-        }
-        for name in KEPT_IN_ROOT {
-            remove(&self.root.join(name))?;
+    pub fn reset(&self, _locked: &Place) -> Result<Vec<&'static str>, PlaceError> {
+        let in_home = KEPT_IN_HOME.into_iter().map(|name| (&self.home, name));
+        let in_root = KEPT_IN_ROOT.into_iter().map(|name| (&self.root, name));
+        let mut removed = Vec::new();
+        for (folder, name) in in_home.chain(in_root) {
+            let path = folder.join(name);
+            let is_empty = fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
+            if path.symlink_metadata().is_ok() && !is_empty {
+                removed.push(name);
+            }
+            remove(&path)?;
         }
         create_folder(&self.root.join("logs"), 0o700)?;
-        Ok(())
+        Ok(removed)
     }
 }
 
@@ -182,8 +199,38 @@ fn home_of(root: &Path, account: Option<Account>) -> Result<PathBuf, PlaceError>
     };
     create_folder(&home, root_mode(account))?;
     let found = home.symlink_metadata().map_err(failed(&home, "the folder could not be read"))?;
-    let ours = found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw() && found.mode() & 0o022 == 0;
-    if ours { Ok(home) } else { Err(PlaceError::UnsafeHome(home)) }
+    if found.uid() != Uid::effective().as_raw() {
+        return Err(PlaceError::Foreign { path: home, owner: user_name(found.uid()) });
+    }
+    if found.is_dir() && found.mode() & 0o022 == 0 { Ok(home) } else { Err(PlaceError::UnsafeHome(home)) }
+}
+
+/// Root may use everybody's folder; nobody else may use another's, even where its mode would let them.
+fn check_owner(root: &Path) -> Result<(), PlaceError> {
+    let owner = root.metadata().map_err(failed(root, "the folder could not be read"))?.uid();
+    if Uid::effective().is_root() || owner == Uid::effective().as_raw() {
+        return Ok(());
+    }
+    Err(PlaceError::Foreign { path: root.to_path_buf(), owner: user_name(owner) })
+}
+
+fn user_name(uid: u32) -> String {
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| format!("the user with number {uid}"), |user| user.name)
+}
+
+/// The folder of `dev` at or above `start`, where it was made or filled by the bootstrap script; else a new one at `start`.
+///
+/// One of another user does not count: what lies there is executed.
+pub fn found_above(start: &Path) -> PathBuf {
+    let is_ours = |folder: &PathBuf| is_trusted(folder) && (folder.join(MARKER).exists() || folder.join("tools").is_dir());
+    start.ancestors().map(|step| step.join(DEV_FOLDER)).find(is_ours).unwrap_or_else(|| PathBuf::from(DEV_FOLDER))
+}
+
+/// Whether the folder is the caller's or root's, and nobody else may write there.
+pub fn is_trusted(folder: &Path) -> bool {
+    let may = |uid: u32| uid == 0 || uid == Uid::effective().as_raw();
+    folder.symlink_metadata().is_ok_and(|found| found.is_dir() && may(found.uid()) && found.mode() & 0o022 == 0)
 }
 
 /// The same folder for the same root, every time.
@@ -237,6 +284,7 @@ fn abandoned(folder: &Path) -> Option<Vec<File>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn base() -> (tempfile::TempDir, Base) {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -274,9 +322,39 @@ mod tests {
         for name in ["token", "notes.txt"] {
             fs::write(base.root.join(name), "text").expect("writable");
         }
-        base.reset(&place).expect("removable");
+        let removed = base.reset(&place).expect("removable");
+        assert_eq!(removed, ["postgres", "token"], "what was there is told");
         assert!(!base.home.join("postgres").exists() && !base.root.join("token").exists());
         assert!(base.root.join("tools/bin").exists() && base.root.join("notes.txt").exists());
+    }
+
+    #[test]
+    fn the_folder_is_found_upward_and_only_a_trusted_one() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (deep, kept) = (folder.path().join("a/b"), folder.path().join(DEV_FOLDER));
+        create_folder(&deep, 0o700).expect("writable");
+        assert_eq!(found_above(&deep), Path::new(DEV_FOLDER));
+        create_folder(&kept.join("tools"), 0o755).expect("writable");
+        fs::set_permissions(&kept, fs::Permissions::from_mode(0o755)).expect("own folder");
+        assert_eq!(found_above(&deep), kept);
+        fs::set_permissions(&kept, fs::Permissions::from_mode(0o777)).expect("own folder");
+        assert_eq!(found_above(&deep), Path::new(DEV_FOLDER), "anybody could have put programs there");
+    }
+
+    #[test]
+    fn a_folder_of_another_user_is_refused_by_name() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        if Uid::effective().is_root() {
+            let home = folder.path().join("servers");
+            create_folder(&home, 0o700).expect("writable");
+            nix::unistd::chown(&home, Some(Uid::from_raw(4_000_001)), None).expect("root may");
+            let refused = home_of(folder.path(), None).expect_err("it is another's").to_string();
+            assert!(refused.contains("the user with number 4000001") && refused.contains("name another"), "{refused}");
+        } else {
+            // Only root can make a folder for somebody else; the root of the file system is one.
+            let refused = check_owner(Path::new("/")).expect_err("it is root's").to_string();
+            assert!(refused.contains("belongs to root") && refused.contains("name another"), "{refused}");
+        }
     }
 
     #[test]

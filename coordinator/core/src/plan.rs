@@ -94,8 +94,30 @@ pub struct TaskPlan {
     /// An absolute path that the executor's configuration must allow; none: a fresh directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workdir: Option<String>,
+    /// What becomes of values that are too large for an environment variable.
+    #[serde(default, skip_serializing_if = "LargeValues::is_default")]
+    pub large_values: LargeValues,
     /// For reports: the agent, else the handler, else the kind.
     pub agent_name: String,
+}
+
+/// What becomes of a value of `with` that does not fit into an environment variable. Only `run` tasks have variables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LargeValues {
+    /// The attempt fails before its start: a script must not take a missing variable for an empty value.
+    #[default]
+    Refused,
+    /// It is only in the file `$ORCHESTR8_INPUT`, which the script reads.
+    File,
+}
+
+impl LargeValues {
+    /// Left out of stored plans, so that plans without the key keep their hash.
+    #[must_use]
+    pub const fn is_default(&self) -> bool {
+        matches!(self, Self::Refused)
+    }
 }
 
 /// What a task does; exactly one of them.

@@ -5,6 +5,7 @@ use super::body::JsonBody;
 use super::fields::{Fields, refused};
 use super::parameters::{Parameters, Segment};
 use super::problem::Problem;
+use super::tasks::{page_of, rows_read};
 use super::workflow::{Definition, Reference};
 use axum::Json;
 use axum::extract::State;
@@ -39,8 +40,8 @@ pub(super) async fn list(State(context): State<ApiContext>, mut parameters: Para
     let rows = parameters.limit()?;
     let after = parameters.cursor(|name| Some(name.to_owned()))?.unwrap_or_default();
     parameters.finish()?;
-    let definitions = definitions::page(&context.reads, &after, rows).await?;
-    let next_cursor = definitions.last().filter(|_| definitions.len() == usize::from(rows)).map(|last| last.name.clone());
+    let read = definitions::page(&context.reads, &after, rows_read(rows)).await?;
+    let (definitions, next_cursor) = page_of(read, rows, |last| last.name.clone());
     Ok(Json(json!({ "definitions": definitions, "next_cursor": next_cursor })))
 }
 

@@ -3,6 +3,7 @@
 use super::body::NoBody;
 use super::parameters::{Parameters, Segment};
 use super::problem::{Code, Problem};
+use super::tasks::{page_of, rows_read};
 use super::{ApiContext, ids};
 use axum::Json;
 use axum::extract::State;
@@ -16,9 +17,8 @@ pub(super) async fn list(State(context): State<ApiContext>, mut parameters: Para
     let rows = parameters.limit()?;
     let after = parameters.cursor(|text| text.parse::<QuarantineCursor>().ok())?;
     parameters.finish()?;
-    let events = quarantine::page(&context.reads, after, rows).await?;
-    let is_full = events.len() == usize::from(rows);
-    let next_cursor = events.last().filter(|_| is_full).map(|last| QuarantineCursor::from(last).to_string());
+    let read = quarantine::page(&context.reads, after, rows_read(rows)).await?;
+    let (events, next_cursor) = page_of(read, rows, |last| QuarantineCursor::from(last).to_string());
     Ok(Json(json!({ "events": events, "next_cursor": next_cursor })))
 }
 

@@ -56,7 +56,7 @@ fn is_small(shape: &SingleTask) -> bool {
         TaskKind::Sleep { .. } => 0,
     };
     let keys: usize = shape.with_keys.iter().chain(&shape.env_keys).map(|key| key.len() + size_of::<String>()).sum();
-    let names: usize = [&shape.queue, &shape.workdir, &shape.agent_name].into_iter().flatten().map(String::len).sum();
+    let names: usize = [&shape.queue, &shape.workdir, &shape.large_values, &shape.agent_name].into_iter().flatten().map(String::len).sum();
     let codes = shape.retry.iter().flat_map(|retry| &retry.non_retryable).map(|code| code.len() + size_of::<String>()).sum::<usize>();
     kind + keys + names + codes <= SHAPE_BYTES_MAX
 }
@@ -78,6 +78,7 @@ mod tests {
             priority: Priority::Normal,
             queue: None,
             workdir: None,
+            large_values: None,
             agent_name: None,
         }
     }

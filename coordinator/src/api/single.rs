@@ -75,6 +75,7 @@ impl TaskRequest {
             priority: priority(&mut fields)?,
             queue: fields.text("queue", NAME_BYTES_MAX)?,
             workdir: fields.text("workdir", WORKDIR_BYTES_MAX)?,
+            large_values: fields.text("large_values", NAME_BYTES_MAX)?,
             agent_name: fields.text("agent_name", NAME_BYTES_MAX)?,
             kind,
         };
@@ -219,6 +220,7 @@ fn rules_broken(problems: &[FieldProblem]) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orchestr8_core::plan::LargeValues;
     use std::time::Duration;
 
     fn submission(value: &Value) -> Submission {
@@ -239,12 +241,13 @@ mod tests {
         let submission = submission(&json!({
             "run": "make", "prompt": "say ${{ hi }}", "with": {"a b": 1}, "env": {"X": "y"}, "timeout": "2h", "max_retries": 2,
             "retry_backoff": {"initial_interval": "5s", "backoff_coefficient": 3, "max_interval": 60, "jitter": 0, "non_retryable": ["exit"]},
-            "priority": "high", "queue": "gpu", "workdir": "/srv", "agent_name": "builder", "tags": ["t"], "metadata": {"m": 1},
+            "priority": "high", "queue": "gpu", "workdir": "/srv", "large_values": "file", "agent_name": "builder", "tags": ["t"], "metadata": {"m": 1},
             "user_id": "u", "run_at": "2030-01-01T00:00:00+01:00",
         }));
         let task = submission.plan.task(0);
         assert_eq!(*submission.input, json!({"with": {"a b": 1}, "env": {"X": "y"}, "prompt": "say ${{ hi }}"}));
         assert_eq!(task.with["a b"].0, json!("${{ input.with[\"a b\"] }}"));
+        assert_eq!(task.large_values, LargeValues::File);
         assert_eq!(task.timeout, Some(Duration::from_hours(2)));
         assert_eq!((task.retry.max_attempts, task.retry.initial_interval, task.retry.jitter), (3, Duration::from_secs(5), 0.0));
         assert_eq!(
@@ -285,6 +288,8 @@ mod tests {
             (json!({"run": "x", "priority": "urgent"}), "use one of critical, high, normal, low"),
             (json!({"run": "x", "queue": "A.B"}), "is not a queue name"),
             (json!({"run": "x", "workdir": "tmp"}), "is not absolute"),
+            (json!({"run": "x", "large_values": "drop"}), "write `file`"),
+            (json!({"handler": "x", "large_values": "file"}), "no effect"),
             (json!({"run": "x", "env": {"1X": "y"}}), "environment variable"),
             (json!({"run": "x", "env": {"X": 1}}), "env.X"),
             (json!({"run": "x", "max_retries": -1}), "from 0 to 999"),

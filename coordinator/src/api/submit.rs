@@ -163,13 +163,14 @@ fn lost_ids(wanted: usize, given: usize) -> Problem {
 
 /// What may keep a task waiting: who serves, and which queues are paused.
 struct Outlook {
-    executors: Vec<ExecutorView>,
+    /// None: a coordinator that started a moment ago has not listened for long enough to know.
+    executors: Option<Vec<ExecutorView>>,
     paused_queues: Vec<String>,
 }
 
 impl Outlook {
     fn of(context: &ApiContext) -> Self {
-        Self { executors: context.engine.executors(), paused_queues: context.engine.paused_queues() }
+        Self { executors: context.engine.has_listened().then(|| context.engine.executors()), paused_queues: context.engine.paused_queues() }
     }
 }
 
@@ -220,8 +221,10 @@ fn warnings(plan: &Plan, outlook: &Outlook) -> Vec<String> {
     let queues: BTreeSet<&str> = wanted.iter().map(|(queue, _)| *queue).collect();
     let paused = queues.into_iter().filter(|queue| outlook.paused_queues.iter().any(|paused| paused == queue));
     let paused = paused.map(|queue| format!("queue `{queue}` is paused: its tasks wait until somebody resumes it"));
-    let said: BTreeSet<String> =
-        wanted.iter().filter_map(|(queue, handler)| warning(queue, *handler, &outlook.executors)).chain(paused).collect();
+    let unserved = |executors: &Vec<ExecutorView>| -> Vec<String> {
+        wanted.iter().filter_map(|(queue, handler)| warning(queue, *handler, executors)).collect()
+    };
+    let said: BTreeSet<String> = outlook.executors.as_ref().map(unserved).unwrap_or_default().into_iter().chain(paused).collect();
     said.into_iter().take(WARNINGS_MAX).collect()
 }
 
@@ -257,6 +260,15 @@ mod tests {
         assert!(warning("default", Some("nop"), std::slice::from_ref(&one)).expect("a warning").contains("handler `nop`"));
         for away in [ExecutorView { draining: true, ..one.clone() }, ExecutorView { cordoned: true, ..one }] {
             assert!(warning("default", None, &[away]).is_some());
+        }
+    }
+
+    #[test]
+    fn while_executors_are_not_known_nothing_is_said_of_them() {
+        let submission = TaskRequest::read(json!({"handler": "noop"})).and_then(|task| task.into_submission(&Shapes::default()));
+        let plan = submission.expect("valid").plan;
+        for (executors, said) in [(None, 0), (Some(Vec::new()), 1)] {
+            assert_eq!(warnings(&plan, &Outlook { executors, paused_queues: Vec::new() }).len(), said);
         }
     }
 

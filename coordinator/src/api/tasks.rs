@@ -14,13 +14,13 @@ use orchestr8_proto::words::TaskStatus;
 use orchestr8_store::read::ReadError;
 use orchestr8_store::read::tasks::{self, TaskDetail, TaskFilter, TaskRecord, TaskResult};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 /// `GET /api/v1/tasks`: newest first.
 pub(super) async fn list(State(context): State<ApiContext>, parameters: Parameters) -> Result<Json<Value>, Problem> {
     let filter = filter(parameters)?;
-    let tasks = tasks::page(&context.reads, &filter).await?;
-    let next_cursor = next_cursor(tasks.iter().map(|task| task.task_id), filter.rows);
+    let rows = filter.rows;
+    let read = tasks::page(&context.reads, &TaskFilter { rows: rows_read(rows), ..filter }).await?;
+    let (tasks, next_cursor) = page_of(read, rows, |task| task.task_id);
     Ok(Json(json!({ "tasks": tasks, "next_cursor": next_cursor })))
 }
 
@@ -104,10 +104,17 @@ fn no_answer() -> Problem {
     Problem::new(Code::Unavailable, "the owner of its shard did not answer in time; the cancel may still happen: try again")
 }
 
-/// The cursor behind a page: its last row, if it has as many as were asked for.
-pub(super) fn next_cursor(rows: impl ExactSizeIterator<Item = Uuid>, rows_asked: u16) -> Option<Uuid> {
-    let is_full = rows.len() == usize::from(rows_asked);
-    rows.last().filter(|_| is_full)
+/// Rows to read for a page of so many: one more says whether there is another page.
+pub(super) const fn rows_read(rows_asked: u16) -> u16 {
+    rows_asked.saturating_add(1)
+}
+
+/// A page of what was read, and the cursor behind its last row, if there are more rows.
+pub(super) fn page_of<T, C>(mut read: Vec<T>, rows_asked: u16, cursor: impl FnOnce(&T) -> C) -> (Vec<T>, Option<C>) {
+    let has_more = read.len() > usize::from(rows_asked);
+    read.truncate(usize::from(rows_asked));
+    let next_cursor = read.last().filter(|_| has_more).map(cursor);
+    (read, next_cursor)
 }
 
 fn refusal(error: &CommandError, target: CancelTarget) -> Problem {

@@ -4,7 +4,7 @@ use super::fields::{Fields, Submitter, refused};
 use super::problem::{Code, Finding, Problem};
 use super::submit::check_input_size;
 use crate::engine::handle::Submission;
-use orchestr8_core::definition::{self, InputProblem, Problems, check_input, plan_hash};
+use orchestr8_core::definition::{self, InputProblem, Problems, check_input, nearest, plan_hash};
 use orchestr8_core::plan::Plan;
 use orchestr8_store::read::ReadError;
 use orchestr8_store::read::definitions::{self, StoredPlan};
@@ -15,6 +15,8 @@ use time::OffsetDateTime;
 
 /// Keys of the API that this version does not deliver.
 const NOT_YET: [&str; 5] = ["callback_url", "on_completion", "on_failure", "priority", "deadline"];
+/// Registered names among which the one that was meant is looked for.
+const NAMES_MAX: u16 = 1_000;
 
 /// A name, and a version if one is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +176,18 @@ async fn registered(reads: &PgPool, reference: &Reference) -> Result<StoredPlan,
         }
         error @ (ReadError::Unreadable { .. } | ReadError::Unavailable(_) | ReadError::Refused(_)) => error.into(),
     })?;
-    found.ok_or_else(|| Problem::not_found("definition", shown).at("definition"))
+    match found {
+        Some(plan) => Ok(plan),
+        None => Err(unregistered(reads, reference, &shown).await),
+    }
+}
+
+/// Names what was probably meant, where the names can be read.
+async fn unregistered(reads: &PgPool, reference: &Reference, shown: &str) -> Problem {
+    let registered = definitions::page(reads, "", NAMES_MAX).await.unwrap_or_default();
+    let meant = nearest(&reference.name, registered.iter().map(|record| record.name.as_str()).filter(|name| *name != reference.name));
+    let hint = meant.map_or_else(String::new, |meant| format!(" (did you mean `{meant}`?)"));
+    Problem::new(Code::NotFound, format!("there is no definition `{shown}`{hint}")).at("definition")
 }
 
 fn invalid(problems: Problems, lines: Lines) -> Problem {

@@ -3,7 +3,7 @@
 use super::body::NoBody;
 use super::parameters::{Parameters, Segment};
 use super::problem::{Code, Problem};
-use super::tasks::{cancel_answer, next_cursor};
+use super::tasks::{cancel_answer, page_of, rows_read};
 use super::{ApiContext, ids, progress, waiting};
 use crate::engine::handle::CancelTarget;
 use axum::Json;
@@ -19,8 +19,9 @@ use std::time::Duration;
 /// `GET /api/v1/workflows`: newest first.
 pub(super) async fn list(State(context): State<ApiContext>, parameters: Parameters) -> Result<Json<Value>, Problem> {
     let filter = filter(parameters)?;
-    let workflows = executions::page(&context.reads, &filter).await?;
-    let next_cursor = next_cursor(workflows.iter().map(|workflow| workflow.workflow_id), filter.rows);
+    let rows = filter.rows;
+    let read = executions::page(&context.reads, &ExecutionFilter { rows: rows_read(rows), ..filter }).await?;
+    let (workflows, next_cursor) = page_of(read, rows, |workflow| workflow.workflow_id);
     Ok(Json(json!({ "workflows": workflows, "next_cursor": next_cursor })))
 }
 
@@ -55,11 +56,11 @@ pub(super) async fn tasks(
         let detail = "the cursor is one of another workflow: pass `next_cursor` of the page before";
         return Err(Problem::new(Code::BadCursor, detail).at("cursor").with_value(&json!(after)));
     }
-    let tasks = tasks::of_execution(&context.reads, ExecutionPage { execution, after, rows }).await?;
+    let read = tasks::of_execution(&context.reads, ExecutionPage { execution, after, rows: rows_read(rows) }).await?;
+    let (tasks, next_cursor) = page_of(read, rows, |task| task.task_id);
     if tasks.is_empty() && executions::status(&context.reads, execution).await?.is_none() {
         return Err(Problem::not_found("workflow", execution));
     }
-    let next_cursor = next_cursor(tasks.iter().map(|task| task.task_id), rows);
     Ok(Json(json!({ "workflow_id": execution, "tasks": tasks, "next_cursor": next_cursor })))
 }
 

@@ -9,7 +9,7 @@ use crate::bus::publisher::{Again, Member};
 use orchestr8_core::execution::{Execution, Failure};
 use orchestr8_core::expression::{self, ExpressionError, Scope, Steps, TaskView};
 use orchestr8_core::machine::Event;
-use orchestr8_core::plan::{TaskIndex, TaskKind, TaskPlan, Template};
+use orchestr8_core::plan::{LargeValues, TaskIndex, TaskKind, TaskPlan, Template};
 use orchestr8_proto::ids::{DispatchId, ExecutionId, TaskId};
 use orchestr8_proto::tokens::Purpose;
 use orchestr8_proto::wire::{DISPATCH_BYTES_MAX, Dispatch, EnvironmentVariable, HandlerKind, RunKind, dispatch};
@@ -229,6 +229,7 @@ impl Lane {
             with_json: with_json.into(),
             prompt,
             environment,
+            large_values_in_file: planned.large_values == LargeValues::File,
             workdir: planned.workdir.clone().unwrap_or_default(),
             traceparent: String::new(),
             outcome_token: self.parts.keys.sign(Purpose::Outcome, wanted.task, wanted.dispatch),

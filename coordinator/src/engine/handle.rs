@@ -454,3 +454,20 @@ impl EngineHandle {
         update(&mut self.lanes[lane].health.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executors_are_surely_known_only_after_two_whole_intervals_of_every_lane() {
+        let (handle, _commands) = EngineHandle::new(2, 1);
+        for _ in 0..5 {
+            handle.show_executors(Vec::new(), Occasion::Tick);
+            handle.show_executors(Vec::new(), Occasion::News);
+            assert!(!handle.has_listened());
+        }
+        handle.show_executors(Vec::new(), Occasion::Tick);
+        assert!(handle.has_listened());
+    }
+}

@@ -4,7 +4,7 @@
 //! the interpreter named there, with at most one argument, as the kernel does it; but the file needs no right to be
 //! executed, so `run_root` may be mounted `noexec`.
 
-use super::environment::{Exchange, environment};
+use super::environment::{EnvironmentError, Exchange, environment};
 use super::scratch::{Scratch, ScratchError, resolve_workdir};
 use super::streams::Captured;
 use super::{Assignment, Retryable, WorkReport, WorkResult, WorkSettings, output, timeout_message};
@@ -187,9 +187,17 @@ impl From<ScratchError> for WorkResult {
     }
 }
 
-impl From<super::environment::EnvironmentError> for WorkResult {
-    fn from(error: super::environment::EnvironmentError) -> Self {
-        Self::failed("environment", error.to_string(), Retryable::No)
+impl From<EnvironmentError> for WorkResult {
+    fn from(error: EnvironmentError) -> Self {
+        let error_type = match error {
+            EnvironmentError::ValueTooLarge { .. } => "value_too_large",
+            EnvironmentError::With(_)
+            | EnvironmentError::Name(_)
+            | EnvironmentError::Reserved(_)
+            | EnvironmentError::Nul(_)
+            | EnvironmentError::TooLarge(_) => "environment",
+        };
+        Self::failed(error_type, error.to_string(), Retryable::No)
     }
 }
 

@@ -10,9 +10,10 @@
 //!    `ORCHESTR8_WORKFLOW_ID`, `ORCHESTR8_WORKFLOW_NAME`, `ORCHESTR8_ATTEMPT`, and `TRACEPARENT` when there is one in the form
 //!    of W3C Trace Context (what has another form is left out: tools would refuse it)
 //!
-//! A value of 2 or 3 that holds a NUL, or with its name exceeds the kernel's 128 KiB for one variable, is left out:
-//! the file `$ORCHESTR8_INPUT` has all of `with`. The same in the task's own `env` fails the task, as does a name
-//! that is no name, or one of those in 5.
+//! A value of 2, 3 or 4 that with its name exceeds the kernel's 128 KiB for one variable fails the task before its start: a
+//! script would take a missing variable for an empty one. With `large_values: file` those of 2 are left out instead: the file
+//! `$ORCHESTR8_INPUT` has all of `with`. One of 2 or 3 that holds a NUL, which coordinators never send, is left out; a NUL in
+//! the task's own `env` fails the task, as does a name that is no name, or one of those in 5.
 
 use super::{Assignment, WorkSettings};
 use serde_json::{Map, Value};
@@ -21,6 +22,9 @@ use std::path::Path;
 
 /// The kernel's limit for `NAME=value` and its closing NUL (`MAX_ARG_STRLEN`).
 const VARIABLE_BYTES_MAX: usize = 128 * 1024;
+const READ_THE_FILE: &str = "let the script read it from the JSON file $ORCHESTR8_INPUT, and say so with `large_values: file`";
+const PASS_IT_IN_WITH: &str =
+    "pass it in `with`, let the script read it from the JSON file $ORCHESTR8_INPUT, and say so with `large_values: file`";
 
 /// Why a task's values cannot become an environment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +44,20 @@ pub enum EnvironmentError {
     /// The kernel's limit.
     #[error("`env` value `{0}` exceeds {VARIABLE_BYTES_MAX} bytes: pass it in `with` and read it from the file $ORCHESTR8_INPUT")]
     TooLarge(String),
+    /// The kernel's limit for one of the variables that the executor makes of the task's values.
+    #[error(
+        "`{key}` has {bytes} bytes, but an environment variable such as {variable} at most {VARIABLE_BYTES_MAX} with its name: {remedy}"
+    )]
+    ValueTooLarge {
+        /// The value, as the definition names it.
+        key: String,
+        /// Its size.
+        bytes: usize,
+        /// What it would have become.
+        variable: String,
+        /// What to do.
+        remedy: &'static str,
+    },
 }
 
 /// Where a command finds its input and leaves its output.
@@ -62,9 +80,7 @@ pub fn environment(
 ) -> Result<BTreeMap<String, String>, EnvironmentError> {
     let dispatch = &assignment.dispatch;
     let mut environment = settings.environment.clone();
-    let values = with_object(&dispatch.with_json)?.into_iter().map(|(name, value)| (with_name(&name), text(value)));
-    let prompt = (!dispatch.prompt.is_empty()).then(|| ("ORCHESTR8_PROMPT".to_owned(), dispatch.prompt.clone()));
-    environment.extend(values.chain(prompt).filter(|(name, value)| fits(name, value)));
+    environment.extend(values(assignment)?);
     let own = own_variables(assignment, exchange);
     for variable in &dispatch.environment {
         let (name, value) = (&variable.name, &variable.value);
@@ -87,6 +103,39 @@ pub fn with_object(with_json: &[u8]) -> Result<Map<String, Value>, EnvironmentEr
         return Ok(Map::new());
     }
     serde_json::from_slice(with_json).map_err(|error| EnvironmentError::With(error.to_string()))
+}
+
+/// `WITH_<NAME>` for each value, and the prompt.
+fn values(assignment: &Assignment) -> Result<Vec<(String, String)>, EnvironmentError> {
+    let dispatch = &assignment.dispatch;
+    let mut variables = Vec::new();
+    for (key, value) in with_object(&dispatch.with_json)? {
+        let (variable, value) = (with_name(&key), text(value));
+        if is_small(&variable, &value) {
+            variables.push((variable, value));
+        } else if !dispatch.large_values_in_file {
+            return Err(EnvironmentError::ValueTooLarge {
+                key: format!("with.{key}"),
+                bytes: value.len(),
+                variable,
+                remedy: READ_THE_FILE,
+            });
+        }
+    }
+    if !dispatch.prompt.is_empty() {
+        let (variable, prompt) = ("ORCHESTR8_PROMPT".to_owned(), dispatch.prompt.clone());
+        if !is_small(&variable, &prompt) {
+            return Err(EnvironmentError::ValueTooLarge {
+                key: "prompt".to_owned(),
+                bytes: prompt.len(),
+                variable,
+                remedy: PASS_IT_IN_WITH,
+            });
+        }
+        variables.push((variable, prompt));
+    }
+    variables.retain(|(_, value)| !value.contains('\0'));
+    Ok(variables)
 }
 
 fn own_variables(assignment: &Assignment, exchange: Exchange<'_>) -> Vec<(&'static str, String)> {
@@ -144,11 +193,11 @@ fn check(name: &str, value: &str) -> Result<(), EnvironmentError> {
     if value.contains('\0') {
         return Err(EnvironmentError::Nul(name.to_owned()));
     }
-    if fits(name, value) { Ok(()) } else { Err(EnvironmentError::TooLarge(name.to_owned())) }
+    if is_small(name, value) { Ok(()) } else { Err(EnvironmentError::TooLarge(name.to_owned())) }
 }
 
-fn fits(name: &str, value: &str) -> bool {
-    name.len() + value.len() + "=\0".len() <= VARIABLE_BYTES_MAX && !value.contains('\0')
+fn is_small(name: &str, value: &str) -> bool {
+    name.len() + value.len() + "=\0".len() <= VARIABLE_BYTES_MAX
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ pub enum WorkResult {
     },
     /// It did not.
     Failed {
-        /// A stable word: `exit signal timeout killed spawn shim workdir environment input output output_too_large panic`,
+        /// A stable word: `exit signal timeout killed spawn shim workdir environment value_too_large input output output_too_large panic`,
         /// or the handler's own.
         error_type: String,
         /// For people: what happened and what to do.

@@ -17,8 +17,10 @@ use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// What is kept as output of a stdout that does not fit: with every byte escaped it still does.
-const STDOUT_END_BYTES: usize = 32 * 1024;
+/// What is kept as output of a stdout that does not fit, where it has little to escape: the limit, less the line that says so.
+const STDOUT_END_BYTES_MAX: usize = OUTPUT_BYTES_MAX - 64;
+/// What is kept at least: with every byte escaped it still fits.
+const STDOUT_END_BYTES_MIN: usize = 32 * 1024;
 
 /// Why what an attempt produced is no output.
 #[derive(Debug, thiserror::Error)]
@@ -116,11 +118,18 @@ pub fn from_stdout(stdout: &Captured) -> Result<Bytes, OutputError> {
     Ok(if json.len() > OUTPUT_BYTES_MAX { end_of(stdout) } else { json.into() })
 }
 
-/// The end of stdout as a JSON string that says what it leaves out.
+/// The end of stdout as a JSON string that says in its first line what it leaves out; as much as fits, else half of that, and so on.
 fn end_of(stdout: &Captured) -> Bytes {
-    let tail = stdout.tail(STDOUT_END_BYTES);
-    let left_out = stdout.bytes_total().saturating_sub(tail.len() as u64);
-    Value::String(format!("[{left_out} bytes left out]\n{}", readable(&tail))).to_string().into()
+    let mut bytes_max = STDOUT_END_BYTES_MAX;
+    loop {
+        let tail = stdout.tail(bytes_max);
+        let left_out = stdout.bytes_total().saturating_sub(tail.len() as u64);
+        let json = Value::String(format!("[{left_out} bytes left out]\n{}", readable(&tail))).to_string();
+        if json.len() <= OUTPUT_BYTES_MAX || bytes_max == STDOUT_END_BYTES_MIN {
+            return json.into();
+        }
+        bytes_max = (bytes_max / 2).max(STDOUT_END_BYTES_MIN);
+    }
 }
 
 fn readable(text: &[u8]) -> String {
@@ -177,9 +186,11 @@ mod tests {
         assert!(stdout_value(br#"["\\u0000"]"#).await.is_ok());
         let limit = OUTPUT_BYTES_MAX - 2;
         assert_eq!(stdout_value(&vec![b'x'; limit]).await.expect("fits").len(), OUTPUT_BYTES_MAX);
-        for (byte, count) in [(b'x', limit + 1), (b'x', 4 * limit), (1, limit)] {
+        for (byte, count, kept) in
+            [(b'x', limit + 1, STDOUT_END_BYTES_MAX), (b'x', 4 * limit, STDOUT_END_BYTES_MAX), (1, limit, STDOUT_END_BYTES_MIN)]
+        {
             let end = stdout_value(&vec![byte; count]).await.expect("its end fits");
-            let left_out = count - STDOUT_END_BYTES;
+            let left_out = count - kept;
             assert!(end.len() <= OUTPUT_BYTES_MAX && end.starts_with(format!("\"[{left_out} bytes left out]").as_bytes()));
         }
         assert!(matches!(from_value(&Value::String("\0".into())), Err(OutputError::Unstorable(Unstorable::Nul))));

@@ -180,9 +180,26 @@ async fn an_environment_that_cannot_be_is_refused_with_the_remedy() {
     }
     let report = place.run(Dispatch { with_json: "[1]".into(), ..script_dispatch("echo ran") }).await;
     assert_eq!(failure_of(&report).0, "environment");
-    let with_json = format!("{{\"long\": \"{long}\"}}").into();
-    let report = place.run(Dispatch { with_json, ..script_dispatch("echo ${WITH_LONG-unset}") }).await;
-    assert_eq!(output_of(&report), r#""unset""#);
+}
+
+#[tokio::test]
+async fn a_value_that_no_variable_can_hold_fails_before_the_start_unless_the_script_reads_the_file() {
+    let place = Place::new();
+    let long = "x".repeat(128 * 1024);
+    let with = Dispatch { with_json: format!("{{\"long\": \"{long}\", \"n\": 1}}").into(), ..script_dispatch("echo ran") };
+    let prompt = Dispatch { prompt: long.clone(), large_values_in_file: true, ..script_dispatch("echo ran") };
+    for (dispatch, key, variable) in [(&with, "`with.long`", "WITH_LONG"), (&prompt, "`prompt`", "ORCHESTR8_PROMPT")] {
+        let report = place.run(dispatch.clone()).await;
+        let (error_type, message, _, retryable) = failure_of(&report);
+        assert_eq!((error_type, retryable), ("value_too_large", Retryable::No));
+        for part in [key, variable, "131072 bytes", "$ORCHESTR8_INPUT", "`large_values: file`"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        assert!(report.stdout_tail.is_empty(), "it must not start");
+    }
+    let script = "echo ${WITH_LONG-unset} $WITH_N $(wc -c < \"$ORCHESTR8_INPUT\")";
+    let report = place.run(Dispatch { large_values_in_file: true, with_json: with.with_json, ..script_dispatch(script) }).await;
+    assert_eq!(output_of(&report), format!("\"unset 1 {}\"", long.len() + 20));
 }
 
 #[tokio::test]
@@ -242,7 +259,7 @@ async fn an_output_that_is_no_json_or_too_large_is_refused() {
     assert_eq!((error_type, retryable), ("output_too_large", Retryable::No));
     assert!(message.contains(&OUTPUT_BYTES_MAX.to_string()) && message.contains("$ORCHESTR8_OUTPUT"), "{message}");
     let report = place.script(r"head -c 262200 /dev/zero | tr '\0' 1").await;
-    assert!(output_of(&report).starts_with(r#""[229432 bytes left out]"#), "a talkative task does not fail");
+    assert!(output_of(&report).starts_with(r#""[120 bytes left out]"#), "a talkative task does not fail");
     let report = place.script(r#"printf '["\\u0000"]' > "$ORCHESTR8_OUTPUT""#).await;
     assert!(failure_of(&report).1.contains("NUL"));
 }

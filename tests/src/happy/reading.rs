@@ -52,6 +52,10 @@ async fn lists_have_filters_and_pages() -> Result<()> {
         cursor = format!("&cursor={next}");
     }
     assert_eq!(seen, [queued, fails, bert, anna.clone()], "newest first, each once");
+    for (limit, has_more) in [(3, true), (4, false), (5, false)] {
+        let page = scene.api().get(&format!("/api/v1/tasks?limit={limit}")).await?;
+        assert_eq!(page["next_cursor"].is_string(), has_more, "{limit} of 4: {page}");
+    }
     let workflows = scene.api().get("/api/v1/workflows?user_id=anna&status=completed").await?;
     assert_eq!(workflows["workflows"].as_array().map(Vec::len), Some(1), "{workflows}");
     assert_eq!(scene.api().get(&format!("/api/v1/tasks/{}", &anna)).await?["workflow_name"], "task");

@@ -1,6 +1,7 @@
 //! Single tasks: what reaches the command, what comes back, retries, timeouts, later starts, a thousand at once.
 
-use crate::scene::{Scene, executors, noop, text};
+use crate::harness::wait_for;
+use crate::scene::{SOON, Scene, executors, noop, text};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -172,8 +173,13 @@ async fn higher_priorities_go_first_and_unserved_queues_are_told() -> Result<()>
     scene.settled().await?;
     let order: Vec<String> = scene.ledger.starts()?.into_iter().map(|start| start.task).filter(|task| *task != blocker).collect();
     assert_eq!(order.first(), ids.last(), "critical goes first: {order:?} of {ids:?}");
-    let unserved = scene.api().post("/api/v1/tasks", &json!({"handler": "noop", "queue": "nobody"})).await?;
-    assert!(unserved["warnings"][0].as_str().is_some_and(|warning| warning.contains("queue `nobody`")), "{unserved}");
+    // Only who has listened for a beat of everyone can tell.
+    let told = async || {
+        let unserved = scene.api().post("/api/v1/tasks", &json!({"handler": "noop", "queue": "nobody"})).await?;
+        Ok(unserved["warnings"][0].as_str().map(str::to_owned))
+    };
+    let warning = wait_for("the warning", SOON, told).await?;
+    assert!(warning.contains("queue `nobody`"), "{warning}");
     scene.finish().await;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Plans of the models.
 
-use orchestr8_core::plan::{Plan, RetryPolicy, TaskKind, TaskPlan};
+use orchestr8_core::plan::{LargeValues, Plan, RetryPolicy, TaskKind, TaskPlan};
 use orchestr8_proto::words::Priority;
 use std::collections::BTreeMap;
 
@@ -28,6 +28,7 @@ pub(super) fn handler_task(name: &str) -> TaskPlan {
         priority: Priority::Normal,
         queue: "default".into(),
         workdir: None,
+        large_values: LargeValues::Refused,
         agent_name: "noop".into(),
     }
 }

@@ -1,5 +1,7 @@
 //! Finding Postgres and nats-server: `PATH`, the usual folders of distributions, then what `deploy/bootstrap.sh` fetched.
 
+use crate::client::address::DEV_FOLDER;
+use crate::dev::place::is_trusted;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,9 @@ pub const NATS_MIN: Version = Version { major: 2, minor: 12 };
 pub const TOOLS_ONLY_VARIABLE: &str = "ORCHESTR8_TOOLS_ONLY";
 /// Names the folder of the fetched servers, where it is not `.orchestr8/tools`.
 pub const TOOLS_VARIABLE: &str = "ORCHESTR8_TOOLS";
+
+/// The script that fetches what is missing, in a clone.
+const BOOTSTRAP: &str = "deploy/bootstrap.sh";
 
 /// Globs of one `*` each, in which distributions install Postgres.
 const POSTGRES_FOLDERS: [(&str, &str); 3] = [("/usr/lib/postgresql", "bin"), ("/usr", "bin"), ("/usr/local", "bin")];
@@ -53,6 +58,8 @@ pub struct Search {
     machine: Machine,
     /// The folders that the bootstrap script may have filled.
     tools: Vec<PathBuf>,
+    /// The script that fetches servers, where a clone is known.
+    bootstrap: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -63,11 +70,25 @@ enum Machine {
 
 /// No server was found that is new enough.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{name} {wanted} or newer was not found{}: run deploy/bootstrap.sh, or install {name} and put it on PATH", skipped_text(skipped))]
+#[error("{name} {wanted} or newer was not found{}: {}install {name} and put it on PATH", skipped_text(skipped), fetching_text(bootstrap.as_deref()))]
 pub struct FindError {
     name: &'static str,
     wanted: Version,
     skipped: Vec<String>,
+    bootstrap: Option<PathBuf>,
+}
+
+/// The script is named where it is: most callers are not in its clone's folder.
+fn fetching_text(bootstrap: Option<&Path>) -> String {
+    bootstrap.map_or_else(
+        || format!("run {BOOTSTRAP} of a clone of orchestr8 and name its .orchestr8/tools in {TOOLS_VARIABLE}, or "),
+        |script| format!("run {}, or ", script.display()),
+    )
+}
+
+/// The clone that the folder lies in.
+fn bootstrap_above(folder: &Path) -> Option<PathBuf> {
+    folder.ancestors().map(|step| step.join(BOOTSTRAP)).find(|script| script.is_file())
 }
 
 fn skipped_text(skipped: &[String]) -> String {
@@ -83,7 +104,13 @@ impl Search {
         let machine = if only_tools { Machine::Ignored } else { Machine::Searched { path } };
         let named = std::env::var_os(TOOLS_VARIABLE).map(PathBuf::from);
         let beside = [root.join("tools"), PathBuf::from(".orchestr8/tools")];
-        Self { machine, tools: named.into_iter().chain(beside).collect() }
+        let places: Vec<PathBuf> = [std::env::current_exe(), std::env::current_dir()].into_iter().flatten().collect();
+        // A clone that the program was built in, or is started from: what is fetched there is found from everywhere.
+        let clones =
+            places.iter().flat_map(|place| place.ancestors()).map(|step| step.join(DEV_FOLDER)).filter(|folder| is_trusted(folder));
+        let fetched = clones.map(|folder| folder.join("tools"));
+        let bootstrap = places.iter().find_map(|place| bootstrap_above(place));
+        Self { machine, tools: named.into_iter().chain(beside).chain(fetched).collect(), bootstrap }
     }
 
     /// The first Postgres that is new enough, or, for data that exists, of exactly the major version that wrote it.
@@ -94,7 +121,7 @@ impl Search {
         let programs = self.candidates("postgres", postgres_folders(), POSTGRES_IN_TOOLS);
         let complete = programs.into_iter().filter(|program| program.with_file_name("initdb").is_file()).collect();
         let fits = |version: Version| data_major.is_none_or(|major| version.major == major);
-        let mut found = first_fit("Postgres", POSTGRES_MIN, complete, fits);
+        let mut found = self.first_fit(("Postgres", POSTGRES_MIN), complete, fits);
         if let (Err(error), Some(major)) = (&mut found, data_major) {
             error.skipped.push(format!("only version {major} can read the data that exists; `--reset` clears it"));
         }
@@ -107,7 +134,16 @@ impl Search {
     /// [`FindError`] with what was skipped and why.
     pub fn nats(&self) -> Result<Server, FindError> {
         let folders = NATS_FOLDERS.iter().map(PathBuf::from).collect();
-        first_fit("nats-server", NATS_MIN, self.candidates("nats-server", folders, NATS_IN_TOOLS), |_| true)
+        self.first_fit(("nats-server", NATS_MIN), self.candidates("nats-server", folders, NATS_IN_TOOLS), |_| true)
+    }
+
+    fn first_fit(
+        &self,
+        wanted: (&'static str, Version),
+        programs: Vec<PathBuf>,
+        fits: impl Fn(Version) -> bool,
+    ) -> Result<Server, FindError> {
+        first_fit(wanted.0, wanted.1, programs, fits).map_err(|error| FindError { bootstrap: self.bootstrap.clone(), ..error })
     }
 
     /// Every file of that name, links resolved, in the order of preference.
@@ -153,7 +189,7 @@ fn first_fit(name: &'static str, wanted: Version, programs: Vec<PathBuf>, fits: 
             Err(reason) => skipped.push(format!("{} {reason}", program.display())),
         }
     }
-    Err(FindError { name, wanted, skipped })
+    Err(FindError { name, wanted, skipped, bootstrap: None })
 }
 
 /// Asks the program itself.
@@ -191,7 +227,7 @@ mod tests {
     }
 
     fn search(path: &Path, tools: &Path) -> Search {
-        Search { machine: Machine::Searched { path: path.into() }, tools: vec![tools.to_path_buf()] }
+        Search { machine: Machine::Searched { path: path.into() }, tools: vec![tools.to_path_buf()], bootstrap: None }
     }
 
     #[test]
@@ -212,15 +248,25 @@ mod tests {
         let text = first_fit("nats-server", NATS_MIN, candidates, |_| true).expect_err("too old").to_string();
         assert!(text.contains("2.9") && text.contains("2.12 or newer") && text.contains("bootstrap.sh"), "{text}");
         let new = plant(&tools.join("bin"), "nats-server", "nats-server: v2.15.1");
-        let only_tools = Search { machine: Machine::Ignored, tools: vec![tools] };
+        let only_tools = Search { machine: Machine::Ignored, tools: vec![tools], bootstrap: None };
         assert_eq!(only_tools.nats().expect("it is there").program, new.canonicalize().expect("it is there"));
+    }
+
+    #[test]
+    fn the_script_that_fetches_is_named_where_it_is() {
+        let clone = tempfile::tempdir().expect("a temporary folder");
+        let script = plant(&clone.path().join("deploy"), "bootstrap.sh", "");
+        assert_eq!(bootstrap_above(&clone.path().join("target/debug")), Some(script.clone()));
+        let search = Search { machine: Machine::Ignored, tools: Vec::new(), bootstrap: Some(script.clone()) };
+        let text = search.nats().expect_err("there is none").to_string();
+        assert!(text.contains(&format!("run {}, or install", script.display())), "{text}");
     }
 
     #[test]
     fn the_machines_own_servers_can_be_ignored() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         plant(folder.path(), "nats-server", "nats-server: v2.15.1");
-        let ignoring = Search { machine: Machine::Ignored, tools: vec![folder.path().join("tools")] };
+        let ignoring = Search { machine: Machine::Ignored, tools: vec![folder.path().join("tools")], bootstrap: None };
         let text = ignoring.nats().expect_err("the tools are empty").to_string();
         assert!(text.contains("bootstrap.sh") && !text.contains("skipped"), "{text}");
         assert!(search(folder.path(), folder.path()).nats().is_ok());
@@ -231,7 +277,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let tools = folder.path().join("tools");
         let bin = tools.join(POSTGRES_IN_TOOLS);
-        let only_tools = Search { machine: Machine::Ignored, tools: vec![tools] };
+        let only_tools = Search { machine: Machine::Ignored, tools: vec![tools], bootstrap: None };
         plant(&bin, "postgres", "postgres (PostgreSQL) 17.10");
         assert!(only_tools.postgres(None).is_err());
         plant(&bin, "initdb", "initdb (PostgreSQL) 17.10");

@@ -63,6 +63,29 @@ pub struct ServersOptions {
     pub postgres_settings: Vec<String>,
 }
 
+impl ServersOptions {
+    /// Looks for what is missing before anything is made in `root`: where data is already, its version decides at the start.
+    ///
+    /// # Errors
+    /// [`ServersError::Find`] and [`ServersError::Port`].
+    pub fn check(&self, root: &Path) -> Result<(), ServersError> {
+        let search = Search::from_environment(root);
+        if self.which != Which::Nats {
+            ports::check("--postgres-port", self.postgres_port)?;
+            if !root.exists() {
+                search.postgres(None)?;
+            }
+        }
+        if self.which != Which::Postgres {
+            ports::check("--nats-port", self.nats_port)?;
+            if !root.exists() {
+                search.nats()?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The servers to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Which {

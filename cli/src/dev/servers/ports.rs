@@ -1,6 +1,7 @@
 //! Free ports on the loopback address.
 
 use rand::RngExt;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
 
@@ -23,6 +24,14 @@ pub enum PortError {
         /// The port.
         port: u16,
     },
+    /// The system reserves it.
+    #[error("{option} {port}: only root may listen there: name a port from 1024")]
+    Reserved {
+        /// The option that named it.
+        option: &'static str,
+        /// The port.
+        port: u16,
+    },
     /// None of the range is free.
     #[error("no free port was found on 127.0.0.1 between {} and {}", PORTS.start, PORTS.end)]
     None,
@@ -33,10 +42,23 @@ pub enum PortError {
 /// # Errors
 /// [`PortError`] when the wanted one is taken.
 pub fn choose(option: &'static str, wanted: Option<u16>) -> Result<u16, PortError> {
+    check(option, wanted)?;
     match wanted {
-        Some(port) if is_free(port) => Ok(port),
-        Some(port) => Err(PortError::Taken { option, port }),
+        Some(port) => Ok(port),
         None => (0..TRIES_MAX).map(|_| rand::rng().random_range(PORTS)).find(|port| is_free(*port)).ok_or(PortError::None),
+    }
+}
+
+/// Whether the wanted port, if there is one, can be had.
+///
+/// # Errors
+/// [`PortError::Taken`] and [`PortError::Reserved`].
+pub fn check(option: &'static str, wanted: Option<u16>) -> Result<(), PortError> {
+    let Some(port) = wanted else { return Ok(()) };
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(PortError::Reserved { option, port }),
+        Err(_) => Err(PortError::Taken { option, port }),
     }
 }
 

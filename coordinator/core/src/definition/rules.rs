@@ -146,6 +146,15 @@ pub(super) fn check_with_key(key: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The only word of `large_values`; without the key the task fails.
+pub(super) fn check_large_values(word: &str) -> Result<(), String> {
+    if word == "file" {
+        return Ok(());
+    }
+    let shown: String = word.chars().take(40).collect();
+    Err(format!("`{shown}` is not known: write `file` when the script reads $ORCHESTR8_INPUT, or leave the key out"))
+}
+
 /// How often a task may be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Starts {

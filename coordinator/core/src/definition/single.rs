@@ -3,7 +3,7 @@
 use super::default_retry;
 use super::rules::{self, FieldProblem, Starts};
 use super::tasks::{applies, default_agent_name};
-use crate::plan::{DEFAULT_QUEUE, Plan, RetryPolicy, TaskKind, TaskPlan, Template};
+use crate::plan::{DEFAULT_QUEUE, LargeValues, Plan, RetryPolicy, TaskKind, TaskPlan, Template};
 use orchestr8_proto::words::Priority;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -36,6 +36,8 @@ pub struct SingleTask {
     pub queue: Option<String>,
     /// None: a fresh directory.
     pub workdir: Option<String>,
+    /// None: values that are too large for a variable are refused; else the word.
+    pub large_values: Option<String>,
     /// None: the handler's name, else the kind.
     pub agent_name: Option<String>,
 }
@@ -66,6 +68,7 @@ pub fn single_task(task: SingleTask) -> Result<Plan, Vec<FieldProblem>> {
         priority: task.priority,
         queue: task.queue.unwrap_or_else(|| DEFAULT_QUEUE.to_owned()),
         workdir: task.workdir,
+        large_values: task.large_values.map_or(LargeValues::Refused, |_| LargeValues::File),
         agent_name: task.agent_name.unwrap_or_else(|| default_agent_name(&task.kind)),
         kind: task.kind,
     };
@@ -105,11 +108,12 @@ fn problems(task: &SingleTask, retry: &RetryPolicy) -> Vec<FieldProblem> {
     check("timeout", task.timeout.map_or(Ok(()), rules::check_duration));
     check("queue", task.queue.as_deref().map_or(Ok(()), rules::check_queue));
     check("workdir", task.workdir.as_deref().map_or(Ok(()), rules::check_workdir));
+    check("large_values", task.large_values.as_deref().map_or(Ok(()), rules::check_large_values));
     check("agent_name", task.agent_name.as_deref().map_or(Ok(()), rules::check_name));
     problems
 }
 
-fn given(task: &SingleTask) -> [(&'static str, bool); 7] {
+fn given(task: &SingleTask) -> [(&'static str, bool); 8] {
     [
         ("with", !task.with_keys.is_empty()),
         ("env", !task.env_keys.is_empty()),
@@ -118,5 +122,6 @@ fn given(task: &SingleTask) -> [(&'static str, bool); 7] {
         ("timeout", task.timeout.is_some()),
         ("at_most_once", task.at_most_once),
         ("workdir", task.workdir.is_some()),
+        ("large_values", task.large_values.is_some()),
     ]
 }

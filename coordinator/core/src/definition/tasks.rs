@@ -5,12 +5,12 @@ use super::problem::Problem;
 use super::rules::{self, Starts, check_env_key, check_queue, check_retry, check_with_key, check_workdir};
 use super::yaml::{Content, Node, Position};
 use super::{default_retry, retry};
-use crate::plan::{DEFAULT_QUEUE, PhaseIndex, RetryPolicy, TaskKind, TaskPlan, Template};
+use crate::plan::{DEFAULT_QUEUE, LargeValues, PhaseIndex, RetryPolicy, TaskKind, TaskPlan, Template};
 use orchestr8_proto::words::Priority;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "name",
     "run",
     "handler",
@@ -26,6 +26,7 @@ const KEYS: [&str; 16] = [
     "priority",
     "queue",
     "workdir",
+    "large_values",
     "agent_name",
 ];
 const KINDS: [&str; 3] = ["run", "handler", "sleep"];
@@ -76,7 +77,7 @@ pub(super) struct Place {
 pub(super) fn applies(key: &str, kind: &TaskKind) -> bool {
     match kind {
         TaskKind::Run { .. } => true,
-        TaskKind::Handler { .. } => !["env", "workdir"].contains(&key),
+        TaskKind::Handler { .. } => !["env", "workdir", "large_values"].contains(&key),
         TaskKind::Sleep { .. } => ["name", "sleep", "needs", "continue_on_failure", "agent_name"].contains(&key),
     }
 }
@@ -128,6 +129,9 @@ fn plan(
         priority: priority(reader, fields),
         queue: reader.checked_text(fields, "queue", check_queue).unwrap_or(DEFAULT_QUEUE).to_owned(),
         workdir: reader.checked_text(fields, "workdir", check_workdir).map(str::to_owned),
+        large_values: reader
+            .checked_text(fields, "large_values", rules::check_large_values)
+            .map_or(LargeValues::Refused, |_| LargeValues::File),
         agent_name: reader.checked_text(fields, "agent_name", rules::check_name).map_or_else(|| default_agent_name(&kind), str::to_owned),
         kind,
     }

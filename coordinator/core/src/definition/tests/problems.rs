@@ -84,6 +84,11 @@ fn every_key_works_or_is_refused_with_its_line() {
         ("run: echo\nworkdir: src", "7:14 tasks[1].workdir: `src` is not absolute: start it with `/`"),
         ("run: echo\nworkdir: /a/../b", "7:14 tasks[1].workdir: `/a/../b` contains `..`: write the directory that is meant"),
         (
+            "run: echo\nlarge_values: drop",
+            "7:19 tasks[1].large_values: `drop` is not known: write `file` when the script reads $ORCHESTR8_INPUT, or leave the key out",
+        ),
+        ("handler: noop\nlarge_values: file", "7:5 tasks[1].large_values: `large_values` has no effect on a `handler` task: remove it"),
+        (
             "run: echo\nenv: {1A: b}",
             "7:11 tasks[1].env.1A: `1A` is not the name of an environment variable: use letters, digits and `_`, not starting with a digit",
         ),
@@ -141,7 +146,7 @@ fn the_document_itself_is_checked() {
         (
             "name: w\ntasks: [{name: a, run: x}, {name: b, run: x, depends_on: [a]}]",
             "2:46 tasks[1].depends_on: unknown key `depends_on`: use one of name, run, handler, sleep, needs, with, env, prompt, \
-             retry, timeout, continue_on_failure, at_most_once, priority, queue, workdir, agent_name (did you mean `needs`?)",
+             retry, timeout, continue_on_failure, at_most_once, priority, queue, workdir, large_values, agent_name (did you mean `needs`?)",
         ),
         ("name: w\nschedule: daily\ntasks: [{name: a, run: x}]", "2:1 schedule: `schedule` is not yet supported: remove it"),
         ("name: w\ntasks: [{name: a, run: x}]\nphases: []", "2:1 tasks: `tasks` and `phases` are both given: use exactly one of them"),

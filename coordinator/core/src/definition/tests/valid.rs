@@ -3,7 +3,7 @@
 use super::super::{SingleTask, check_input, default_retry, mermaid, plan_hash, single_task};
 use super::{parsed, refused};
 use crate::expression::{Scope, Steps, TaskView, evaluate, reads};
-use crate::plan::{Plan, RetryPolicy, TaskKind};
+use crate::plan::{LargeValues, Plan, RetryPolicy, TaskKind};
 use orchestr8_proto::words::Priority;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ output: {report: "${{ tasks.report.output }}"}
 phases:
   - name: collect
     tasks:
-      - {name: files, run: "git ls-files", env: {DIR: "${{ input.path }}", DEPTH: 3}, workdir: /srv/repo}
+      - {name: files, run: "git ls-files", env: {DIR: "${{ input.path }}", DEPTH: 3}, workdir: /srv/repo, large_values: file}
   - name: gates
     weight: 2.5
     tasks:
@@ -84,6 +84,7 @@ fn every_key_reaches_the_plan() {
     let files = plan.task(0);
     assert_eq!((files.workdir.as_deref(), files.retry.max_attempts, files.queue.as_str()), (Some("/srv/repo"), 3, "default"));
     assert_eq!(files.env["DEPTH"].0, json!(3));
+    assert_eq!((files.large_values, format.large_values), (LargeValues::File, LargeValues::Refused));
     let ping = plan.task(3);
     assert_eq!((ping.at_most_once, ping.retry.max_attempts), (true, 1));
     let agents: Vec<_> = plan.tasks.iter().map(|task| task.agent_name.as_str()).collect();
@@ -205,6 +206,7 @@ fn single(kind: TaskKind) -> SingleTask {
         priority: Priority::Normal,
         queue: None,
         workdir: None,
+        large_values: None,
         agent_name: None,
     }
 }

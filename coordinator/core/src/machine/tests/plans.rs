@@ -1,6 +1,6 @@
 //! Plans for tests: written as one line, or random.
 
-use crate::plan::{PhasePlan, Plan, RetryPolicy, TaskIndex, TaskKind, TaskPlan};
+use crate::plan::{LargeValues, PhasePlan, Plan, RetryPolicy, TaskIndex, TaskKind, TaskPlan};
 use orchestr8_proto::words::Priority;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -50,6 +50,7 @@ fn handler(name: &str) -> TaskPlan {
         priority: Priority::Normal,
         queue: "default".into(),
         workdir: None,
+        large_values: LargeValues::Refused,
         agent_name: "noop".into(),
     }
 }

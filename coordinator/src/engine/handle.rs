@@ -375,7 +375,8 @@ impl EngineHandle {
         self.listeners.watch_for_another(id);
     }
 
-    pub(super) fn show_executors(&self, views: Vec<ExecutorView>) {
+    /// What one look of a lane at its roster saw.
+    pub(crate) fn show_executors(&self, views: Vec<ExecutorView>) {
         let mut heard = self.executors.lock().unwrap_or_else(PoisonError::into_inner);
         *heard = Heard { views, looks: heard.looks.saturating_add(1) };
     }

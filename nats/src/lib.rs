@@ -1,7 +1,7 @@
 //! How coordinators and executors log in to NATS. What they say there is theirs.
 //!
 //! - [`settings`]: addresses, credentials, certificates, and what is wrong with them
-//! - [`options`]: these as options of the client; which failures waiting cannot mend
+//! - [`mod@options`]: these as options of the client; which failures waiting cannot mend
 //! - [`violations`]: what the server says it forbids, once each
 //! - [`rights`]: the look at the start whether a login has every right that it needs
 

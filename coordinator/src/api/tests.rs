@@ -1,7 +1,7 @@
 //! The routes without a database and without a lane: everything that is refused before, and a lane that is played by the test.
 
 use super::*;
-use crate::engine::handle::{Command, Origin, Submitted};
+use crate::engine::handle::{Command, Occasion, Origin, Submitted};
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, Response, StatusCode, header};
 use orchestr8_proto::ids::ExecutionId;
@@ -17,6 +17,10 @@ const TOKEN: &str = "a-token-for-tests-0123456789";
 fn served() -> (Router, mpsc::Receiver<Command>) {
     let (engine, mut commands) = EngineHandle::new(1, 8);
     let commands = commands.remove(0);
+    // It has listened for long enough to know that there is no executor.
+    for _ in 0..3 {
+        engine.show_executors(Vec::new(), Occasion::Tick);
+    }
     // Nothing listens on the port: the system gives it to nobody.
     let reads = read_pool(PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(1), 1);
     let tokens = vec![access::Token::new(TOKEN).expect("long enough")];

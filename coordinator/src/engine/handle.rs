@@ -249,7 +249,7 @@ impl ExecutorView {
 
 /// Why the executors are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Occasion {
+pub(crate) enum Occasion {
     /// A beat interval is over.
     Tick,
     /// Somebody is new, or says something new.
@@ -433,7 +433,8 @@ impl EngineHandle {
         self.beats_listened.load(Ordering::Relaxed) >= self.lanes.len() * 3
     }
 
-    pub(super) fn show_executors(&self, views: Vec<ExecutorView>, occasion: Occasion) {
+    /// What one look of a lane at its roster saw.
+    pub(crate) fn show_executors(&self, views: Vec<ExecutorView>, occasion: Occasion) {
         if occasion == Occasion::Tick {
             self.beats_listened.fetch_add(1, Ordering::Relaxed);
         }

@@ -42,7 +42,7 @@ chaos: toolchain servers ## Kill, cut off, wipe and restore at random: CHAOS_SEC
 	CHAOS_SECONDS="$(CHAOS_SECONDS)" SEED="$(SEED)" CHAOS_TIME_BASE="$(CHAOS_TIME_BASE)" CHAOS_NATS="$(CHAOS_NATS)" CHAOS_QUEUE="$(CHAOS_QUEUE)" $(CARGO_TARGET_DIR)/debug/orchestr8-chaos
 
 image-test: toolchain servers build ## Build the image's runtime stage around this machine's binary, as root, with buildah; and the whole image where docker is
-	deploy/image-test.sh "$(CURDIR)/$(ORCHESTR8)"
+	deploy/image-test.sh "$(ORCHESTR8)"
 	@if docker info >/dev/null 2>&1; then docker build --file deploy/Dockerfile --tag orchestr8:image-test . && docker run --rm orchestr8:image-test --version; \
 	else echo "image-test: the whole build was left out: no docker answers here" >&2; fi
 

@@ -74,6 +74,8 @@ async fn why_names_what_a_task_waits_for() -> Result<()> {
     let ended = scene.submit(&noop(&json!(1))).await?;
     scene.result(&ended).await?;
     assert_eq!(reasons(&scene, &ended).await?, ["ended"]);
+    // Else it may come back into the queue before the other one does.
+    scene.api().post(&format!("/api/v1/tasks/{handler}/cancel"), &json!({})).await?;
     scene.installation.executors[0].kill().await?;
     until_why(&scene, &sleep, &["nobody_serves_queue"]).await.context("its executor is lost, and nobody else is there")?;
     scene.finish().await;

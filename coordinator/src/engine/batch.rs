@@ -263,6 +263,10 @@ impl Lane {
     }
 
     fn step_group(&mut self, group: &Group, stepped: &mut Stepped) -> Result<(), StoreError> {
+        // The same submission twice, as when its sender's letter meets its caller's retry: it is made once, with its plan.
+        if group.ids.first().is_some_and(|first| stepped.new.contains_key(first)) {
+            return Ok(());
+        }
         for (submission, id) in group.submissions.iter().zip(&group.ids) {
             let now = self.clock.now();
             let mut execution = Execution::new(*id, submission.plan.clone(), submission.input.clone(), now);

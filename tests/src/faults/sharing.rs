@@ -130,6 +130,34 @@ async fn what_one_coordinator_owns_can_be_cancelled_at_another() -> Result<()> {
     Ok(())
 }
 
+/// A caller's retry may meet the letter of its first try, or two letters of one submission each other.
+#[tokio::test]
+async fn a_submission_that_comes_twice_at_once_is_made_once_with_its_plan() -> Result<()> {
+    let mut scene = Scene::start(executors(1)).await?;
+    let first = scene.submit(&noop(&json!("first"))).await?;
+    scene.result(&first).await?;
+    scene.installation.coordinators[0].terminate().await?;
+    let pool = &scene.installation.pool;
+    let twice = "insert into shard_inbox (shard, event)
+    select t.shard, jsonb_build_object('type', 'submit', 'ids', jsonb_build_array(overlay(e.id::text placing 'beef' from 20 for 4)),
+        'submissions', jsonb_build_array(jsonb_build_object('plan', p.plan, 'plan_hash',
+            (select jsonb_agg(get_byte(p.hash, i)) from generate_series(0, 31) i), 'input', e.input, 'user_id', null,
+            'metadata', e.metadata, 'tags', e.tags, 'run_at', null)))
+    from workflow_executions e join plans p on p.hash = e.plan_hash join task_executions t on t.workflow_id = e.id, generate_series(1, 2)";
+    sqlx::query(twice).execute(pool).await?;
+    // Another database would not know the plan yet.
+    sqlx::query("update plans set hash = sha256(hash)").execute(pool).await?;
+    sqlx::query("update workflow_executions set plan_hash = sha256(plan_hash)").execute(pool).await?;
+    scene.installation.coordinators[0].restart().await?;
+    let completed = "select count(*) from task_executions where status = 'completed'";
+    wait_for("both to complete", SOON, async || Ok((scene.number(completed).await? == 2).then_some(()))).await?;
+    let without = "select count(*) from workflow_executions e where not exists (select from plans p where p.hash = e.plan_hash)";
+    assert_eq!(scene.number(without).await?, 0, "executions without their plan");
+    assert_eq!(scene.number("select count(*) from task_results").await?, 2);
+    scene.finish().await;
+    Ok(())
+}
+
 /// Several times what one look takes in, by number and by bytes.
 #[tokio::test]
 async fn a_full_inbox_is_read_to_its_end() -> Result<()> {

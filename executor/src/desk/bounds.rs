@@ -83,6 +83,7 @@ fn the_last_ack_leaves_with_the_next_one_or_after_a_quarter_of_a_base_or_with_th
         let run_id = scene.started.pop().expect("there is room").0.run_id;
         scene.end(run_id, completed());
         scene.store_outcomes();
+        scene.confirm(&run_id.to_bytes());
         ack
     };
     let first = end_one(&mut scene);

@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 /// Bases to wait for confirmations once the broker has stored every outcome.
 const CONFIRM_WAIT_BASES: u32 = 10;
+/// Bases after which a drain publishes an outcome for the first time again: where its stream was deleted with it, nobody will
+/// confirm it, and the process would end without it.
+const AGAIN_BASES: u32 = 2;
 /// Bases to wait for the broker to store outcomes after the last run ended; then the tasks run again elsewhere.
 const STORE_WAIT_BASES: u32 = 60;
 
@@ -61,6 +64,7 @@ impl Desk {
         self.mode = Mode::Draining(Drain { cause, deadline, idle_since: None, stored_since: None });
         self.acknowledge_last(clock.now);
         self.give_back_unstarted();
+        self.hasten_outcomes();
         self.rhythm.hurry(clock.now);
         self.advance_drain(clock.now);
     }
@@ -104,6 +108,25 @@ impl Desk {
         if stored {
             drain.stored_since.get_or_insert(now);
         }
+    }
+
+    /// The wait before an outcome that nobody confirmed is published again for the first time.
+    pub(super) fn first_again(&self) -> Duration {
+        match self.mode {
+            Mode::Draining(_) => self.times.base() * AGAIN_BASES,
+            Mode::Working | Mode::Cordoned => self.times.outcome_again(),
+        }
+    }
+
+    /// What is stored but unconfirmed is published again now, and soon again: the drain waits for it.
+    fn hasten_outcomes(&mut self) {
+        let again_after = self.first_again();
+        for (_, run) in self.runs.iter_mut() {
+            if let Stage::Ended(unconfirmed) = &mut run.stage {
+                unconfirmed.again_after = again_after;
+            }
+        }
+        self.publish_stored_again(|_| true);
     }
 
     fn kill_all(&mut self) {

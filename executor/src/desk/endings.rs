@@ -102,7 +102,7 @@ impl Desk {
             outcome,
             started_at,
             storage: Storage::Unstored,
-            again_after: self.times.outcome_again(),
+            again_after: self.first_again(),
         };
         let Some(()) = self.runs.advance(run_id, |_| (Stage::Ended(Box::new(unconfirmed)), ())) else { return };
         if let Some(run) = self.runs.get(run_id) {

@@ -469,6 +469,20 @@ fn a_kill_and_a_drain_report_a_run_once_as_its_owner_ended_it() {
 }
 
 #[test]
+fn a_drain_publishes_again_what_nobody_confirmed() {
+    // Stored, but its stream was deleted before its owner read it.
+    let mut scene = Scene::new();
+    scene.deliver(vec![dispatch()], FIRST);
+    scene.end(scene.run_id(0), completed());
+    assert_eq!(scene.store_outcomes().len(), 1);
+    scene.desk.drain(scene.clock);
+    scene.act();
+    assert_eq!(scene.store_outcomes().len(), 1);
+    scene.pass(seconds(2));
+    assert_eq!(scene.store_outcomes().len(), 1, "and once more before the drain gives up");
+}
+
+#[test]
 fn a_drain_ends_as_soon_as_its_short_tasks_have() {
     let mut scene = Scene::new();
     scene.deliver(vec![dispatch()], FIRST);

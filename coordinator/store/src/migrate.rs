@@ -210,6 +210,7 @@ fn migrator() -> Migrator {
         migration(4, "queued_at", include_str!("../migrations/0004_queued_at.sql")),
         migration(5, "quarantine", include_str!("../migrations/0005_quarantine.sql")),
         migration(6, "pauses", include_str!("../migrations/0006_pauses.sql")),
+        migration(7, "hot_updates", include_str!("../migrations/0007_hot_updates.sql")),
     ])
 }
 

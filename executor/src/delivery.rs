@@ -28,6 +28,8 @@ pub(crate) struct Delivery<'a> {
     pub stream_sequence: u64,
     /// When it was stored, Unix microseconds on JetStream's clock.
     pub stored_us: i64,
+    /// Messages that its consumer had left for anybody when this one was sent.
+    pub left: u64,
 }
 
 impl<'a> Delivery<'a> {
@@ -45,6 +47,7 @@ impl<'a> Delivery<'a> {
             deliveries: fields[2].parse().ok()?,
             stream_sequence: fields[3].parse().ok()?,
             stored_us: fields[5].parse::<i64>().ok()? / 1_000,
+            left: fields[6].parse().ok()?,
         })
     }
 }
@@ -55,7 +58,7 @@ mod tests {
 
     #[test]
     fn all_three_forms_say_the_same() {
-        let expected = Delivery { consumer: "agents-normal", deliveries: 2, stream_sequence: 7, stored_us: 1_700_000_000_000_001 };
+        let expected = Delivery { consumer: "agents-normal", deliveries: 2, stream_sequence: 7, stored_us: 1_700_000_000_000_001, left: 4 };
         let tail = "ORCHESTR8_TASKS.agents-normal.2.7.9.1700000000000001999.4";
         for reply in [format!("$JS.ACK.{tail}"), format!("$JS.ACK.hub.A1B2.{tail}"), format!("$JS.ACK._.A1B2.{tail}.rnd")] {
             assert_eq!(Delivery::parse(&reply), Some(expected), "{reply}");
@@ -64,7 +67,15 @@ mod tests {
 
     #[test]
     fn anything_else_is_no_delivery() {
-        for reply in ["", "$JS.ACK", "$JS.ACK.a.b.c", "_INBOX.x", "$JS.ACK.s.c.one.2.3.4.5", "$JS.ACK.s.c.1.2.3.99999999999999999999.5"] {
+        for reply in [
+            "",
+            "$JS.ACK",
+            "$JS.ACK.a.b.c",
+            "_INBOX.x",
+            "$JS.ACK.s.c.one.2.3.4.5",
+            "$JS.ACK.s.c.1.2.3.99999999999999999999.5",
+            "$JS.ACK.s.c.1.2.3.4.x",
+        ] {
             assert_eq!(Delivery::parse(reply), None, "{reply}");
         }
     }

@@ -156,6 +156,13 @@ impl Fetcher {
         since_pull
     }
 
+    /// With what it delivered last the consumer was empty: the sweep need not ask it, and a parked pull brings what comes next.
+    pub(crate) fn emptied(&mut self, consumer: &str, now: Instant) {
+        if let Some(index) = self.by_name.get(consumer) {
+            self.consumers[*index].empty_until = Some(now + EMPTY_FOR);
+        }
+    }
+
     /// The server says something about a pull; what concerns none of ours is passed over.
     pub(crate) fn status(&mut self, ticket: Ticket, status: PullStatus, now: Instant) {
         let Some(consumer) = self.consumers.get_mut(ticket.consumer) else { return };

@@ -198,6 +198,10 @@ async fn work_until_drained(
             Input::Tick => tick.as_mut().reset(tokio::time::Instant::now() + desk.patience()),
             Input::Inbox(_) | Input::Control(_) | Input::Coordinator(_) | Input::Report(..) | Input::Line(LineState::Up(_)) => {}
         }
+        if matches!(input, Input::Report(..)) {
+            // Short tasks that began together end together: what waits for this worker to run it belongs to this burst.
+            tokio::task::yield_now().await;
+        }
         take_in(desk, input, time.clock());
         // What has arrived meanwhile shares the effects: one message of outcomes instead of many.
         for _ in 1..BURST_MAX {

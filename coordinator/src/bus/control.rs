@@ -14,7 +14,10 @@ use tokio::sync::mpsc;
 /// Messages that wait for the connection.
 const WAITING_MAX: usize = 4_096;
 
-/// Control messages of one batch, gathered by executor.
+/// Confirmations for one executor that may wait for more.
+const CONFIRMS_HELD_MAX: usize = 256;
+
+/// Control messages, gathered by executor.
 #[derive(Debug, Default)]
 pub struct Outbox {
     to: HashMap<Incarnation, Control>,
@@ -42,6 +45,23 @@ impl Outbox {
     /// Tells all executors to drop a dispatch.
     pub fn drop_dispatch(&mut self, dispatch: DispatchId) {
         self.dropped.push(dispatch);
+    }
+
+    /// Adds what another one holds.
+    pub fn add(&mut self, other: Self) {
+        for (incarnation, control) in other.to {
+            let ours = self.to.entry(incarnation).or_default();
+            ours.verdicts.extend(control.verdicts);
+            ours.confirmed_run_ids.extend(control.confirmed_run_ids);
+        }
+        self.dropped.extend(other.dropped);
+    }
+
+    /// Whether somebody waits for what is in it: for a verdict, or for so many confirmations that they fill a message.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        let waits = |control: &Control| !control.verdicts.is_empty() || control.confirmed_run_ids.len() >= CONFIRMS_HELD_MAX;
+        !self.dropped.is_empty() || self.to.values().any(waits)
     }
 
     /// Whether somebody's outcome is confirmed.
@@ -135,5 +155,30 @@ impl Speaker {
         if let Err(error) = said {
             tracing::warn!(error, "a control message was dropped; it is asked for again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn confirmations_wait_and_verdicts_do_not() {
+        let executor = Incarnation::random();
+        let mut outbox = Outbox::default();
+        for _ in 1..CONFIRMS_HELD_MAX {
+            let mut batch = Outbox::default();
+            batch.confirm(RunId::random(), executor);
+            outbox.add(batch);
+        }
+        assert!(outbox.confirms() && !outbox.is_urgent());
+        outbox.confirm(RunId::random(), executor);
+        assert!(outbox.is_urgent(), "they fill a message");
+        let mut answered = Outbox::default();
+        answered.answer(RunId::random(), executor, Answer::Granted);
+        assert!(answered.is_urgent() && !answered.confirms());
+        let mut dropped = Outbox::default();
+        dropped.drop_dispatch(DispatchId::random());
+        assert!(dropped.is_urgent());
     }
 }

@@ -19,6 +19,10 @@ use orchestr8_store::quarantine::{self, Quarantined};
 use orchestr8_store::queue::Lot;
 use serde_json::json;
 use std::time::Duration;
+use tokio::time::Instant;
+
+/// Confirmations leave so often in one base of the protocol's times.
+const CONFIRMS_PER_BASE: u32 = 20;
 
 impl Lane {
     pub(super) async fn act(&mut self, works: Vec<Work>, mut stepped: Stepped) -> Result<(), StoreError> {
@@ -44,12 +48,32 @@ impl Lane {
         let published = self.publish_fresh(wanted, &stepped).await;
         self.answer_callers(works, &stepped);
         self.wake(stepped.executions.keys().copied());
+        self.say(outbox);
+        stepped.executions.into_values().for_each(|execution| self.executions.put(execution));
+        published
+    }
+
+    /// Verdicts leave at once. Confirmations wait a moment for more: they only let executors forget, and a message for every
+    /// commit wakes three processes.
+    fn say(&mut self, outbox: Outbox) {
+        let confirms = outbox.confirms();
+        self.unsaid.add(outbox);
+        if self.unsaid.is_urgent() {
+            self.speak();
+        } else if confirms {
+            let hold = self.parts.times.base() / CONFIRMS_PER_BASE;
+            self.alarms.confirm.get_or_insert_with(|| Instant::now() + hold);
+        }
+    }
+
+    /// Says to executors what waits to be said.
+    pub(super) fn speak(&mut self) {
+        self.alarms.confirm = None;
+        let outbox = std::mem::take(&mut self.unsaid);
         if outbox.confirms() {
             kill_points::pass(kill_points::AFTER_COMMIT_BEFORE_CONFIRM);
         }
         outbox.send(&self.parts.speaker);
-        stepped.executions.into_values().for_each(|execution| self.executions.put(execution));
-        published
     }
 
     /// One reader reads all its shards in order: what is decided of one is decided, or absent, of all. What an earlier reader

@@ -12,7 +12,7 @@ use super::roster::Roster;
 use super::sharing::Held;
 use super::work::Work;
 use crate::bus::Bus;
-use crate::bus::control::Speaker;
+use crate::bus::control::{Outbox, Speaker};
 use crate::bus::listen::LastHeard;
 use crate::bus::publisher::Publish;
 use crate::bus::reader::Reader;
@@ -126,6 +126,8 @@ pub struct Lane {
     /// What the database was told of hearing NATS.
     pub(super) hears: Hears,
     pub(super) mail: Mail,
+    /// What executors are told next.
+    pub(super) unsaid: Outbox,
     /// Leases under which shards of ours may stand in the database: those that are held, and those whose take got no answer.
     pub(super) leases_drawn: Vec<LeaseId>,
     pub(super) queues_known: HashSet<String>,
@@ -152,6 +154,8 @@ pub(super) struct Alarms {
     /// When those who are new, or say something new of themselves, are shown and spoken to.
     pub announce: Option<Instant>,
     pub purge: Instant,
+    /// When confirmations have waited long enough.
+    pub confirm: Option<Instant>,
 }
 
 /// Randomness for the state machine.
@@ -210,12 +214,14 @@ impl Lane {
                 ask: None,
                 announce: None,
                 purge: soon,
+                confirm: None,
             },
             vanished: Vec::new(),
             purged_below: 0,
             in_doubt: false,
             hears: Hears::Beats,
             mail: Mail::default(),
+            unsaid: Outbox::default(),
             leases_drawn: Vec::new(),
             queues_known: HashSet::new(),
             connected: true,
@@ -366,6 +372,7 @@ impl Lane {
             self.alarms.expiry,
             self.alarms.ask,
             self.alarms.announce,
+            self.alarms.confirm,
             due,
             again,
             full,

@@ -61,6 +61,9 @@ impl Lane {
         if self.alarms.reader.is_some_and(|at| at <= now) {
             self.start_reader();
         }
+        if self.alarms.confirm.is_some_and(|at| at <= now) {
+            self.speak();
+        }
         self.announce();
         self.take_due().await?;
         self.ask();
@@ -466,6 +469,7 @@ impl Lane {
                 break;
             }
         }
+        self.speak();
         self.refuse_without_shards();
         self.wait_for_acks().await;
         let saved = if self.shards.is_empty() { Ok(()) } else { self.save().await.map(|_| ()) };

@@ -35,6 +35,9 @@ impl Desk {
             return;
         };
         let since_pull = self.fetcher.delivered(delivery.consumer, clock.now);
+        if delivery.left == 0 {
+            self.fetcher.emptied(delivery.consumer, clock.now);
+        }
         if !self.takes_work() || self.fetcher.is_paused(delivery.consumer) {
             self.publish(ack, None, NAK);
             return;

@@ -97,13 +97,8 @@ impl Desk {
     }
 
     fn keep(&mut self, run_id: RunId, outcome: Outcome, started_at: Option<Instant>) {
-        let unconfirmed = Unconfirmed {
-            bytes: outcome.encoded_len(),
-            outcome,
-            started_at,
-            storage: Storage::Unstored,
-            again_after: self.first_again(),
-        };
+        let unconfirmed =
+            Unconfirmed { bytes: outcome.encoded_len(), outcome, started_at, storage: Storage::Unstored, again_after: self.first_again() };
         let Some(()) = self.runs.advance(run_id, |_| (Stage::Ended(Box::new(unconfirmed)), ())) else { return };
         if let Some(run) = self.runs.get(run_id) {
             self.outcomes.push(run.task_id.shard(), run_id);

@@ -38,6 +38,21 @@ fn an_empty_sweep_asks_by_priority_and_then_parks_everywhere() {
 }
 
 #[test]
+fn a_consumer_that_is_empty_again_is_parked_without_being_asked() {
+    let (mut fetcher, now) = fetcher(&["a"]);
+    sweep_empty(&mut fetcher, now);
+    fetcher.delivered("a-normal", now);
+    fetcher.emptied("a-normal", now);
+    let requests = fetcher.step(ROOM, now);
+    assert_eq!(requests.iter().map(name).collect::<Vec<_>>(), ["a-normal"]);
+    assert!(requests[0].body.contains("expires"), "{requests:?}");
+    // With more behind it the rest is asked for at once.
+    fetcher.delivered("a-normal", now);
+    let requests = fetcher.step(ROOM, now);
+    assert!(requests.len() == 1 && requests[0].body.contains("no_wait"), "{requests:?}");
+}
+
+#[test]
 fn queues_take_turns_within_a_priority() {
     let (mut fetcher, now) = fetcher(&["a", "b"]);
     let (first, _) = sweep_empty(&mut fetcher, now);

@@ -10,6 +10,7 @@ use orchestr8_proto::wire::{ClaimBatch, Heartbeat, Nudge};
 use orchestr8_store::queue::Lot;
 use prost::Message;
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Everything that can wake a lane, besides callers and its own clock.
 #[derive(Debug)]
@@ -79,7 +80,7 @@ pub enum Connection {
 }
 
 /// One message of the outcome stream.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct OutcomeMessage {
     /// Which reader read it.
     pub generation: u64,
@@ -91,6 +92,8 @@ pub struct OutcomeMessage {
     pub stored_at: Timestamp,
     /// An encoded batch, from an executor: untrusted.
     pub payload: Bytes,
+    /// Its part of what may wait for the lane; free once this is dropped.
+    pub room: OwnedSemaphorePermit,
 }
 
 /// The end of one publication.

@@ -5,6 +5,7 @@
 //! - [`admission`]: how much of submissions may wait in memory
 //! - [`problem`]: errors as `application/problem+json` with stable codes
 //! - [`json`], [`body`], [`fields`], [`parameters`], [`ids`]: strict reading of requests; nothing is accepted and ignored
+//! - [`refusals`]: all that is wrong with a submission, in one answer
 //! - [`submit`], [`single`], [`shapes`], [`workflow`]: submissions of tasks and workflows
 //! - [`tasks`], [`workflows`], [`definitions`]: what there is, and cancelling it
 //! - [`demand`]: what an autoscaler asks
@@ -33,6 +34,7 @@ pub mod problem;
 pub mod progress;
 mod quarantine;
 mod queues;
+pub mod refusals;
 pub mod server;
 pub mod shapes;
 mod shards;

@@ -19,6 +19,8 @@ pub struct CoordinatorSettings {
     pub listen: SocketAddr,
     /// What the API identifies itself with; none: it speaks without TLS.
     pub tls: Option<ApiCertificate>,
+    /// Connections to the API that are open at the same time, at most, at least 1; who comes then waits.
+    pub connections_max: usize,
     /// The API's bearer token.
     pub token: String,
     /// A bearer token that opens `/metrics` alone.

@@ -1,5 +1,6 @@
 //! From settings to a running coordinator, and its bounded end.
 
+use crate::api::connections::ConnectionLimits;
 use crate::api::{self, ApiContext, ApiSettings, access};
 use crate::bus::control::Speaker;
 use crate::bus::listen;
@@ -50,6 +51,7 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
         tokens: vec![access::Token::new(&settings.token)?],
         metrics_tokens: settings.metrics_token.iter().map(|token| access::Token::new(token)).collect::<Result<_, _>>()?,
         times: settings.times,
+        connections: ConnectionLimits::of(settings.connections_max),
         shutdown: shutdown.clone(),
     };
     let context = ApiContext::new(handle.clone(), reads, api_settings, metrics.clone());
@@ -71,7 +73,7 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
     while let Some(ended) = parts.join_next().await {
         ended.map_err(|_| CoordinatorError::Ended("a lane"))?;
     }
-    if matches!(served, Ok(Ok(()))) { Ok(()) } else { Err(CoordinatorError::Ended("the API")) }
+    if matches!(served, Ok(())) { Ok(()) } else { Err(CoordinatorError::Ended("the API")) }
 }
 
 async fn bind(settings: &CoordinatorSettings) -> Result<TcpListener, CoordinatorError> {

@@ -1,6 +1,7 @@
 //! The HTTP API: requests into submissions, commands and reads; answers as JSON, errors as problems. No logic of its own.
 //!
-//! - [`server`]: which addresses may be bound, serving, the bounded drain; [`tls`]: its certificate and handshakes
+//! - [`server`]: which addresses may be bound, serving, the bounded drain; [`tls`]: its certificate
+//! - [`connections`]: how many there are, and how long they may be idle
 //! - [`access`]: the bearer token, the counting of requests
 //! - [`admission`]: how much of submissions may wait in memory
 //! - [`problem`]: errors as `application/problem+json` with stable codes
@@ -19,6 +20,7 @@
 pub mod access;
 pub mod admission;
 pub mod body;
+pub mod connections;
 pub mod definitions;
 pub mod demand;
 mod doctor;
@@ -77,6 +79,8 @@ pub struct ApiSettings {
     pub metrics_tokens: Vec<access::Token>,
     /// How often who waits reads again.
     pub times: ProtocolTimes,
+    /// Of the connections that it is asked over.
+    pub connections: connections::ConnectionLimits,
     /// Event streams and waits end, and no connection is accepted, once this is cancelled.
     pub shutdown: CancellationToken,
 }

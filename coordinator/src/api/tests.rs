@@ -1,5 +1,6 @@
 //! The routes without a database and without a lane: everything that is refused before, and a lane that is played by the test.
 
+use super::connections::ConnectionLimits;
 use super::*;
 use crate::engine::handle::{Command, Occasion, Origin, Submitted};
 use axum::body::{Body, to_bytes};
@@ -24,7 +25,8 @@ fn served() -> (Router, mpsc::Receiver<Command>) {
     // Nothing listens on the port: the system gives it to nobody.
     let reads = read_pool(PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(1), 1);
     let tokens = vec![access::Token::new(TOKEN).expect("long enough")];
-    let settings = ApiSettings { tokens, metrics_tokens: Vec::new(), times: ProtocolTimes::default(), shutdown: CancellationToken::new() };
+    let (times, connections, shutdown) = (ProtocolTimes::default(), ConnectionLimits::of(1), CancellationToken::new());
+    let settings = ApiSettings { tokens, metrics_tokens: Vec::new(), times, connections, shutdown };
     (router(ApiContext::new(engine, reads, settings, Metrics::default())), commands)
 }
 

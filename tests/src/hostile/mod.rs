@@ -1,6 +1,7 @@
 //! What others may send or configure: nothing of it breaks anything, and what is wrong is told clearly.
 
 mod api;
+mod connections;
 mod flood;
 mod messages;
 mod outputs;

@@ -52,6 +52,7 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
         metrics_tokens: settings.metrics_token.iter().map(|token| access::Token::new(token)).collect::<Result<_, _>>()?,
         times: settings.times,
         connections: ConnectionLimits::of(settings.connections_max),
+        queues_max: settings.queues_max,
         shutdown: shutdown.clone(),
     };
     let context = ApiContext::new(handle.clone(), reads, api_settings, metrics.clone());
@@ -129,6 +130,7 @@ async fn start_lane(
     let connection = patience.keep("Postgres", || database.lane_connection()).await?;
     let inputs = mpsc::channel(INPUTS_MAX);
     let bus = patience.keep("NATS", || Bus::connect(&settings.nats, settings.times, inputs.0.clone())).await?;
+    let bus = bus.forgetting_queues_after(settings.queue_forgotten_after);
     let now = patience.keep("Postgres", || database.now()).await?;
     let shape = StreamShape {
         installation: installation.id,

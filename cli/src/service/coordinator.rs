@@ -4,6 +4,7 @@ use super::nats::NatsArgs;
 use super::open_files;
 use super::secrets::{read_secret, read_token_keys};
 use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_patience, parse_time_base, without_secrets};
+use crate::commands::values::parse_span;
 use nix::unistd::gethostname;
 use orchestr8_coordinator::{ApiCertificate, CoordinatorError, CoordinatorSettings};
 use orchestr8_proto::ids::SHARDS_MAX;
@@ -71,6 +72,12 @@ pub struct CoordinatorArgs {
     /// Tasks in one message, at most, where their handler is known to take far less than a millisecond; 1: each travels alone.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     bundle_max: u16,
+    /// Queues that there may be; a submission that names one more is refused. Each takes four consumers in JetStream, some 300 kB of nats-server.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    queues_max: u16,
+    /// A queue that nobody uses or serves for so long loses its consumers; they are made again when it is used.
+    #[arg(long, value_name = "DURATION", value_parser = parse_span, default_value = "1d")]
+    queue_forgotten_after: Duration,
     /// Servers of a NATS cluster that keep a copy of each stream: 1, 3 or 5. Streams that have fewer get more.
     #[arg(long, env = "ORCHESTR8_NATS_REPLICAS", value_name = "N", default_value_t = 1, value_parser = parse_replicas)]
     nats_replicas: u8,
@@ -123,6 +130,8 @@ impl CoordinatorArgs {
             cache_bytes_max: self.cache_bytes,
             subject_messages_max: self.subject_messages_max,
             bundle_max: usize::from(self.bundle_max),
+            queues_max: usize::from(self.queues_max),
+            queue_forgotten_after: self.queue_forgotten_after,
             nats_replicas: self.nats_replicas,
         })
     }
@@ -165,6 +174,8 @@ fn log_start(settings: &CoordinatorSettings) {
         subject_messages_max = settings.subject_messages_max,
         bundle_max = settings.bundle_max,
         nats_replicas = settings.nats_replicas,
+        queues_max = settings.queues_max,
+        queue_forgotten_after = ?settings.queue_forgotten_after,
         connections_max = settings.connections_max,
         "limits"
     );
@@ -202,7 +213,8 @@ mod tests {
         let resolved = resolve(&["--database-url", "postgres://u:p@h/d", "--token-keys-file", &keys], Some("a-long-enough-token\n"))
             .expect("complete");
         assert_eq!(resolved.listen.to_string(), "127.0.0.1:8088");
-        assert_eq!(resolved.connections_max, 8_192);
+        assert_eq!((resolved.connections_max, resolved.queues_max), (8_192, 1_000));
+        assert_eq!(resolved.queue_forgotten_after, Duration::from_hours(24));
         assert_eq!((resolved.shard_count, resolved.subject_messages_max, resolved.cache_bytes_max), (16, 100_000, 268_435_456));
         assert_eq!((resolved.nats.shown().as_str(), resolved.token.as_str()), ("nats://127.0.0.1:4222", "a-long-enough-token"));
         assert_eq!((resolved.times, resolved.startup_patience), (ProtocolTimes::default(), Duration::from_secs(30)));

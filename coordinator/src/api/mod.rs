@@ -6,6 +6,7 @@
 //! - [`admission`]: how much of submissions may wait in memory
 //! - [`problem`]: errors as `application/problem+json` with stable codes
 //! - [`json`], [`body`], [`fields`], [`parameters`], [`ids`]: strict reading of requests; nothing is accepted and ignored
+//! - [`queue_bound`]: how many queues there may be
 //! - [`refusals`]: all that is wrong with a submission, in one answer
 //! - [`submit`], [`single`], [`shapes`], [`workflow`]: submissions of tasks and workflows
 //! - [`tasks`], [`workflows`], [`definitions`]: what there is, and cancelling it
@@ -35,6 +36,7 @@ pub mod probes;
 pub mod problem;
 pub mod progress;
 mod quarantine;
+pub mod queue_bound;
 mod queues;
 pub mod refusals;
 pub mod server;
@@ -81,6 +83,8 @@ pub struct ApiSettings {
     pub times: ProtocolTimes,
     /// Of the connections that it is asked over.
     pub connections: connections::ConnectionLimits,
+    /// Queues that there may be, at least 1; a submission with one more is refused.
+    pub queues_max: usize,
     /// Event streams and waits end, and no connection is accepted, once this is cancelled.
     pub shutdown: CancellationToken,
 }
@@ -106,6 +110,7 @@ pub struct Inside {
     submissions: Arc<Semaphore>,
     scrape: Mutex<probes::LastScrape>,
     shapes: shapes::Shapes,
+    queues: queue_bound::QueueBound,
     demand: demand::LastCount,
 }
 
@@ -116,8 +121,8 @@ impl ApiContext {
         let listeners = Arc::new(Semaphore::new(LISTENERS_MAX));
         let submissions = Arc::new(Semaphore::new(admission::SUBMISSION_BYTES_MAX));
         let (scrape, demand) = (Mutex::default(), demand::LastCount::default());
-        let shapes = shapes::Shapes::default();
-        Self { inside: Arc::new(Inside { engine, reads, settings, metrics, listeners, submissions, scrape, shapes, demand }) }
+        let (shapes, queues) = (shapes::Shapes::default(), queue_bound::QueueBound::new(settings.queues_max));
+        Self { inside: Arc::new(Inside { engine, reads, settings, metrics, listeners, submissions, scrape, shapes, queues, demand }) }
     }
 }
 

@@ -112,6 +112,9 @@ codes! {
     Refused = "refused", UNPROCESSABLE_ENTITY, "The database refused the rows",
         "A value is valid JSON but cannot be stored.",
         "`detail` repeats what the database said.";
+    TooManyQueues = "too_many_queues", UNPROCESSABLE_ENTITY, "There are too many queues",
+        "The submission names a queue that there is not yet, and there are as many as the coordinator lets in: each costs nats-server memory.",
+        "Use a queue that there is (GET /api/v1/queues), wait until those that nobody uses or serves are forgotten, or raise --queues-max. Tags, not queues, tell users and jobs apart.";
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Not available at the moment",
         "Postgres or the lane that serves the request does not answer.",
         "Try again after `Retry-After` seconds, with the same Idempotency-Key; /readyz says which part is missing.";

@@ -66,6 +66,7 @@ pub(super) async fn workflow(
     parameters.finish()?;
     let key = idempotency_key(&headers, body.hash)?;
     let submission = WorkflowRequest::read(body.value)?.into_submission(&context.reads).await?;
+    context.queues.admit(&context, std::slice::from_ref(&submission)).await?;
     let request = Request { submissions: vec![submission.clone()], bytes: body.bytes, key, room: Some(room) };
     let submitted = commit(&context, request).await?;
     let id = submitted.ids.first().copied().ok_or_else(|| lost_ids(1, 0))?;
@@ -118,6 +119,7 @@ fn batch(items: Vec<Value>, shapes: &Shapes) -> Result<Vec<Submission>, Problem>
 }
 
 async fn submit_tasks(context: &ApiContext, request: Request) -> Result<Vec<Value>, Problem> {
+    context.queues.admit(context, &request.submissions).await?;
     let outlook = Outlook::of(context);
     let submissions = request.submissions.clone();
     let submitted = commit(context, request).await?;

@@ -26,7 +26,7 @@ fn served() -> (Router, mpsc::Receiver<Command>) {
     let reads = read_pool(PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(1), 1);
     let tokens = vec![access::Token::new(TOKEN).expect("long enough")];
     let (times, connections, shutdown) = (ProtocolTimes::default(), ConnectionLimits::of(1), CancellationToken::new());
-    let settings = ApiSettings { tokens, metrics_tokens: Vec::new(), times, connections, shutdown };
+    let settings = ApiSettings { tokens, metrics_tokens: Vec::new(), times, connections, queues_max: 1, shutdown };
     (router(ApiContext::new(engine, reads, settings, Metrics::default())), commands)
 }
 

@@ -37,8 +37,8 @@ pub enum Input {
     Connection(Connection),
     /// The streams were made or looked at.
     Streams(Result<crate::bus::streams::Incarnations, String>),
-    /// nats-server says that a stream, or a consumer of the task stream, was deleted.
-    Deleted,
+    /// nats-server says that a stream, or a consumer of the task stream, was deleted; of which queue it was, where it was of one.
+    Deleted(Option<String>),
     /// A hint of another coordinator, and where it waits for an answer.
     Nudge(Nudge, Option<String>),
     /// JetStream's clock less ours, in microseconds.
@@ -61,7 +61,7 @@ impl Input {
             | Self::Surveyed(_)
             | Self::Connection(_)
             | Self::Streams(_)
-            | Self::Deleted
+            | Self::Deleted(_)
             | Self::Nudge(..)
             | Self::ServerClock(_) => 0,
         }

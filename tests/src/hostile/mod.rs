@@ -7,4 +7,5 @@ mod messages;
 mod outputs;
 mod plans;
 mod poison;
+mod queues;
 mod servers;

@@ -19,6 +19,8 @@ pub struct CoordinatorSettings {
     pub listen: SocketAddr,
     /// What the API identifies itself with; none: it speaks without TLS.
     pub tls: Option<ApiCertificate>,
+    /// Connections to the API that are open at the same time, at most, at least 1; who comes then waits.
+    pub connections_max: usize,
     /// The API's bearer token.
     pub token: String,
     /// A bearer token that opens `/metrics` alone.
@@ -41,6 +43,10 @@ pub struct CoordinatorSettings {
     pub subject_messages_max: u64,
     /// Dispatches of tasks known to be short that travel in one message, at most; 1: each alone.
     pub bundle_max: usize,
+    /// Queues that there may be, at least 1; a submission with one more is refused.
+    pub queues_max: usize,
+    /// The consumers of a queue that nobody uses or serves for so long are removed.
+    pub queue_forgotten_after: Duration,
     /// Servers of a NATS cluster that keep a copy of each stream: 1, 3 or 5.
     pub nats_replicas: u8,
 }

@@ -1,5 +1,6 @@
 //! From settings to a running coordinator, and its bounded end.
 
+use crate::api::connections::ConnectionLimits;
 use crate::api::{self, ApiContext, ApiSettings, access};
 use crate::bus::control::Speaker;
 use crate::bus::listen;
@@ -50,6 +51,8 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
         tokens: vec![access::Token::new(&settings.token)?],
         metrics_tokens: settings.metrics_token.iter().map(|token| access::Token::new(token)).collect::<Result<_, _>>()?,
         times: settings.times,
+        connections: ConnectionLimits::of(settings.connections_max),
+        queues_max: settings.queues_max,
         shutdown: shutdown.clone(),
     };
     let context = ApiContext::new(handle.clone(), reads, api_settings, metrics.clone());
@@ -71,7 +74,7 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
     while let Some(ended) = parts.join_next().await {
         ended.map_err(|_| CoordinatorError::Ended("a lane"))?;
     }
-    if matches!(served, Ok(Ok(()))) { Ok(()) } else { Err(CoordinatorError::Ended("the API")) }
+    if matches!(served, Ok(())) { Ok(()) } else { Err(CoordinatorError::Ended("the API")) }
 }
 
 async fn bind(settings: &CoordinatorSettings) -> Result<TcpListener, CoordinatorError> {
@@ -127,6 +130,7 @@ async fn start_lane(
     let connection = patience.keep("Postgres", || database.lane_connection()).await?;
     let inputs = mpsc::channel(INPUTS_MAX);
     let bus = patience.keep("NATS", || Bus::connect(&settings.nats, settings.times, inputs.0.clone())).await?;
+    let bus = bus.forgetting_queues_after(settings.queue_forgotten_after);
     let now = patience.keep("Postgres", || database.now()).await?;
     let shape = StreamShape {
         installation: installation.id,

@@ -7,13 +7,24 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use orchestr8_proto::exposition::Exposition;
 use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+
+/// Connections at the same time: those who probe and those who scrape are few.
+const CONNECTIONS_MAX: usize = 64;
+/// A connection ends when the head of its next request has not come within this time.
+const HEAD_WITHIN: Duration = Duration::from_secs(30);
 
 /// What the handlers know.
 #[derive(Clone)]
@@ -39,12 +50,27 @@ pub(crate) async fn serve(settings: &ProbeSettings, metrics: Metrics) -> Result<
         .with_state(Context { metrics, token });
     tracing::info!(%address, "metrics and probes");
     let mut answering = JoinSet::new();
-    answering.spawn(async move {
-        if let Err(error) = axum::serve(listener, routes).await {
-            tracing::warn!(%error, "metrics and probes are no longer answered");
-        }
-    });
+    answering.spawn(answer(listener, routes, HEAD_WITHIN));
     Ok(answering)
+}
+
+/// Accepts and answers, [`CONNECTIONS_MAX`] connections at a time; who comes then waits.
+async fn answer(mut listener: TcpListener, routes: Router, head_within: Duration) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut open = JoinSet::new();
+    loop {
+        while open.try_join_next().is_some() {}
+        let place = room.clone().acquire_owned().await.expect("it is never closed");
+        // The trait's, not the listener's own: it waits where the system has no room for another connection.
+        let (stream, _) = Listener::accept(&mut listener).await;
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(head_within);
+        let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes.clone()));
+        open.spawn(async move {
+            connection.await.ok(); // Whoever asks may go at any time.
+            drop(place);
+        });
+    }
 }
 
 /// 200 while the loop turns.
@@ -91,6 +117,9 @@ impl Context {
 mod tests {
     use super::*;
     use axum::http::HeaderValue;
+    use std::net::Ipv4Addr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     #[test]
     fn a_token_opens_and_nothing_else_does() {
@@ -103,6 +132,35 @@ mod tests {
         assert!(context(Some("right")).opens(&headers("bearer right")));
         for wrong in [HeaderMap::new(), headers("Bearer wrong"), headers("right"), headers("Basic right")] {
             assert!(!context(Some("right")).opens(&wrong), "{wrong:?}");
+        }
+    }
+
+    /// No test waits longer for anything.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    async fn connected(address: SocketAddr, says: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        stream.write_all(says.as_bytes()).await.expect("open");
+        stream
+    }
+
+    #[tokio::test]
+    async fn whoever_sends_half_a_head_ends_and_makes_room_for_others() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let mut answering = JoinSet::new();
+        answering.spawn(answer(listener, Router::new().route("/", get(async || "hello")), Duration::from_millis(50)));
+        let mut slow = Vec::new();
+        for beginning in ["", "GET / HTTP/1.1\r\nHost:"].repeat(CONNECTIONS_MAX) {
+            slow.push(connected(address, beginning).await);
+        }
+        let mut asker = connected(address, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        let mut answer = String::new();
+        tokio::time::timeout(PATIENCE, asker.read_to_string(&mut answer)).await.expect("in time").expect("an answer");
+        assert!(answer.ends_with("hello"), "{answer}");
+        for mut stream in slow {
+            // A reset is an end as well.
+            tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await.expect("in time").ok();
         }
     }
 }

@@ -86,6 +86,13 @@ pub fn consumer_name(queue: &str, priority: Priority) -> String {
     format!("{queue}-{priority}")
 }
 
+/// The queue of a consumer's name; none: it is not one of ours.
+#[must_use]
+pub fn queue_of_consumer(name: &str) -> Option<String> {
+    let (queue, priority) = name.rsplit_once('-')?;
+    priority.parse::<Priority>().ok().map(|_| queue.to_owned())
+}
+
 /// Where executors publish outcomes of a shard.
 #[must_use]
 pub fn outcome_subject(shard: u16) -> String {

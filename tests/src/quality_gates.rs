@@ -1,4 +1,5 @@
-//! `examples/quality-gates.yaml` on repositories made for the test: a tidy one, and one with a mistake for each gate.
+//! `examples/quality-gates.yaml` on this repository, as `make run` has it, and on repositories made for the test: a tidy one, and
+//! one with a mistake for each gate.
 
 use crate::harness::{Installation, InstallationOptions, binary};
 use anyhow::{Context, Result, ensure};
@@ -55,6 +56,20 @@ async fn run_gates(installation: &Installation, repository: &Path) -> Result<(Va
 async fn stdout_of(installation: &Installation, task: &Value) -> Result<String> {
     let task = installation.api.get(&format!("/api/v1/tasks/{}", task["task_id"].as_str().context("an id")?)).await?;
     Ok(task["attempt_history"][0]["stdout_tail"].as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn this_repository_passes_all_gates() -> Result<()> {
+    if !binary::workspace().join(".git").exists() {
+        eprintln!("skipped: {} is no work tree of git", binary::workspace().display());
+        return Ok(());
+    }
+    let installation = Installation::start(InstallationOptions::default()).await?;
+    let (ended, tasks) = run_gates(&installation, &binary::workspace()).await?;
+    let report = ended["output"].as_str().with_context(|| format!("{ended} {tasks:?}"))?;
+    ensure!(ended["status"] == "completed" && report.contains("\n**All 5 gates passed.**\n"), "{report}");
+    installation.finish().await;
+    Ok(())
 }
 
 #[tokio::test]

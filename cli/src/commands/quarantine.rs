@@ -3,6 +3,7 @@
 use super::CommandError;
 use super::context::{ClientArgs, Context, Format, emit, emit_json};
 use super::list::{PAGE_ROWS_MAX, span, table, with_query};
+use super::target::parse_prefix;
 use crate::client::shapes::{QuarantinePage, QuarantinedEvent};
 use crate::exit::Exit;
 use crate::text::{harmless, harmless_line};
@@ -38,11 +39,20 @@ enum QuarantineCommand {
     /// Send one to its shard once more; exit code 1 if it needs none, because it comes again by itself.
     Redrive(OneArgs),
     /// Forget one. A timer is tried again by itself within the hour.
-    Discard(OneArgs),
+    Discard(WholeArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct OneArgs {
+    /// The id of a quarantined event, or at least its first 8 digits.
+    #[arg(value_name = "ID", value_parser = parse_prefix)]
+    id: String,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct WholeArgs {
     /// The whole id of a quarantined event, as `quarantine list` shows it.
     #[arg(value_name = "ID", value_parser = parse_event_id)]
     id: Uuid,
@@ -61,12 +71,12 @@ pub async fn quarantine(args: &QuarantineArgs) -> Result<Exit, CommandError> {
         QuarantineCommand::Redrive(one) => {
             let context = Context::new(&one.client)?;
             let answer = context.client.command(&format!("{PATH}/{}/redrive", one.id)).await?;
-            told(&context, one, &answer)?;
+            told(&context, &answer)?;
         }
         QuarantineCommand::Discard(one) => {
             let context = Context::new(&one.client)?;
             let answer = context.client.delete(&format!("{PATH}/{}", one.id)).await?;
-            told(&context, one, &answer)?;
+            told(&context, &answer)?;
         }
     }
     Ok(Exit::Done)
@@ -118,10 +128,11 @@ async fn show(one: &OneArgs) -> Result<(), CommandError> {
     }
 }
 
-fn told(context: &Context, one: &OneArgs, answer: &Value) -> Result<(), CommandError> {
+fn told(context: &Context, answer: &Value) -> Result<(), CommandError> {
+    let word = |name: &str| answer.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     match context.format {
         Format::Json => emit_json(answer),
-        Format::Text => emit(&format!("{} {}", one.id, answer.get("status").and_then(Value::as_str).unwrap_or("done"))),
+        Format::Text => emit(&harmless_line(&format!("{} {}", word("id"), word("status")))),
     }
 }
 

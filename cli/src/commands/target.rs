@@ -63,10 +63,18 @@ pub fn parse_id(text: &str) -> Result<GivenId, String> {
         let task = TaskId::try_from(uuid).map(GivenId::Task);
         return task.or_else(|_| ExecutionId::try_from(uuid).map(GivenId::Workflow)).map_err(|error| error.to_string());
     }
+    parse_prefix(text).map(GivenId::Prefix)
+}
+
+/// Reads a whole id or the beginning of one, whatever it is the id of.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_prefix(text: &str) -> Result<String, String> {
     let digits = text.bytes().filter(u8::is_ascii_hexdigit).count();
     let is_prefix = (PREFIX_DIGITS_MIN..=32).contains(&digits) && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     if is_prefix {
-        Ok(GivenId::Prefix(text.to_ascii_lowercase()))
+        Ok(text.to_ascii_lowercase())
     } else {
         Err(format!("`{}` is no id: use a whole id or at least its first {PREFIX_DIGITS_MIN} digits", text.escape_default()))
     }

@@ -1,8 +1,10 @@
 //! `orchestr8 coordinator`: flags to the settings of a coordinator.
 
 use super::nats::NatsArgs;
+use super::open_files;
 use super::secrets::{read_secret, read_token_keys};
 use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_patience, parse_time_base, without_secrets};
+use crate::commands::values::parse_span;
 use nix::unistd::gethostname;
 use orchestr8_coordinator::{ApiCertificate, CoordinatorError, CoordinatorSettings};
 use orchestr8_proto::ids::SHARDS_MAX;
@@ -37,6 +39,9 @@ pub struct CoordinatorArgs {
     /// The file with the private key of --tls-cert, PEM.
     #[arg(long, env = "ORCHESTR8_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Connections to the API that are open at the same time, at most; who comes then waits. Fewer where the system allows fewer open files.
+    #[arg(long, env = "ORCHESTR8_CONNECTIONS_MAX", value_name = "N", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    connections_max: u32,
     /// The file with a bearer token that opens /metrics alone, for whoever scrapes it [default: none].
     #[arg(long, env = "ORCHESTR8_METRICS_TOKEN_FILE", value_name = "FILE")]
     metrics_token_file: Option<PathBuf>,
@@ -67,6 +72,12 @@ pub struct CoordinatorArgs {
     /// Tasks in one message, at most, where their handler is known to take far less than a millisecond; 1: each travels alone.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     bundle_max: u16,
+    /// Queues that there may be; a submission that names one more is refused. Each takes four consumers in JetStream, some 300 kB of nats-server.
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    queues_max: u16,
+    /// A queue that nobody uses or serves for so long loses its consumers; they are made again when it is used.
+    #[arg(long, value_name = "DURATION", value_parser = parse_span, default_value = "1d")]
+    queue_forgotten_after: Duration,
     /// Servers of a NATS cluster that keep a copy of each stream: 1, 3 or 5. Streams that have fewer get more.
     #[arg(long, env = "ORCHESTR8_NATS_REPLICAS", value_name = "N", default_value_t = 1, value_parser = parse_replicas)]
     nats_replicas: u8,
@@ -80,7 +91,8 @@ impl Service for CoordinatorArgs {
 
     async fn serve(self, shutdown: CancellationToken) -> Result<(), ServiceError> {
         let token = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.trim().is_empty());
-        let settings = self.settings(token)?;
+        let mut settings = self.settings(token)?;
+        settings.connections_max = open_files::room_for(settings.connections_max);
         log_start(&settings);
         orchestr8_coordinator::run(settings, shutdown).await.map_err(|error| told(&error))
     }
@@ -106,6 +118,7 @@ impl CoordinatorArgs {
             nats: self.nats.settings()?,
             listen: self.listen,
             tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| ApiCertificate { certificate, key }),
+            connections_max: usize::try_from(self.connections_max).unwrap_or(usize::MAX),
             token,
             metrics_token: self.metrics_token_file.map(|file| read_secret("--metrics-token-file", &file)).transpose()?,
             token_keys: read_token_keys("--token-keys-file", &keys_file)?,
@@ -117,6 +130,8 @@ impl CoordinatorArgs {
             cache_bytes_max: self.cache_bytes,
             subject_messages_max: self.subject_messages_max,
             bundle_max: usize::from(self.bundle_max),
+            queues_max: usize::from(self.queues_max),
+            queue_forgotten_after: self.queue_forgotten_after,
             nats_replicas: self.nats_replicas,
         })
     }
@@ -159,6 +174,9 @@ fn log_start(settings: &CoordinatorSettings) {
         subject_messages_max = settings.subject_messages_max,
         bundle_max = settings.bundle_max,
         nats_replicas = settings.nats_replicas,
+        queues_max = settings.queues_max,
+        queue_forgotten_after = ?settings.queue_forgotten_after,
+        connections_max = settings.connections_max,
         "limits"
     );
     log_times(&settings.times);
@@ -195,6 +213,8 @@ mod tests {
         let resolved = resolve(&["--database-url", "postgres://u:p@h/d", "--token-keys-file", &keys], Some("a-long-enough-token\n"))
             .expect("complete");
         assert_eq!(resolved.listen.to_string(), "127.0.0.1:8088");
+        assert_eq!((resolved.connections_max, resolved.queues_max), (8_192, 1_000));
+        assert_eq!(resolved.queue_forgotten_after, Duration::from_hours(24));
         assert_eq!((resolved.shard_count, resolved.subject_messages_max, resolved.cache_bytes_max), (16, 100_000, 268_435_456));
         assert_eq!((resolved.nats.shown().as_str(), resolved.token.as_str()), ("nats://127.0.0.1:4222", "a-long-enough-token"));
         assert_eq!((resolved.times, resolved.startup_patience), (ProtocolTimes::default(), Duration::from_secs(30)));

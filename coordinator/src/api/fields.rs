@@ -2,6 +2,7 @@
 
 use super::parameters::rfc3339;
 use super::problem::{Code, Problem};
+use super::refusals::{ERRORS_MAX, Refusals};
 use orchestr8_core::definition::{DURATION_MAX, nearest_key, parse_duration};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
@@ -136,44 +137,51 @@ impl Fields {
         texts.ok_or_else(|| refused(name, &value, &remedy))
     }
 
-    /// The keys that every submission has.
-    ///
-    /// # Errors
-    /// [`Code::BadField`].
-    pub fn submitter(&mut self) -> Result<Submitter, Problem> {
-        let tags = self.texts("tags", (TAGS_MAX, TAG_BYTES_MAX))?;
-        if let Some(tag) = tags.iter().find(|tag| tag.contains(',')) {
-            return Err(refused("tags", &json!(tag), "must not contain a comma: it separates tags in queries"));
+    /// The keys that every submission has; what is wrong with them goes to `refusals`.
+    pub fn submitter(&mut self, refusals: &mut Refusals) -> Submitter {
+        Submitter {
+            tags: refusals.or_default(self.tags()),
+            metadata: Value::Object(refusals.or_default(self.metadata())),
+            user_id: refusals.or_default(self.text("user_id", USER_ID_BYTES_MAX)),
         }
-        let metadata = Value::Object(self.object("metadata")?);
-        let metadata_bytes = metadata.to_string().len();
+    }
+
+    fn tags(&mut self) -> Result<Vec<String>, Problem> {
+        let tags = self.texts("tags", (TAGS_MAX, TAG_BYTES_MAX))?;
+        match tags.iter().find(|tag| tag.contains(',')) {
+            Some(tag) => Err(refused("tags", &json!(tag), "must not contain a comma: it separates tags in queries")),
+            None => Ok(tags),
+        }
+    }
+
+    fn metadata(&mut self) -> Result<Map<String, Value>, Problem> {
+        let metadata = self.object("metadata")?;
+        let metadata_bytes = serde_json::to_string(&metadata).expect("values of JSON").len();
         if metadata_bytes > METADATA_BYTES_MAX {
             let remedy = format!("has {metadata_bytes} bytes as JSON: at most {METADATA_BYTES_MAX} (64 KiB) are stored");
             return Err(refused("metadata", &Value::Null, &remedy));
         }
-        Ok(Submitter { user_id: self.text("user_id", USER_ID_BYTES_MAX)?, tags, metadata })
+        Ok(metadata)
     }
 
-    /// Refuses keys that belong to the API but are not delivered by this version.
-    ///
-    /// # Errors
-    /// [`Code::NotYet`] names the first that is given.
-    pub fn refuse_not_yet(&self, names: &[&str]) -> Result<(), Problem> {
-        match names.iter().find(|name| self.object.contains_key(**name)) {
-            Some(name) => Err(Problem::new(Code::NotYet, format!("`{name}` is not yet available: leave it out")).at(*name)),
-            None => Ok(()),
+    /// Refuses keys that belong to the API but are not delivered by this version, each with [`Code::NotYet`].
+    pub fn refuse_not_yet(&mut self, names: &[&str], refusals: &mut Refusals) {
+        for name in names.iter().filter(|name| self.object.remove(**name).is_some()) {
+            refusals.keep::<()>(Err(Problem::new(Code::NotYet, format!("`{name}` is not yet available: leave it out")).at(*name)));
         }
     }
 
     /// Says that all known keys have been read.
     ///
     /// # Errors
-    /// [`Code::BadField`] names the first unknown one and the known ones.
+    /// [`Code::BadField`] names the unknown ones, and the known ones.
     pub fn finish(mut self) -> Result<(), Problem> {
-        let Some((name, value)) = self.object.iter().next() else { return Ok(()) };
         self.known.sort_unstable();
-        let hint = nearest_key(name, &self.known).map(|key| format!(" (did you mean `{key}`?)")).unwrap_or_default();
-        Err(refused(name, value, &format!("is not a known key{hint}; known are: {}", self.known.join(", "))))
+        let unknown = |(name, value): (&String, &Value)| {
+            let hint = nearest_key(name, &self.known).map(|key| format!(" (did you mean `{key}`?)")).unwrap_or_default();
+            refused(name, value, &format!("is not a known key{hint}; known are: {}", self.known.join(", ")))
+        };
+        Problem::of_all(self.object.iter().take(ERRORS_MAX).map(unknown).collect()).map_or(Ok(()), Err)
     }
 }
 
@@ -203,6 +211,13 @@ mod tests {
         Fields::new(value, "the body").expect("an object")
     }
 
+    /// What is said of the keys that every submission has.
+    fn submitter(value: Value) -> String {
+        let mut refusals = Refusals::default();
+        fields(value).submitter(&mut refusals);
+        said(refusals.finish())
+    }
+
     fn said<T: std::fmt::Debug>(result: Result<T, Problem>) -> String {
         format!("{:?}", result.expect_err("refused"))
     }
@@ -220,11 +235,11 @@ mod tests {
     #[test]
     fn limits_are_named() {
         let long_tag = json!({"tags": ["x".repeat(129)]});
-        assert!(said(fields(long_tag).submitter()).contains("at most 64 texts of 1 to 128 bytes"));
-        assert!(said(fields(json!({"tags": ["a,b"]})).submitter()).contains("comma"));
-        assert!(said(fields(json!({"metadata": {"x": "y".repeat(65_536)}})).submitter()).contains("64 KiB"));
-        assert!(said(fields(json!({"metadata": []})).submitter()).contains("must be an object"));
-        assert!(said(fields(json!({"user_id": ""})).submitter()).contains("1 to 255 bytes"));
+        assert!(submitter(long_tag).contains("at most 64 texts of 1 to 128 bytes"));
+        assert!(submitter(json!({"tags": ["a,b"]})).contains("comma"));
+        assert!(submitter(json!({"metadata": {"x": "y".repeat(65_536)}})).contains("64 KiB"));
+        assert!(submitter(json!({"metadata": []})).contains("must be an object"));
+        assert!(submitter(json!({"user_id": ""})).contains("1 to 255 bytes"));
         assert!(said(fields(json!({"n": 1.5})).number("n", 7)).contains("from 0 to 7"));
     }
 
@@ -240,7 +255,8 @@ mod tests {
             drop((given.value("user_id"), given.value("run")));
             assert!(said(given.finish()).contains(meant), "{key}");
         }
-        let given = fields(json!({"callback_url": "x"}));
-        assert_eq!(given.refuse_not_yet(&["callback_url"]).map_err(|problem| problem.code()), Err(Code::NotYet));
+        let mut refusals = Refusals::default();
+        fields(json!({"callback_url": "x"})).refuse_not_yet(&["callback_url"], &mut refusals);
+        assert_eq!(refusals.finish().map_err(|problem| problem.code()), Err(Code::NotYet));
     }
 }

@@ -3,7 +3,7 @@
 use super::ApiContext;
 use super::problem::{Code, Problem};
 use orchestr8_proto::ids::{ExecutionId, TaskId};
-use orchestr8_store::read::{IdRange, PrefixMatch, executions, tasks};
+use orchestr8_store::read::{IdRange, PrefixMatch, executions, quarantine, tasks};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -44,12 +44,23 @@ pub async fn execution(context: &ApiContext, text: &str) -> Result<ExecutionId, 
     ExecutionId::try_from(uuid).map_err(|_| bad(text, remedy))
 }
 
-/// The quarantined event that a path means: whole ids only, since nobody types them.
+/// The quarantined event that a path means.
+///
+/// # Errors
+/// [`Code::BadId`], [`Code::NotFound`] or [`Code::AmbiguousId`].
+pub async fn quarantined(context: &ApiContext, text: &str) -> Result<Uuid, Problem> {
+    match given(text)? {
+        Given::Whole(uuid) => Ok(uuid),
+        Given::Prefix(range) => only_one(quarantine::matching(&context.reads, range).await?, "quarantined event", text),
+    }
+}
+
+/// The same where the event is to be forgotten: whole ids only, since nobody should forget what only looks alike.
 ///
 /// # Errors
 /// [`Code::BadId`].
-pub fn quarantined(text: &str) -> Result<Uuid, Problem> {
-    text.parse().map_err(|_| bad(text, "is not the id of a quarantined event: pass a whole UUID, as GET /api/v1/quarantine shows it"))
+pub fn quarantined_whole(text: &str) -> Result<Uuid, Problem> {
+    text.parse().map_err(|_| bad(text, "is not the whole id of a quarantined event: pass a UUID, as GET /api/v1/quarantine shows it"))
 }
 
 fn given(text: &str) -> Result<Given, Problem> {

@@ -1,10 +1,13 @@
 //! The HTTP API: requests into submissions, commands and reads; answers as JSON, errors as problems. No logic of its own.
 //!
-//! - [`server`]: which addresses may be bound, serving, the bounded drain; [`tls`]: its certificate and handshakes
+//! - [`server`]: which addresses may be bound, serving, the bounded drain; [`tls`]: its certificate
+//! - [`connections`]: how many there are, and how long they may be idle
 //! - [`access`]: the bearer token, the counting of requests
 //! - [`admission`]: how much of submissions may wait in memory
 //! - [`problem`]: errors as `application/problem+json` with stable codes
 //! - [`json`], [`body`], [`fields`], [`parameters`], [`ids`]: strict reading of requests; nothing is accepted and ignored
+//! - [`queue_bound`]: how many queues there may be
+//! - [`refusals`]: all that is wrong with a submission, in one answer
 //! - [`submit`], [`single`], [`shapes`], [`workflow`]: submissions of tasks and workflows
 //! - [`tasks`], [`workflows`], [`definitions`]: what there is, and cancelling it
 //! - [`demand`]: what an autoscaler asks
@@ -18,6 +21,7 @@
 pub mod access;
 pub mod admission;
 pub mod body;
+pub mod connections;
 pub mod definitions;
 pub mod demand;
 mod doctor;
@@ -32,7 +36,9 @@ pub mod probes;
 pub mod problem;
 pub mod progress;
 mod quarantine;
+pub mod queue_bound;
 mod queues;
+pub mod refusals;
 pub mod server;
 pub mod shapes;
 mod shards;
@@ -75,6 +81,10 @@ pub struct ApiSettings {
     pub metrics_tokens: Vec<access::Token>,
     /// How often who waits reads again.
     pub times: ProtocolTimes,
+    /// Of the connections that it is asked over.
+    pub connections: connections::ConnectionLimits,
+    /// Queues that there may be, at least 1; a submission with one more is refused.
+    pub queues_max: usize,
     /// Event streams and waits end, and no connection is accepted, once this is cancelled.
     pub shutdown: CancellationToken,
 }
@@ -100,6 +110,7 @@ pub struct Inside {
     submissions: Arc<Semaphore>,
     scrape: Mutex<probes::LastScrape>,
     shapes: shapes::Shapes,
+    queues: queue_bound::QueueBound,
     demand: demand::LastCount,
 }
 
@@ -110,8 +121,8 @@ impl ApiContext {
         let listeners = Arc::new(Semaphore::new(LISTENERS_MAX));
         let submissions = Arc::new(Semaphore::new(admission::SUBMISSION_BYTES_MAX));
         let (scrape, demand) = (Mutex::default(), demand::LastCount::default());
-        let shapes = shapes::Shapes::default();
-        Self { inside: Arc::new(Inside { engine, reads, settings, metrics, listeners, submissions, scrape, shapes, demand }) }
+        let (shapes, queues) = (shapes::Shapes::default(), queue_bound::QueueBound::new(settings.queues_max));
+        Self { inside: Arc::new(Inside { engine, reads, settings, metrics, listeners, submissions, scrape, shapes, queues, demand }) }
     }
 }
 

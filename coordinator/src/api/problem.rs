@@ -1,6 +1,7 @@
 //! Errors as `application/problem+json` (RFC 9457) with stable codes, and the page of each code.
 
 use super::parameters::{Parameters, Segment};
+use super::refusals::ERRORS_MAX;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -56,7 +57,7 @@ codes! {
         "Correct the body at the line and column in `detail`.";
     BadField = "bad_field", BAD_REQUEST, "A field has a wrong value",
         "A key of the body is missing, unknown, of the wrong type, too long or not one of the known words.",
-        "`field` names the key and `detail` says what it must be.";
+        "`field` names the key and `detail` says what it must be; `errors` lists every wrong field of a submission.";
     BadParameter = "bad_parameter", BAD_REQUEST, "A query parameter has a wrong value",
         "A query parameter or header is unknown, given twice, or not of the form that it needs.",
         "`field` names the parameter and `detail` says what it must be.";
@@ -111,6 +112,9 @@ codes! {
     Refused = "refused", UNPROCESSABLE_ENTITY, "The database refused the rows",
         "A value is valid JSON but cannot be stored.",
         "`detail` repeats what the database said.";
+    TooManyQueues = "too_many_queues", UNPROCESSABLE_ENTITY, "There are too many queues",
+        "The submission names a queue that there is not yet, and there are as many as the coordinator lets in: each costs nats-server memory.",
+        "Use a queue that there is (GET /api/v1/queues), wait until those that nobody uses or serves are forgotten, or raise --queues-max. Tags, not queues, tell users and jobs apart.";
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Not available at the moment",
         "Postgres or the lane that serves the request does not answer.",
         "Try again after `Retry-After` seconds, with the same Idempotency-Key; /readyz says which part is missing.";
@@ -154,6 +158,19 @@ struct Inside {
     value: Option<Value>,
     findings: Vec<Finding>,
     candidates: Vec<Candidate>,
+    errors: Vec<FieldError>,
+}
+
+/// One wrong field of a request.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct FieldError {
+    /// Its place, such as `[3].timeout`.
+    field: Option<String>,
+    /// As far as it can be shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Value>,
+    /// What is wrong, and the remedy.
+    message: String,
 }
 
 impl Problem {
@@ -161,7 +178,8 @@ impl Problem {
     #[must_use]
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let (field, value) = (None, None);
-        let inside = Inside { code, detail: detail.into(), field, value, findings: Vec::new(), candidates: Vec::new() };
+        let (findings, candidates, errors) = (Vec::new(), Vec::new(), Vec::new());
+        let inside = Inside { code, detail: detail.into(), field, value, findings, candidates, errors };
         Self { inside: Box::new(inside) }
     }
 
@@ -202,11 +220,40 @@ impl Problem {
     /// The key or parameter at fault stands within this one: `tasks[3]` and `timeout` become `tasks[3].timeout`.
     #[must_use]
     pub fn within(mut self, outer: &str) -> Self {
-        self.inside.field = Some(match self.inside.field.take() {
-            Some(field) => format!("{outer}.{field}"),
-            None => outer.to_owned(),
-        });
+        let place = |field: Option<String>| Some(field.map_or_else(|| outer.to_owned(), |field| format!("{outer}.{field}")));
+        self.inside.field = place(self.inside.field.take());
+        for error in &mut self.inside.errors {
+            error.field = place(error.field.take());
+        }
         self
+    }
+
+    /// The first of several, which names them all, at most [`ERRORS_MAX`]; none: there is none.
+    #[must_use]
+    pub fn of_all(problems: Vec<Self>) -> Option<Self> {
+        let errors: Vec<FieldError> = problems.iter().flat_map(Self::errors).take(ERRORS_MAX).collect();
+        let mut first = problems.into_iter().next()?;
+        first.inside.errors = errors;
+        Some(first)
+    }
+
+    /// The wrong fields that it stands for: those that it names, or itself.
+    fn errors(&self) -> Vec<FieldError> {
+        let Inside { code, detail, field, value, findings, errors, .. } = self.inside.as_ref();
+        if !errors.is_empty() {
+            return errors.clone();
+        }
+        if *code == Code::BadField && !findings.is_empty() {
+            let error = |finding: &Finding| FieldError { field: Some(finding.path.clone()), value: None, message: finding.message.clone() };
+            return findings.iter().map(error).collect();
+        }
+        vec![FieldError { field: field.clone(), value: value.clone(), message: detail.clone() }]
+    }
+
+    /// The key or parameter at fault.
+    #[must_use]
+    pub fn field(&self) -> Option<&str> {
+        self.inside.field.as_deref()
     }
 
     /// Its code.
@@ -222,8 +269,9 @@ impl Problem {
         comes_again.then_some(wait)
     }
 
-    fn document(&self) -> Value {
-        let Inside { code, detail, field, value, findings, candidates } = self.inside.as_ref();
+    /// The body of the answer.
+    pub(super) fn document(&self) -> Value {
+        let Inside { code, detail, field, value, findings, candidates, errors } = self.inside.as_ref();
         let mut document = json!({
             "type": format!("/problems/{}", code.word()),
             "title": code.title(),
@@ -242,6 +290,9 @@ impl Problem {
         }
         if !candidates.is_empty() {
             document["candidates"] = json!(candidates);
+        }
+        if !errors.is_empty() {
+            document["errors"] = json!(errors);
         }
         document
     }
@@ -329,6 +380,23 @@ mod tests {
             "detail": "must be text", "field": "tasks[3].timeout", "value": 7,
         });
         assert_eq!(problem.document(), expected);
+    }
+
+    #[test]
+    fn the_first_of_several_names_all_and_each_keeps_its_place() {
+        let of = |field: &str| Problem::new(Code::BadField, format!("`{field}` is wrong")).at(field);
+        let inner = Problem::of_all(vec![of("timeout").with_value(&json!("soon")), of("queue")]).expect("two").within("[3]");
+        let all = Problem::of_all(vec![of("[1].run"), inner]).expect("two").document();
+        assert_eq!((&all["detail"], &all["field"]), (&json!("`[1].run` is wrong"), &json!("[1].run")));
+        let expected = json!([
+            {"field": "[1].run", "message": "`[1].run` is wrong"},
+            {"field": "[3].timeout", "value": "soon", "message": "`timeout` is wrong"},
+            {"field": "[3].queue", "message": "`queue` is wrong"},
+        ]);
+        assert_eq!(all["errors"], expected);
+        let many = Problem::of_all((0..=ERRORS_MAX).map(|_| of("x")).collect()).expect("many").document();
+        assert_eq!(many["errors"].as_array().map(Vec::len), Some(ERRORS_MAX));
+        assert_eq!(Problem::of_all(Vec::new()), None);
     }
 
     #[test]

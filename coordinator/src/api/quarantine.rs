@@ -29,7 +29,7 @@ pub(super) async fn one(
     parameters: Parameters,
 ) -> Result<Json<QuarantineDetail>, Problem> {
     parameters.finish()?;
-    let id = ids::quarantined(&id)?;
+    let id = ids::quarantined(&context, &id).await?;
     find(&context, id).await.map(Json)
 }
 
@@ -41,7 +41,7 @@ pub(super) async fn redrive(
     _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
-    let id = ids::quarantined(&id)?;
+    let id = ids::quarantined(&context, &id).await?;
     let record = find(&context, id).await?.record;
     match entries::redrive(&context.reads, id).await? {
         Redrive::Redriven => {
@@ -67,7 +67,7 @@ pub(super) async fn discard(
     _: NoBody,
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
-    let id = ids::quarantined(&id)?;
+    let id = ids::quarantined_whole(&id)?;
     match entries::discard(&context.reads, id).await? {
         Discard::Discarded => Ok(Json(json!({ "id": id, "status": "discarded" }))),
         Discard::NotFound => Err(not_found(id)),

@@ -1,9 +1,7 @@
 //! Which addresses may be bound, serving, and the bounded drain at the end.
 
-use super::tls::TlsListener;
+use super::connections::Serving;
 use super::{ApiContext, router};
-use axum::serve::{Listener, ListenerExt};
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -30,33 +28,17 @@ pub fn check_listen(address: SocketAddr, configured_token: Option<&str>) -> Resu
 }
 
 /// Serves until the context's `shutdown` is cancelled, then at most [`DRAIN_MAX`] longer for what is under way.
-///
-/// # Errors
-/// When the listener cannot accept any more.
-pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, context: ApiContext) -> io::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY was refused");
-        }
-    });
-    match tls {
-        Some(acceptor) => serve_on(TlsListener::start(listener, acceptor)?, context).await,
-        None => serve_on(listener, context).await,
-    }
-}
-
-async fn serve_on<L: Listener<Addr = SocketAddr>>(listener: L, context: ApiContext) -> io::Result<()> {
-    let shutdown = context.settings.shutdown.clone();
-    let serving = axum::serve(listener, router(context)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, context: ApiContext) {
+    let (limits, shutdown) = (context.settings.connections, context.settings.shutdown.clone());
+    let serving = Serving { routes: router(context), tls, limits, shutdown: shutdown.clone() };
     let drained_for_too_long = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN_MAX).await;
     };
     tokio::select! {
-        ended = serving.into_future() => ended,
+        () = serving.run(listener) => {}
         () = drained_for_too_long => {
             tracing::warn!(drain_s = DRAIN_MAX.as_secs(), "requests were still under way at the end of the drain");
-            Ok(())
         }
     }
 }

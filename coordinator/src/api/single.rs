@@ -2,11 +2,13 @@
 
 use super::fields::{Fields, Submitter, refused};
 use super::problem::{Code, Finding, Problem};
+use super::refusals::{ERRORS_MAX, Refusals};
 use super::shapes::{Planned, Shapes};
 use super::submit::check_input_size;
 use crate::engine::handle::Submission;
 use orchestr8_core::definition::{
     ATTEMPTS_MAX, BACKOFF_COEFFICIENT_MAX, FieldProblem, NAME_BYTES_MAX, NON_RETRYABLE_MAX, SCRIPT_BYTES_MAX, SingleTask, default_retry,
+    single_task,
 };
 use orchestr8_core::plan::{RetryPolicy, TaskKind};
 use orchestr8_proto::words::Priority;
@@ -56,32 +58,23 @@ impl TaskRequest {
     /// Reads the keys of one task.
     ///
     /// # Errors
-    /// [`Code::BadField`] or [`Code::NotYet`] with the key.
+    /// [`Code::BadField`] or [`Code::NotYet`] with every key that is wrong.
     pub fn read(value: Value) -> Result<Self, Problem> {
-        let mut fields = Fields::new(value, "a task")?;
-        fields.refuse_not_yet(&NOT_YET)?;
-        let kind = kind(&mut fields)?;
-        let at_most_once = fields.flag("at_most_once")?;
-        let starts = if at_most_once { Starts::Once } else { Starts::AsTheKindSays };
-        let retry = retry(&mut fields, &kind, starts)?;
-        let values = Values::read(&mut fields)?;
-        let shape = SingleTask {
-            with_keys: values.with.keys().cloned().collect(),
-            env_keys: values.env.keys().cloned().collect(),
-            has_prompt: values.prompt.is_some(),
-            retry,
-            timeout: fields.duration("timeout")?,
-            at_most_once,
-            priority: priority(&mut fields)?,
-            queue: fields.text("queue", NAME_BYTES_MAX)?,
-            workdir: fields.text("workdir", WORKDIR_BYTES_MAX)?,
-            large_values: fields.text("large_values", NAME_BYTES_MAX)?,
-            agent_name: fields.text("agent_name", NAME_BYTES_MAX)?,
-            kind,
-        };
-        let (submitter, run_at) = (fields.submitter()?, fields.time("run_at")?);
-        fields.finish()?;
-        Ok(Self { shape, input: values.into_input()?, submitter, run_at })
+        let (mut fields, mut refusals) = (Fields::new(value, "a task")?, Refusals::default());
+        fields.refuse_not_yet(&NOT_YET, &mut refusals);
+        let kind = kind(&mut fields, &mut refusals);
+        let is_known = kind.is_some();
+        let values = Values::read(&mut fields, &mut refusals);
+        // What a task of no known kind is read as, to hear of its other keys; it is refused in any case.
+        let shape = shape(kind.unwrap_or(TaskKind::Run { script: "true".to_owned() }), &values, &mut fields, &mut refusals);
+        let (submitter, run_at) = (fields.submitter(&mut refusals), refusals.or_default(fields.time("run_at")));
+        let input = refusals.or_default(values.into_input());
+        refusals.keep(fields.finish());
+        if is_known && !refusals.is_empty() {
+            refusals.keep(rules_broken_beside(&refusals, &shape));
+        }
+        refusals.finish()?;
+        Ok(Self { shape, input, submitter, run_at })
     }
 
     /// The execution that it stands for.
@@ -104,17 +97,18 @@ struct Values {
 }
 
 impl Values {
-    fn read(fields: &mut Fields) -> Result<Self, Problem> {
-        let (with, env) = (fields.object("with")?, fields.object("env")?);
+    fn read(fields: &mut Fields, refusals: &mut Refusals) -> Self {
+        let (with, env) = (refusals.or_default(fields.object("with")), refusals.or_default(fields.object("env")));
         for (name, values) in [("with", &with), ("env", &env)] {
             if values.len() > VALUES_MAX {
-                return Err(refused(name, &Value::Null, &format!("has {} keys: use at most {VALUES_MAX}", values.len())));
+                let remedy = format!("has {} keys: use at most {VALUES_MAX}", values.len());
+                refusals.keep::<()>(Err(refused(name, &Value::Null, &remedy)));
             }
         }
-        if let Some((key, _)) = env.iter().find(|(_, value)| !value.is_string()) {
-            return Err(refused(&format!("env.{key}"), &Value::Null, "must be text: write numbers in quotes"));
+        for (key, _) in env.iter().filter(|(_, value)| !value.is_string()).take(ERRORS_MAX) {
+            refusals.keep::<()>(Err(refused(&format!("env.{key}"), &Value::Null, "must be text: write numbers in quotes")));
         }
-        Ok(Self { with, env, prompt: fields.text("prompt", PROMPT_BYTES_MAX)? })
+        Self { with, env, prompt: refusals.or_default(fields.text("prompt", PROMPT_BYTES_MAX)) }
     }
 
     /// What the paths in the plan of a single task read.
@@ -141,13 +135,36 @@ enum Starts {
     AsTheKindSays,
 }
 
-fn kind(fields: &mut Fields) -> Result<TaskKind, Problem> {
-    match (fields.text("run", SCRIPT_BYTES_MAX)?, fields.text("handler", NAME_BYTES_MAX)?) {
+fn shape(kind: TaskKind, values: &Values, fields: &mut Fields, refusals: &mut Refusals) -> SingleTask {
+    let at_most_once = refusals.or_default(fields.flag("at_most_once"));
+    let starts = if at_most_once { Starts::Once } else { Starts::AsTheKindSays };
+    SingleTask {
+        with_keys: values.with.keys().cloned().collect(),
+        env_keys: values.env.keys().cloned().collect(),
+        has_prompt: values.prompt.is_some(),
+        retry: retry(fields, &kind, starts, refusals),
+        timeout: refusals.or_default(fields.duration("timeout")),
+        at_most_once,
+        priority: refusals.keep(priority(fields)).unwrap_or(Priority::Normal),
+        queue: refusals.or_default(fields.text("queue", NAME_BYTES_MAX)),
+        workdir: refusals.or_default(fields.text("workdir", WORKDIR_BYTES_MAX)),
+        large_values: refusals.or_default(fields.text("large_values", NAME_BYTES_MAX)),
+        agent_name: refusals.or_default(fields.text("agent_name", NAME_BYTES_MAX)),
+        kind,
+    }
+}
+
+/// None: it is refused.
+fn kind(fields: &mut Fields, refusals: &mut Refusals) -> Option<TaskKind> {
+    let run = refusals.keep(fields.text("run", SCRIPT_BYTES_MAX));
+    let handler = refusals.keep(fields.text("handler", NAME_BYTES_MAX));
+    let kind = match (run?, handler?) {
         (Some(script), None) => Ok(TaskKind::Run { script }),
         (None, Some(name)) => Ok(TaskKind::Handler { name }),
         (None, None) => Err(Problem::new(Code::BadField, "a task needs `run` (a shell script) or `handler` (a name)").at("run")),
         (Some(_), Some(_)) => Err(Problem::new(Code::BadField, "a task has `run` or `handler`, not both: submit two tasks").at("handler")),
-    }
+    };
+    refusals.keep(kind)
 }
 
 fn priority(fields: &mut Fields) -> Result<Priority, Problem> {
@@ -156,57 +173,82 @@ fn priority(fields: &mut Fields) -> Result<Priority, Problem> {
 }
 
 /// None: neither key is given, so the default of the kind holds.
-fn retry(fields: &mut Fields, kind: &TaskKind, starts: Starts) -> Result<Option<RetryPolicy>, Problem> {
-    let max_retries = fields.number("max_retries", ATTEMPTS_MAX - 1)?;
+fn retry(fields: &mut Fields, kind: &TaskKind, starts: Starts, refusals: &mut Refusals) -> Option<RetryPolicy> {
+    let max_retries = refusals.or_default(fields.number("max_retries", ATTEMPTS_MAX - 1));
     let backoff = fields.value("retry_backoff");
     if max_retries.is_none() && backoff.is_none() {
-        return Ok(None);
+        return None;
     }
     let default = match starts {
         Starts::Once => RetryPolicy::none(),
         Starts::AsTheKindSays => default_retry(kind),
     };
-    let policy = match backoff {
-        None => default,
-        Some(Value::String(word)) if word == "exponential" => default,
+    let policy = refusals.keep(backoff_policy(backoff, default, max_retries))?;
+    let max_attempts = max_retries.map_or(policy.max_attempts, |retries| retries + 1);
+    Some(RetryPolicy { max_attempts, ..policy })
+}
+
+fn backoff_policy(backoff: Option<Value>, default: RetryPolicy, max_retries: Option<u32>) -> Result<RetryPolicy, Problem> {
+    match backoff {
+        None => Ok(default),
+        Some(Value::String(word)) if word == "exponential" => Ok(default),
         Some(Value::Object(object)) => {
-            policy(Value::Object(object), &default, max_retries).map_err(|problem| problem.within("retry_backoff"))?
+            policy(Value::Object(object), &default, max_retries).map_err(|problem| problem.within("retry_backoff"))
         }
         Some(other) => {
             let remedy = "must be \"exponential\", or an object such as {\"initial_interval\": \"1s\", \"backoff_coefficient\": 2}";
-            return Err(refused("retry_backoff", &other, remedy));
+            Err(refused("retry_backoff", &other, remedy))
         }
-    };
-    let max_attempts = max_retries.map_or(policy.max_attempts, |retries| retries + 1);
-    Ok(Some(RetryPolicy { max_attempts, ..policy }))
+    }
 }
 
 fn policy(object: Value, default: &RetryPolicy, max_retries: Option<u32>) -> Result<RetryPolicy, Problem> {
-    let mut fields = Fields::new(object, "retry_backoff")?;
-    let max_attempts = fields.number("max_attempts", ATTEMPTS_MAX)?;
+    let (mut fields, mut refusals) = (Fields::new(object, "retry_backoff")?, Refusals::default());
+    let max_attempts = refusals.or_default(fields.number("max_attempts", ATTEMPTS_MAX));
     if let (Some(max_attempts), Some(_)) = (max_attempts, max_retries) {
-        return Err(refused("max_attempts", &json!(max_attempts), "contradicts `max_retries`: give one of them"));
+        let both = refused("max_attempts", &json!(max_attempts), "contradicts `max_retries`: give one of them");
+        refusals.keep::<()>(Err(both));
     }
-    let initial_interval = fields.duration("initial_interval")?.unwrap_or(default.initial_interval);
+    let initial_interval = refusals.or_default(fields.duration("initial_interval")).unwrap_or(default.initial_interval);
+    let coefficient = refusals.or_default(fields.factor("backoff_coefficient", (1.0, BACKOFF_COEFFICIENT_MAX)));
+    let max_interval = refusals.or_default(fields.duration("max_interval"));
     let policy = RetryPolicy {
         max_attempts: max_attempts.unwrap_or(default.max_attempts),
         initial_interval,
-        backoff_coefficient: fields.factor("backoff_coefficient", (1.0, BACKOFF_COEFFICIENT_MAX))?.unwrap_or(default.backoff_coefficient),
-        max_interval: fields.duration("max_interval")?.unwrap_or(default.max_interval.max(initial_interval)),
-        jitter: fields.factor("jitter", (0.0, 1.0))?.unwrap_or(default.jitter),
-        non_retryable: fields.texts("non_retryable", (NON_RETRYABLE_MAX, NAME_BYTES_MAX))?,
+        backoff_coefficient: coefficient.unwrap_or(default.backoff_coefficient),
+        max_interval: max_interval.unwrap_or(default.max_interval.max(initial_interval)),
+        jitter: refusals.or_default(fields.factor("jitter", (0.0, 1.0))).unwrap_or(default.jitter),
+        non_retryable: refusals.or_default(fields.texts("non_retryable", (NON_RETRYABLE_MAX, NAME_BYTES_MAX))),
     };
-    fields.finish()?;
+    refusals.keep(fields.finish());
+    refusals.finish()?;
     Ok(policy)
 }
 
-/// The keys of a definition under the names that this request has for them.
-fn rules_broken(problems: &[FieldProblem]) -> Problem {
-    let named = |problem: &FieldProblem| match problem.field.strip_prefix("retry") {
+/// The rules that keys break which could be read, beside those that are refused already.
+fn rules_broken_beside(refusals: &Refusals, shape: &SingleTask) -> Result<(), Problem> {
+    let Err(problems) = single_task(shape.clone()) else { return Ok(()) };
+    let is_new = |problem: &FieldProblem| {
+        let named = named(problem);
+        let key = named.split('.').next().unwrap_or_default();
+        // A retry policy has two keys, and says the same of both.
+        let said_of_other = key == "retry_backoff" && refusals.names("max_retries");
+        !refusals.names(key) && !said_of_other
+    };
+    let problems: Vec<FieldProblem> = problems.into_iter().filter(is_new).collect();
+    if problems.is_empty() { Ok(()) } else { Err(rules_broken(&problems)) }
+}
+
+/// The key of a definition under the name that this request has for it.
+fn named(problem: &FieldProblem) -> String {
+    match problem.field.strip_prefix("retry") {
         Some(".max_attempts") => "max_retries".to_owned(),
         Some(rest) => format!("retry_backoff{rest}"),
         None => problem.field.clone(),
-    };
+    }
+}
+
+fn rules_broken(problems: &[FieldProblem]) -> Problem {
     let finding = |problem: &FieldProblem| {
         let (path, message) = (named(problem), problem.message.clone());
         Finding { line: None, column: None, path, message, suggestion: None }
@@ -214,7 +256,8 @@ fn rules_broken(problems: &[FieldProblem]) -> Problem {
     let findings: Vec<Finding> = problems.iter().map(finding).collect();
     let detail = findings.iter().map(|finding| format!("`{}`: {}", finding.path, finding.message)).collect::<Vec<_>>().join("; ");
     let field = findings.first().map(|finding| finding.path.clone()).unwrap_or_default();
-    Problem::new(Code::BadField, detail).at(field).with_findings(findings)
+    let problem = Problem::new(Code::BadField, detail).at(field).with_findings(findings);
+    Problem::of_all(vec![problem]).expect("it is one")
 }
 
 #[cfg(test)]
@@ -277,6 +320,53 @@ mod tests {
         let of = |prompt: &str| submission(&json!({"handler": "noop", "prompt": prompt})).plan_hash;
         assert_eq!(of("a"), of("b"));
         assert_ne!(of("a"), submission(&json!({"handler": "noop"})).plan_hash);
+    }
+
+    /// The fields that a refusal names, in its order.
+    fn fields_refused(value: &Value) -> Vec<String> {
+        let problem = TaskRequest::read(value.clone()).and_then(|request| request.into_submission(&Shapes::default())).expect_err("wrong");
+        problem.document()["errors"]
+            .as_array()
+            .expect("errors")
+            .iter()
+            .map(|error| error["field"].as_str().expect("text").to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_named_at_once() {
+        let wrong = json!({
+            "run": "", "handler": 5, "agent": "x", "with": [], "env": {"A": 1, "B": 2}, "max_retries": -1,
+            "retry_backoff": {"jitter": 7, "jiter": 1, "max_interval": "soon"}, "timeout": "soon", "priority": "urgent", "queue": 7,
+            "tags": ["a,b"], "metadata": 3, "user_id": "", "run_at": "tomorrow", "comand": "y", "colour": "red",
+        });
+        let fields = [
+            "agent",
+            "run",
+            "handler",
+            "with",
+            "env.A",
+            "env.B",
+            "max_retries",
+            "retry_backoff.max_interval",
+            "retry_backoff.jitter",
+            "retry_backoff.jiter",
+            "timeout",
+            "priority",
+            "queue",
+            "tags",
+            "metadata",
+            "user_id",
+            "run_at",
+            "colour",
+            "comand",
+        ];
+        assert_eq!(fields_refused(&wrong), fields);
+        // Rules are looked at beside what could not be read, and each field is named once.
+        let wrong = json!({"run": "x", "timeout": "soon", "queue": "A.B", "workdir": "tmp", "env": {"1X": 5}});
+        assert_eq!(fields_refused(&wrong), ["env.1X", "timeout", "queue", "workdir"]);
+        assert_eq!(fields_refused(&json!({"run": "x", "queue": "A.B", "workdir": "tmp"})), ["queue", "workdir"]);
+        assert_eq!(fields_refused(&json!({"run": "x", "timeout": 0})), ["timeout"]);
     }
 
     #[test]

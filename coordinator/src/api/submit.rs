@@ -3,6 +3,7 @@
 use super::admission::Admitted;
 use super::parameters::Parameters;
 use super::problem::{Code, Problem};
+use super::refusals::Refusals;
 use super::shapes::Shapes;
 use super::single::TaskRequest;
 use super::workflow::WorkflowRequest;
@@ -65,6 +66,7 @@ pub(super) async fn workflow(
     parameters.finish()?;
     let key = idempotency_key(&headers, body.hash)?;
     let submission = WorkflowRequest::read(body.value)?.into_submission(&context.reads).await?;
+    context.queues.admit(&context, std::slice::from_ref(&submission)).await?;
     let request = Request { submissions: vec![submission.clone()], bytes: body.bytes, key, room: Some(room) };
     let submitted = commit(&context, request).await?;
     let id = submitted.ids.first().copied().ok_or_else(|| lost_ids(1, 0))?;
@@ -98,20 +100,26 @@ pub(super) fn check_input_size(field: &str, input: &Value) -> Result<(), Problem
     Err(Problem::new(Code::BadField, detail).at(field))
 }
 
-/// Every task is read before any is submitted; the first that is wrong refuses all.
+/// Every task is read before any is submitted; one that is wrong refuses all.
 fn batch(items: Vec<Value>, shapes: &Shapes) -> Result<Vec<Submission>, Problem> {
     if !(1..=BATCH_TASKS_MAX).contains(&items.len()) {
         let detail = format!("an array has 1 to {BATCH_TASKS_MAX} tasks, this one has {}: send several requests", items.len());
         return Err(Problem::new(Code::BadField, detail));
     }
-    let read = |(index, item)| {
+    let (mut submissions, mut refusals) = (Vec::with_capacity(items.len()), Refusals::default());
+    for (index, item) in items.into_iter().enumerate() {
         let submission = TaskRequest::read(item).and_then(|request| request.into_submission(shapes));
-        submission.map_err(|problem| problem.within(&format!("[{index}]")))
-    };
-    items.into_iter().enumerate().map(read).collect()
+        submissions.extend(refusals.keep(submission.map_err(|problem| problem.within(&format!("[{index}]")))));
+        if refusals.is_full() {
+            break;
+        }
+    }
+    refusals.finish()?;
+    Ok(submissions)
 }
 
 async fn submit_tasks(context: &ApiContext, request: Request) -> Result<Vec<Value>, Problem> {
+    context.queues.admit(context, &request.submissions).await?;
     let outlook = Outlook::of(context);
     let submissions = request.submissions.clone();
     let submitted = commit(context, request).await?;

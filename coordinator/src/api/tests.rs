@@ -1,5 +1,6 @@
 //! The routes without a database and without a lane: everything that is refused before, and a lane that is played by the test.
 
+use super::connections::ConnectionLimits;
 use super::*;
 use crate::engine::handle::{Command, Occasion, Origin, Submitted};
 use axum::body::{Body, to_bytes};
@@ -24,7 +25,8 @@ fn served() -> (Router, mpsc::Receiver<Command>) {
     // Nothing listens on the port: the system gives it to nobody.
     let reads = read_pool(PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(1), 1);
     let tokens = vec![access::Token::new(TOKEN).expect("long enough")];
-    let settings = ApiSettings { tokens, metrics_tokens: Vec::new(), times: ProtocolTimes::default(), shutdown: CancellationToken::new() };
+    let (times, connections, shutdown) = (ProtocolTimes::default(), ConnectionLimits::of(1), CancellationToken::new());
+    let settings = ApiSettings { tokens, metrics_tokens: Vec::new(), times, connections, queues_max: 1, shutdown };
     (router(ApiContext::new(engine, reads, settings, Metrics::default())), commands)
 }
 
@@ -144,6 +146,12 @@ async fn wrong_bodies_are_refused() {
     check_problem(post(&many, "application/json"), Code::BadField, "this one has 1001").await;
     let second_is_wrong = json!([{"handler": "noop"}, {"handler": "noop", "timeout": "x"}]).to_string();
     check_problem(post(&second_is_wrong, "application/json"), Code::BadField, "[1].timeout").await;
+    let several = json!([{"run": 5, "queue": "A B"}, {"handler": "noop"}, {"handler": "noop", "timeout": "x", "prio": 1}]).to_string();
+    let response = served().0.oneshot(post(&several, "application/json")).await.expect("an answer");
+    let errors = document(response).await["errors"].take();
+    let fields: Vec<_> = errors.as_array().expect("errors").iter().map(|error| error["field"].as_str().expect("a field")).collect();
+    assert_eq!(fields, ["[0].run", "[2].timeout", "[2].prio"], "{errors}");
+    assert_eq!((&errors[1]["value"], errors[1]["message"].as_str().is_some_and(|message| message.contains("90s"))), (&json!("x"), true));
     check_problem(post(r#"{"run": "x", "callback_url": "http://x"}"#, "application/json"), Code::NotYet, "callback_url").await;
 }
 
@@ -155,6 +163,10 @@ async fn wrong_workflows_are_refused() {
     let strict = json!({"name": "x", "input": {"type": "object", "required": ["city"]}, "tasks": [{"name": "a", "run": "echo"}]});
     check_problem(post(json!({"definition": strict})), Code::InvalidInput, "city").await;
     check_problem(post(json!({"input": {}})), Code::BadField, "`definition` is missing").await;
+    let several = post(json!({"definition": 5, "tags": "a", "run_at": "soon", "inputs": {}}));
+    let errors = document(served().0.oneshot(several).await.expect("an answer")).await["errors"].take();
+    let fields: Vec<_> = errors.as_array().expect("errors").iter().map(|error| error["field"].as_str().expect("a field")).collect();
+    assert_eq!(fields, ["definition", "tags", "run_at", "inputs"], "{errors}");
     check_problem(post(json!({"definition": "x", "inputs": {}})), Code::BadField, "`inputs` is not a known key").await;
 }
 

@@ -1,27 +1,12 @@
-//! The API's certificate, and connections whose handshake is done.
+//! The API's certificate.
 
-use axum::serve::Listener;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-
-/// Handshakes under way at the same time, at most: who is slow waits for others, not for memory.
-const HANDSHAKES_MAX: usize = 512;
-/// A handshake takes no longer, or its connection ends.
-const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
-/// Connections that wait to be served.
-const READY_MAX: usize = 64;
 
 /// What the API identifies itself with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,72 +56,6 @@ pub fn acceptor(files: &ApiCertificate) -> Result<TlsAcceptor, TlsError> {
     let mut config = builder.with_no_client_auth().with_single_cert(chain, key).map_err(|error| no_key(error.to_string()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-/// Accepts connections and does their handshakes beside each other: one that dawdles holds up no other.
-pub(super) struct TlsListener {
-    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-    address: SocketAddr,
-    accepting: JoinHandle<()>,
-}
-
-impl TlsListener {
-    /// Starts accepting.
-    ///
-    /// # Errors
-    /// When the listener has no address.
-    pub(super) fn start(listener: impl Listener<Io = TcpStream, Addr = SocketAddr>, acceptor: TlsAcceptor) -> io::Result<Self> {
-        let address = listener.local_addr()?;
-        let (done, ready) = mpsc::channel(READY_MAX);
-        let accepting = tokio::spawn(accept(listener, acceptor, done));
-        Ok(Self { ready, address, accepting })
-    }
-}
-
-impl Drop for TlsListener {
-    fn drop(&mut self) {
-        self.accepting.abort();
-    }
-}
-
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.ready.recv().await {
-            Some(connection) => connection,
-            // The task that accepts ends with this listener alone.
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
-    }
-}
-
-async fn accept(
-    mut listener: impl Listener<Io = TcpStream, Addr = SocketAddr>,
-    acceptor: TlsAcceptor,
-    done: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
-) {
-    let room = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    loop {
-        let Ok(place) = room.clone().acquire_owned().await else { return };
-        let (stream, peer) = listener.accept().await;
-        let (handshake, done) = (acceptor.accept(stream), done.clone());
-        tokio::spawn(async move {
-            match tokio::time::timeout(HANDSHAKE_WITHIN, handshake).await {
-                // A closed channel means that the API has ended.
-                Ok(Ok(stream)) => drop(done.send((stream, peer)).await),
-                // Anybody can cause it, so it is no alarm.
-                Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
-                Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
-            }
-            drop(place);
-        });
-    }
 }
 
 #[cfg(test)]

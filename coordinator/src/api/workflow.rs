@@ -2,6 +2,7 @@
 
 use super::fields::{Fields, Submitter, refused};
 use super::problem::{Code, Finding, Problem};
+use super::refusals::Refusals;
 use super::submit::check_input_size;
 use crate::engine::handle::Submission;
 use orchestr8_core::definition::{self, InputProblem, Problems, check_input, nearest, plan_hash};
@@ -139,15 +140,18 @@ impl WorkflowRequest {
     /// Reads the keys of a request.
     ///
     /// # Errors
-    /// [`Code::BadField`] or [`Code::NotYet`] with the key.
+    /// [`Code::BadField`] or [`Code::NotYet`] with every key that is wrong.
     pub fn read(value: Value) -> Result<Self, Problem> {
-        let mut fields = Fields::new(value, "the body")?;
-        fields.refuse_not_yet(&NOT_YET)?;
-        let definition = Definition::take(&mut fields)?;
+        let (mut fields, mut refusals) = (Fields::new(value, "the body")?, Refusals::default());
+        fields.refuse_not_yet(&NOT_YET, &mut refusals);
+        // What it is read as where it is refused, to hear of the other keys.
+        let definition = refusals.keep(Definition::take(&mut fields)).unwrap_or(Definition::Text(String::new()));
         let input = fields.value("input").unwrap_or_else(|| json!({}));
-        check_input_size("input", &input)?;
-        let (submitter, run_at) = (fields.submitter()?, fields.time("run_at")?);
-        fields.finish()?;
+        refusals.keep(check_input_size("input", &input));
+        let submitter = fields.submitter(&mut refusals);
+        let run_at = refusals.or_default(fields.time("run_at"));
+        refusals.keep(fields.finish());
+        refusals.finish()?;
         Ok(Self { definition, input, submitter, run_at })
     }
 

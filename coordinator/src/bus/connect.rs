@@ -20,6 +20,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 const ACKS_OUTSTANDING_MAX: usize = 60_000;
 /// The owner of a shard answers a nudge within this time, or there is none.
 const OWNER_ANSWERS_MAX: Duration = Duration::from_millis(500);
+/// How long a queue from which nobody fetches keeps its consumers, unless it is said otherwise.
+const QUEUE_FORGOTTEN_AFTER: Duration = Duration::from_hours(24);
 /// The oldest nats-server that is tested.
 const SERVER_VERSION_MIN: (u32, u32) = (2, 12);
 
@@ -131,6 +133,7 @@ pub struct Bus {
     pub jetstream: jetstream::Context,
     /// Protocol times, for consumers and streams.
     pub times: ProtocolTimes,
+    pub(super) queue_forgotten_after: Duration,
     pub(super) address: String,
     settings: NatsSettings,
     /// What the server forbids.
@@ -163,7 +166,15 @@ impl Bus {
             .ack_timeout(times.in_progress().max(Duration::from_secs(2)))
             .timeout(times.in_progress().max(Duration::from_secs(2)))
             .build(client.clone());
-        Ok(Self { client, jetstream, times, address, settings: settings.clone(), violations, looking: Arc::new(Semaphore::new(1)) })
+        let (settings, looking) = (settings.clone(), Arc::new(Semaphore::new(1)));
+        let queue_forgotten_after = QUEUE_FORGOTTEN_AFTER;
+        Ok(Self { client, jetstream, times, queue_forgotten_after, address, settings, violations, looking })
+    }
+
+    /// The consumers of a queue from which nobody fetches for so long are removed by the server.
+    #[must_use]
+    pub fn forgetting_queues_after(self, queue_forgotten_after: Duration) -> Self {
+        Self { queue_forgotten_after, ..self }
     }
 
     /// What `work` gives, if the login has every right that a coordinator needs, and unless the server says that one is missing:

@@ -26,9 +26,9 @@ pub async fn listen(bus: &Bus, inputs: mpsc::Sender<Input>) -> Result<watch::Rec
     let claims = subscribe(names::CLAIM_SUBJECTS).await?;
     let beats = subscribe(names::BEAT_SUBJECTS).await?;
     let nudges = subscribe(names::NUDGES).await?;
-    for deleted in [names::TASK_CONSUMER_DELETED, names::STREAM_DELETED] {
-        tokio::spawn(forward(subscribe(deleted).await?, inputs.clone(), |_| Ok(Input::Deleted)));
-    }
+    tokio::spawn(forward(subscribe(names::STREAM_DELETED).await?, inputs.clone(), |_| Ok(Input::Deleted(None))));
+    let of_queue = |message: Message| Ok(Input::Deleted(names::queue_of_consumer(message.subject.rsplit('.').next().unwrap_or_default())));
+    tokio::spawn(forward(subscribe(names::TASK_CONSUMER_DELETED).await?, inputs.clone(), of_queue));
     let coordinators = subscribe(names::COORDINATOR_BEATS).await?;
     tokio::spawn(forward(claims, inputs.clone(), |message| Ok(Input::Claims(wire::decode::<ClaimBatch>(message.payload)?))));
     tokio::spawn(forward(nudges, inputs.clone(), |message| {

@@ -16,7 +16,7 @@ use orchestr8_proto::ids::{DispatchId, TaskId};
 use orchestr8_proto::names;
 use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_store::queue::Lot;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,6 +28,10 @@ use tokio::time::Instant;
 const REPORT_MAX: usize = 512;
 /// That the server has no storage is said this often.
 const NO_STORAGE_TOLD_EVERY: Duration = Duration::from_secs(30);
+
+/// The consumers of a queue that is not used for so many reconciles are looked after anew before its next dispatch: they may have
+/// been forgotten. Fewer than a lane remembers a lot for: until then it makes a consumer that is gone again at once.
+const KNOWN_RECONCILES: u32 = 5;
 
 /// One dispatch of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +90,8 @@ struct UnderWay {
     unanswered: Vec<Publish>,
     /// One look after streams and consumers at a time, after a pause.
     repair: Option<BoxFuture<'static, Looked>>,
-    known_queues: HashSet<String>,
+    /// Queues whose consumers were looked after, and when they were used last.
+    known_queues: HashMap<String, Instant>,
     /// Whether a publication got no answer since the last repair.
     silence: bool,
     deafness: Deafness,
@@ -124,7 +129,7 @@ impl Publisher {
             if before > 0 {
                 kill_points::pass(kill_points::BETWEEN_TWO_PUBLISHES);
             }
-            if !under_way.known_queues.contains(&publish.lot.queue) {
+            if !under_way.knows(&publish.lot.queue, self.known_for()) {
                 // Its consumers first; until then it waits, and nothing else with it.
                 self.wait_for_repair(publish, under_way);
                 continue;
@@ -136,6 +141,11 @@ impl Publisher {
                 Err(error) => Box::pin(async move { (publish, Err(error)) }),
             });
         }
+    }
+
+    /// How long a queue is known without being used.
+    fn known_for(&self) -> Duration {
+        self.bus.times.reconcile() * KNOWN_RECONCILES
     }
 
     /// An older ownership's work is dropped: its fence is gone (rule R3).
@@ -167,10 +177,12 @@ impl Publisher {
 
     /// Lets a message wait until streams and consumers have been looked after; the first one starts that.
     fn wait_for_repair(&self, publish: Publish, under_way: &mut UnderWay) {
-        under_way.known_queues.insert(publish.lot.queue.clone());
+        under_way.known_queues.insert(publish.lot.queue.clone(), Instant::now());
         let after_failure = publish.again == Again::MayBe;
         under_way.unanswered.push(publish);
         if under_way.repair.is_none() {
+            let pause_max = self.known_for();
+            under_way.known_queues.retain(|_, used_at| used_at.elapsed() < pause_max);
             let queues: HashSet<String> = under_way.unanswered.iter().map(|publish| publish.lot.queue.clone()).collect();
             let pause = if after_failure { self.bus.times.claim_after() / 4 } else { Duration::ZERO };
             let now = Timestamp::from(OffsetDateTime::now_utc());
@@ -194,6 +206,13 @@ impl Publisher {
 }
 
 impl UnderWay {
+    /// Whether the consumers of a queue were looked after, and it was used since, never pausing for longer than `pause_max`.
+    fn knows(&mut self, queue: &str, pause_max: Duration) -> bool {
+        let Some(used_at) = self.known_queues.get_mut(queue).filter(|used_at| used_at.elapsed() < pause_max) else { return false };
+        *used_at = Instant::now();
+        true
+    }
+
     /// The stream takes messages, or says why not.
     fn answered(&mut self, end: PublishEnd) {
         self.silence = false;

@@ -11,11 +11,17 @@ use futures::StreamExt;
 use orchestr8_proto::names;
 use orchestr8_proto::timestamp::Timestamp;
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
-/// Messages that are pulled ahead of the lane.
+/// Messages of one pull. The client asks for the next when half of one has come, so up to one and a half are under way.
 const PULL_BATCH: usize = 256;
+/// Bytes of one pull, where no single message may be larger.
+const PULL_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a message may be larger than its payload in the server's count: subject and reply.
+const PULL_BYTES_SPARE: usize = 64 * 1024;
+/// Bytes of messages that were read and wait for the lane. With the pulls it bounds what a flood costs in memory.
+pub const UNTAKEN_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Where a reader starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,12 +77,15 @@ async fn read(bus: &Bus, start: ReaderStart, inputs: &mpsc::Sender<Input>, progr
     let name = consumer.cached_info().name.clone();
     progress.reads_from(&name);
     inputs.send(Input::ReaderStarted(start.generation, name)).await.ok();
-    let stream = consumer.stream().max_messages_per_batch(PULL_BATCH).expires(bus.times.pull_expiry());
-    let mut messages = stream.heartbeat(bus.times.pull_expiry() / 6).messages().await.map_err(|error| error.to_string())?;
+    let stream = consumer.stream().max_messages_per_batch(PULL_BATCH).max_bytes_per_batch(pull_bytes(bus.client.server_info().max_payload));
+    let stream = stream.expires(bus.times.pull_expiry()).heartbeat(bus.times.pull_expiry() / 6);
+    let mut messages = stream.messages().await.map_err(|error| error.to_string())?;
+    let untaken = Arc::new(Semaphore::new(UNTAKEN_BYTES_MAX));
     let mut expected = 1;
     while let Some(message) = messages.next().await {
         let message = message.map_err(|error| error.to_string())?;
-        let (outcome, delivered) = understood(&message, start.generation)?;
+        let room = room_for(&untaken, message.payload.len()).await;
+        let (outcome, delivered) = understood(&message, start.generation, room)?;
         if delivered != expected {
             return Err(format!("a gap: message {delivered} of the reader came instead of {expected}"));
         }
@@ -89,6 +98,18 @@ async fn read(bus: &Bus, start: ReaderStart, inputs: &mpsc::Sender<Input>, progr
     Ok(())
 }
 
+/// The server ends a pull at a message that does not fit what is left of it (a 409, after which the client pulls again); one that
+/// fits no pull at all would end every one of them. So a pull has room for the largest that the server takes.
+fn pull_bytes(payload_bytes_max: usize) -> usize {
+    PULL_BYTES_MAX.max(payload_bytes_max.saturating_add(PULL_BYTES_SPARE))
+}
+
+/// Waits until so many bytes fit what may wait for the lane; all of it, where they are more.
+async fn room_for(untaken: &Arc<Semaphore>, bytes: usize) -> OwnedSemaphorePermit {
+    let bytes = u32::try_from(bytes.min(UNTAKEN_BYTES_MAX)).expect("the bound is small");
+    untaken.clone().acquire_many_owned(bytes).await.expect("it is never closed")
+}
+
 fn subjects(start: &ReaderStart) -> Vec<String> {
     if start.shards.len() == usize::from(start.shard_count) {
         return vec![names::OUTCOME_SUBJECTS.to_owned()];
@@ -96,7 +117,7 @@ fn subjects(start: &ReaderStart) -> Vec<String> {
     start.shards.iter().map(|shard| names::outcome_subject(*shard)).collect()
 }
 
-fn understood(message: &Message, generation: u64) -> Result<(OutcomeMessage, u64), String> {
+fn understood(message: &Message, generation: u64, room: OwnedSemaphorePermit) -> Result<(OutcomeMessage, u64), String> {
     let info = message.info().map_err(|error| error.to_string())?;
     let outcome = OutcomeMessage {
         generation,
@@ -104,6 +125,18 @@ fn understood(message: &Message, generation: u64) -> Result<(OutcomeMessage, u64
         stream_sequence: info.stream_sequence,
         stored_at: info.published.into(),
         payload: message.payload.clone(),
+        room,
     };
     Ok((outcome, info.consumer_sequence))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pull_has_room_for_the_largest_message() {
+        assert_eq!((pull_bytes(1 << 20), pull_bytes(0)), (PULL_BYTES_MAX, PULL_BYTES_MAX));
+        assert!(pull_bytes(64 << 20) > 64 << 20);
+    }
 }

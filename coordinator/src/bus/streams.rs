@@ -118,6 +118,9 @@ impl Bus {
                 max_deliver: -1,
                 max_ack_pending: ACK_PENDING_MAX,
                 max_waiting: PULLS_WAITING_MAX,
+                // Without it the consumers of every queue that ever was would stay. Messages stay in any case: a lane that has some hears of
+                // the end and makes the consumer again.
+                inactive_threshold: self.queue_forgotten_after,
                 metadata: HashMap::from([
                     (names::METADATA_QUEUE.to_owned(), queue.to_owned()),
                     (names::METADATA_PRIORITY.to_owned(), priority.to_string()),

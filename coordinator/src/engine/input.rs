@@ -10,6 +10,7 @@ use orchestr8_proto::wire::{ClaimBatch, Heartbeat, Nudge};
 use orchestr8_store::queue::Lot;
 use prost::Message;
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Everything that can wake a lane, besides callers and its own clock.
 #[derive(Debug)]
@@ -36,8 +37,8 @@ pub enum Input {
     Connection(Connection),
     /// The streams were made or looked at.
     Streams(Result<crate::bus::streams::Incarnations, String>),
-    /// nats-server says that a stream, or a consumer of the task stream, was deleted.
-    Deleted,
+    /// nats-server says that a stream, or a consumer of the task stream, was deleted; of which queue it was, where it was of one.
+    Deleted(Option<String>),
     /// A hint of another coordinator, and where it waits for an answer.
     Nudge(Nudge, Option<String>),
     /// JetStream's clock less ours, in microseconds.
@@ -60,7 +61,7 @@ impl Input {
             | Self::Surveyed(_)
             | Self::Connection(_)
             | Self::Streams(_)
-            | Self::Deleted
+            | Self::Deleted(_)
             | Self::Nudge(..)
             | Self::ServerClock(_) => 0,
         }
@@ -79,7 +80,7 @@ pub enum Connection {
 }
 
 /// One message of the outcome stream.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct OutcomeMessage {
     /// Which reader read it.
     pub generation: u64,
@@ -91,6 +92,8 @@ pub struct OutcomeMessage {
     pub stored_at: Timestamp,
     /// An encoded batch, from an executor: untrusted.
     pub payload: Bytes,
+    /// Its part of what may wait for the lane; free once this is dropped.
+    pub room: OwnedSemaphorePermit,
 }
 
 /// The end of one publication.

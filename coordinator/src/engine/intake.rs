@@ -40,7 +40,7 @@ impl Lane {
             Input::Surveyed(survey) => self.reconcile(&survey),
             Input::Connection(connection) => self.connection_changed(connection),
             Input::Streams(result) => self.streams_seen(result),
-            Input::Deleted => self.make_again(),
+            Input::Deleted(queue) => self.make_again(queue.as_deref()),
             Input::Nudge(nudge, asker) => self.take_nudge(&nudge, asker),
             Input::ServerClock(offset_us) => self.server_clock_offset_us = Some(offset_us),
         }

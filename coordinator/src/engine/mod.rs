@@ -7,7 +7,7 @@
 //! commit   every row and the fence in one round trip                   batch
 //! act      because the fence held: publish, answer, confirm, wake      act, dispatches
 //! ```
-//! Shards are shared with other lanes by `sharing`, which send each other `mail`; any doubt runs the one `recovery`. No verdict without an `inquiry`. What is not published yet lies above the
+//! Shards are shared with other lanes by `sharing`, which send each other `mail`; any doubt runs the one `recovery`, and what is gone from NATS is made again (`deleted`). No verdict without an `inquiry`. What is not published yet lies above the
 //! marks of its lot (`lots`). [`handle`] is what the API holds.
 
 mod act;
@@ -15,6 +15,7 @@ mod batch;
 mod bundles;
 pub mod cache;
 mod clock;
+mod deleted;
 mod dispatches;
 pub mod handle;
 pub mod input;

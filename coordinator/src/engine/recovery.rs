@@ -359,14 +359,7 @@ impl Lane {
         }
     }
 
-    /// What was deleted is made again at once; without this hint the minute's survey would find it.
-    pub(super) fn make_again(&mut self) {
-        tracing::warn!("a stream or consumer was deleted beside us; making it again");
-        self.look_after_streams();
-        self.look_after_consumers();
-    }
-
-    fn look_after_consumers(&mut self) {
+    pub(super) fn look_after_consumers(&mut self) {
         self.queues_known.clear();
         let queues: Vec<String> = self.lots.iter().map(|state| state.lot.queue.clone()).chain(self.roster.queues()).collect();
         self.look_after_queues(&queues);

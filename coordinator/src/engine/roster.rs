@@ -117,6 +117,12 @@ impl Roster {
         self.known.values().flat_map(|known| known.view.queues.iter().cloned()).collect()
     }
 
+    /// Whether an executor that is heard serves the queue.
+    #[must_use]
+    pub fn serves(&self, queue: &str) -> bool {
+        self.known.values().any(|known| known.view.queues.iter().any(|served| served == queue))
+    }
+
     /// The executors that are heard.
     #[must_use]
     pub fn views(&self) -> Vec<ExecutorView> {

@@ -3,6 +3,7 @@
 //!
 //! - `parent`: [`Shim`], the side that starts it and listens
 //! - `process`: [`run_shim`], the process itself: `orchestr8 shim`, single-threaded
+//! - `signals`: those that whoever started this process had ignored
 //! - `tree`: finding and killing every descendant
 //!
 //! The two speak lines over a Unix socket, which is the shim's stdin. In: one [`ShimSpec`] as JSON, later `stop`.
@@ -17,6 +18,7 @@
 
 mod parent;
 mod process;
+mod signals;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tree;

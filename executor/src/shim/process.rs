@@ -1,5 +1,6 @@
 //! The shim process itself: one thread, one command, one loop over the parent's socket, SIGCHLD and the clock.
 
+use super::signals::hear_ignored;
 use super::tree::{Children, kill_descendants, reap};
 use super::{ShimEvent, ShimReport, ShimSpec, StopSignal};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -292,6 +293,7 @@ fn read_spec(parent: &mut BufReader<UnixStream>) -> Result<ShimSpec, String> {
 /// Isolates first: a signal to the executor's whole group must not end a shim that still waits for its spec.
 fn isolated(parent: &mut BufReader<UnixStream>) -> Result<(ShimSpec, SignalFd), String> {
     let signals = isolate().map_err(|errno| format!("the shim cannot prepare itself: {errno}"))?;
+    hear_ignored().map_err(|error| format!("the shim cannot see to ignored signals: {error}"))?;
     Ok((read_spec(parent)?, signals))
 }
 

@@ -68,6 +68,16 @@ async fn ended(shim: &mut Shim) -> Result<ShimReport, ShimError> {
     tokio::time::timeout(PATIENCE, shim.ended()).await.expect("in time")
 }
 
+/// A program that stands in for the shim, or goes before it.
+fn script(folder: &Path, text: &str) -> PathBuf {
+    let program = folder.join("script");
+    // Another process writes it: what is open for writing, also in a child that another test starts just then, cannot be started.
+    let mut writer = std::process::Command::new("/bin/sh");
+    writer.args(["-c", r#"printf %s "$1" > "$0" && chmod 755 "$0""#]).arg(&program).arg(text);
+    assert!(writer.status().expect("a shell").success(), "{} is written", program.display());
+    program
+}
+
 /// The shim of a command is its parent.
 fn parent_of(pid: i32) -> i32 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("alive");
@@ -139,6 +149,25 @@ async fn the_stop_signal_is_the_one_asked_for() {
 }
 
 #[tokio::test]
+async fn what_the_executors_shell_ignored_its_commands_do_not() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let ignoring = format!("#!/bin/sh\ntrap '' INT QUIT HUP CHLD USR1\nexec '{}' \"$@\"\n", shim_program().display());
+    let program = script(folder.path(), &ignoring);
+    for (stop_signal, number) in [(StopSignal::Int, 2), (StopSignal::Quit, 3)] {
+        let shows = "grep -e SigIgn -e SigBlk /proc/self/status; exec sleep 1000";
+        let spec = ShimSpec { stop_signal, ..spec(shows) };
+        let mut shim = Shim::spawn(&program, &spec, Stdio::piped(), Stdio::inherit()).expect("spawned");
+        let mut lines = BufReader::new(shim.take_stdout().expect("piped")).lines();
+        shim.started().await.expect("started");
+        assert_eq!(line(&mut lines).await, "SigBlk:\t0000000000000000");
+        assert_eq!(line(&mut lines).await, "SigIgn:\t0000000000000000");
+        shim.stop().await;
+        let report = ended(&mut shim).await.expect("a report");
+        assert_eq!((report.signal, report.stopped), (Some(number), true));
+    }
+}
+
+#[tokio::test]
 async fn a_stop_right_behind_the_spec_is_heard() {
     let mut shim = Shim::spawn(&shim_program(), &spec("exec sleep 1000"), Stdio::null(), Stdio::null()).expect("spawned");
     shim.stop().await;
@@ -190,11 +219,8 @@ async fn a_terminals_signals_do_not_reach_the_shim_but_the_commands_default_is_k
 
 #[tokio::test]
 async fn a_shim_that_is_asked_to_end_before_it_has_its_orders_never_started_the_command() {
-    use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let program = folder.path().join("ends-at-once");
-    std::fs::write(&program, "#!/bin/sh\nkill -TERM $$\n").expect("writable");
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("ours");
+    let program = script(folder.path(), "#!/bin/sh\nkill -TERM $$\n");
     let mut shim = Shim::spawn(&program, &spec("echo never"), Stdio::null(), Stdio::null()).expect("it starts");
     assert!(matches!(ended(&mut shim).await, Err(ShimError::Unstarted(Signal::SIGTERM))));
 }

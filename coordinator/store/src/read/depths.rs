@@ -41,7 +41,10 @@ const OLDEST: &str = "with recursive heads as (
         order by t.queue, t.priority, t.dispatch_sequence limit 1) n)
     select queue, greatest(0, extract(epoch from clock_timestamp() - min(queued_at)))::float8 as age_s from heads group by queue";
 
-pub(super) const STATEMENTS: &[(&str, &str)] = &[("depths", DEPTHS), ("oldest_queued", OLDEST)];
+/// Every lot in which something is queued, or was of late, has its marks.
+const QUEUES: &str = "select distinct queue from dispatch_marks";
+
+pub(super) const STATEMENTS: &[(&str, &str)] = &[("depths", DEPTHS), ("oldest_queued", OLDEST), ("queues", QUEUES)];
 
 /// How long the oldest queued task of a queue has waited since it was last queued.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +65,14 @@ pub async fn oldest_queued(db: impl PgExecutor<'_>) -> Result<Vec<QueueAge>, Rea
         Ok(QueueAge { queue: row.try_get("queue")?, age: Duration::try_from_secs_f64(row.try_get("age_s")?).unwrap_or_default() })
     };
     rows.iter().map(age).collect()
+}
+
+/// The queues that are in use, or were of late.
+///
+/// # Errors
+/// [`ReadError`].
+pub async fn queues(db: impl PgExecutor<'_>) -> Result<Vec<String>, ReadError> {
+    Ok(sqlx::query_scalar(QUEUES).fetch_all(db).await?)
 }
 
 /// The depths of all queues that have unfinished tasks.

@@ -1,6 +1,6 @@
 //! Events that could not be applied: a page, newest first, and one with all that is known of it.
 
-use super::{ReadError, rfc3339};
+use super::{IdRange, PrefixMatch, ReadError, rfc3339};
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
@@ -85,7 +85,10 @@ const PAGE: &str = concat!(
 
 const ONE: &str = concat!("select ", columns!(), ", q.event", of_entries!(), " where q.id = $1");
 
-pub(super) const STATEMENTS: &[(&str, &str)] = &[("quarantine page", PAGE), ("quarantine one", ONE)];
+const MATCHING: &str = "select id, coalesce(event ->> 'event', 'unknown') as name, created_at from quarantined_events
+where id between $1 and $2 order by created_at desc, id desc limit $3";
+
+pub(super) const STATEMENTS: &[(&str, &str)] = &[("quarantine page", PAGE), ("quarantine one", ONE), ("quarantine matching", MATCHING)];
 
 /// A page after `after`, newest first.
 ///
@@ -104,6 +107,14 @@ pub async fn page(db: impl PgExecutor<'_>, after: Option<QuarantineCursor>, rows
 pub async fn one(db: impl PgExecutor<'_>, id: Uuid) -> Result<Option<QuarantineDetail>, ReadError> {
     let Some(row) = sqlx::query(ONE).bind(id).fetch_optional(db).await? else { return Ok(None) };
     Ok(Some(QuarantineDetail { record: record(&row)?, event: row.try_get("event")? }))
+}
+
+/// Which entry a prefix stands for; a candidate's name is its kind.
+///
+/// # Errors
+/// [`ReadError`].
+pub async fn matching(db: impl PgExecutor<'_>, range: IdRange) -> Result<PrefixMatch, ReadError> {
+    super::ids_in(db, MATCHING, range).await
 }
 
 fn record(row: &PgRow) -> Result<QuarantineRecord, ReadError> {

@@ -1,5 +1,6 @@
 //! `orchestr8 coordinator`: flags to the settings of a coordinator.
 
+use super::kubernetes::KubernetesArgs;
 use super::nats::NatsArgs;
 use super::secrets::{read_secret, read_token_keys};
 use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_patience, parse_time_base, without_secrets};
@@ -37,7 +38,7 @@ pub struct CoordinatorArgs {
     /// The file with the private key of --tls-cert, PEM.
     #[arg(long, env = "ORCHESTR8_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// The file with a bearer token that opens /metrics alone, for whoever scrapes it [default: none].
+    /// The file with a bearer token that opens /metrics and the demand of queues alone, for whoever scrapes and scales [default: none].
     #[arg(long, env = "ORCHESTR8_METRICS_TOKEN_FILE", value_name = "FILE")]
     metrics_token_file: Option<PathBuf>,
     /// The file with the keys that sign tokens between coordinators and executors, the same on all coordinators: lines NUMBER:HEXADECIMAL.
@@ -70,6 +71,8 @@ pub struct CoordinatorArgs {
     /// Servers of a NATS cluster that keep a copy of each stream: 1, 3 or 5. Streams that have fewer get more.
     #[arg(long, env = "ORCHESTR8_NATS_REPLICAS", value_name = "N", default_value_t = 1, value_parser = parse_replicas)]
     nats_replicas: u8,
+    #[command(flatten)]
+    kubernetes: KubernetesArgs,
     /// A file with settings: YAML, one mapping, its keys the flags without dashes in front.
     #[arg(long, env = "ORCHESTR8_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -105,9 +108,11 @@ impl CoordinatorArgs {
             database_url,
             nats: self.nats.settings()?,
             listen: self.listen,
-            tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| ApiCertificate { certificate, key }),
+            tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| ApiCertificate { flags: "--tls", certificate, key }),
             token,
             metrics_token: self.metrics_token_file.map(|file| read_secret("--metrics-token-file", &file)).transpose()?,
+            external_metrics: self.kubernetes.external_metrics(),
+            pod_deletion_cost: self.kubernetes.cluster(|name| std::env::var(name).ok())?,
             token_keys: read_token_keys("--token-keys-file", &keys_file)?,
             name: self.name.unwrap_or_else(|| format!("{host}-{}", std::process::id())),
             startup_patience: self.startup_patience,
@@ -136,7 +141,8 @@ fn told(error: &CoordinatorError) -> ServiceError {
         | CoordinatorError::Listen { .. }
         | CoordinatorError::Exposed(_)
         | CoordinatorError::Tls(_)
-        | CoordinatorError::Token(_) => ServiceError::Configuration(error.to_string()),
+        | CoordinatorError::Token(_)
+        | CoordinatorError::Cluster(_) => ServiceError::Configuration(error.to_string()),
         CoordinatorError::Ended(_) => ServiceError::Failed(error.to_string()),
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! - [`configuration`]: flags, environment and file become one set of values
 //! - [`secrets`]: tokens and keys from files; `reference`: the documented flags are the real ones
-//! - [`nats`]: the flags about NATS that both share
+//! - [`nats`]: the flags about NATS that both share; [`kubernetes`]: those about the cluster
 //! - [`coordinator`], [`executor`]: their flags, and the settings that these make
 
 mod configuration;
 pub mod coordinator;
 pub mod executor;
+mod kubernetes;
 mod nats;
 #[cfg(test)]
 mod reference;

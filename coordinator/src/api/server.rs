@@ -2,12 +2,14 @@
 
 use super::tls::TlsListener;
 use super::{ApiContext, router};
+use axum::Router;
 use axum::serve::{Listener, ListenerExt};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 
 /// Requests under way when the coordinator stops get this long.
 pub const DRAIN_MAX: Duration = Duration::from_secs(10);
@@ -34,20 +36,30 @@ pub fn check_listen(address: SocketAddr, configured_token: Option<&str>) -> Resu
 /// # Errors
 /// When the listener cannot accept any more.
 pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, context: ApiContext) -> io::Result<()> {
+    let shutdown = context.settings.shutdown.clone();
+    serve_routes(listener, tls, router(context), shutdown).await
+}
+
+/// The same for other routes.
+pub(super) async fn serve_routes(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    routes: Router,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let listener = listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was refused");
         }
     });
     match tls {
-        Some(acceptor) => serve_on(TlsListener::start(listener, acceptor)?, context).await,
-        None => serve_on(listener, context).await,
+        Some(acceptor) => serve_on(TlsListener::start(listener, acceptor)?, routes, shutdown).await,
+        None => serve_on(listener, routes, shutdown).await,
     }
 }
 
-async fn serve_on<L: Listener<Addr = SocketAddr>>(listener: L, context: ApiContext) -> io::Result<()> {
-    let shutdown = context.settings.shutdown.clone();
-    let serving = axum::serve(listener, router(context)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+async fn serve_on<L: Listener<Addr = SocketAddr>>(listener: L, routes: Router, shutdown: CancellationToken) -> io::Result<()> {
+    let serving = axum::serve(listener, routes).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let drained_for_too_long = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN_MAX).await;

@@ -14,6 +14,7 @@
 
 mod commands;
 mod compose;
+mod composed;
 mod deletion_cost;
 mod demand;
 mod external_metrics;

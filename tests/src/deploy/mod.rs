@@ -19,6 +19,7 @@ mod deletion_cost;
 mod demand;
 mod external_metrics;
 mod golden;
+mod image;
 mod rendering;
 mod rules;
 mod schemas;

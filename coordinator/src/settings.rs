@@ -1,7 +1,9 @@
 //! What a coordinator is told, and why it may not start.
 
+use crate::api::external_metrics::ExternalMetricsSettings;
 use crate::api::tls::{ApiCertificate, TlsError};
 use crate::bus::BusError;
+use crate::deletion_cost::{ClusterAccess, ClusterError};
 use orchestr8_nats::NatsSettings;
 use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::tokens::TokenKeys;
@@ -23,8 +25,12 @@ pub struct CoordinatorSettings {
     pub connections_max: usize,
     /// The API's bearer token.
     pub token: String,
-    /// A bearer token that opens `/metrics` alone.
+    /// A bearer token that opens `/metrics` and the demand of queues alone.
     pub metrics_token: Option<String>,
+    /// Where the demand is served to Kubernetes' API server; none: nowhere.
+    pub external_metrics: Option<ExternalMetricsSettings>,
+    /// The cluster that is told how busy executors' pods are; none: nobody is.
+    pub pod_deletion_cost: Option<ClusterAccess>,
     /// Sign dispatches; the same on all coordinators.
     pub token_keys: TokenKeys,
     /// A label in logs and leases.
@@ -77,6 +83,9 @@ pub enum CoordinatorError {
     /// The API's token is not one.
     #[error(transparent)]
     Token(#[from] crate::api::access::TokenError),
+    /// The cluster cannot be told anything.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// A part ended by itself: a bug.
     #[error("{0} ended unexpectedly")]
     Ended(&'static str),
@@ -89,7 +98,7 @@ impl CoordinatorError {
         match self {
             Self::Database(error) => error.may_pass(),
             Self::Bus(error) => error.may_pass(),
-            Self::Listen { .. } | Self::Exposed(_) | Self::Tls(_) | Self::Token(_) | Self::Ended(_) => false,
+            Self::Listen { .. } | Self::Exposed(_) | Self::Tls(_) | Self::Token(_) | Self::Cluster(_) | Self::Ended(_) => false,
         }
     }
 }

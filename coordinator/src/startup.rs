@@ -1,18 +1,21 @@
 //! From settings to a running coordinator, and its bounded end.
 
 use crate::api::connections::ConnectionLimits;
-use crate::api::{self, ApiContext, ApiSettings, access};
+use crate::api::{self, ApiContext, ApiSettings, access, external_metrics};
 use crate::bus::control::Speaker;
 use crate::bus::listen;
 use crate::bus::publisher::Publisher;
 use crate::bus::streams::StreamShape;
 use crate::bus::{Bus, BusError};
+use crate::deletion_cost::DeletionCosts;
 use crate::engine::handle::{Command, EngineHandle};
 use crate::engine::lane::{INPUTS_MAX, Lane, LaneParts};
 use crate::metrics::Metrics;
 use crate::settings::{CoordinatorError, CoordinatorSettings};
 use orchestr8_core::plan::DEFAULT_QUEUE;
+use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_store::migrate::{Database, Installation, OpenError};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -20,10 +23,13 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// Commands of callers that wait for the lane.
 const COMMANDS_MAX: usize = 4_096;
+/// How busy a pod is, its cluster is told at most once in so many bases: 10 s.
+const COST_INTERVAL_BASES: u32 = 10;
 /// Connections to Postgres for reads.
 const READ_CONNECTIONS_MAX: u32 = 8;
 /// A server that is away is tried again after this.
@@ -40,7 +46,8 @@ const REACH_MAX: Duration = Duration::from_secs(5);
 pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> Result<(), CoordinatorError> {
     api::check_listen(settings.listen, Some(&settings.token))?;
     let tls = settings.tls.as_ref().map(api::tls::acceptor).transpose()?;
-    let listener = bind(&settings).await?;
+    let listener = bind(settings.listen).await?;
+    let cluster = ClusterSide::prepare(&settings).await?;
     if tls.is_none() && !settings.listen.ip().to_canonical().is_loopback() {
         tracing::warn!(listen = %settings.listen, "the API can be reached from elsewhere and speaks without TLS, tokens and all: use --tls-cert and --tls-key, or a proxy that does");
     }
@@ -59,6 +66,7 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
     let lanes_stop = CancellationToken::new();
     // The API answers from the start, so that who probes it learns what the start waits for.
     tracing::info!(address = %listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string()), "API");
+    cluster.start(&context, settings.times);
     let mut serving = tokio::spawn(api::serve(listener, tls, context));
     let mut parts = tokio::select! {
         started = start_lanes(&settings, (handle, commands), &metrics, &lanes_stop) => started?,
@@ -77,9 +85,38 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
     if matches!(served, Ok(())) { Ok(()) } else { Err(CoordinatorError::Ended("the API")) }
 }
 
-async fn bind(settings: &CoordinatorSettings) -> Result<TcpListener, CoordinatorError> {
-    let refused = |error: std::io::Error| CoordinatorError::Listen { address: settings.listen, reason: error.to_string() };
-    TcpListener::bind(settings.listen).await.map_err(refused)
+async fn bind(address: SocketAddr) -> Result<TcpListener, CoordinatorError> {
+    TcpListener::bind(address).await.map_err(|error| CoordinatorError::Listen { address, reason: error.to_string() })
+}
+
+/// What only a Kubernetes cluster is served and told, where that was asked for.
+struct ClusterSide {
+    external_metrics: Option<(TcpListener, TlsAcceptor)>,
+    costs: Option<DeletionCosts>,
+}
+
+impl ClusterSide {
+    async fn prepare(settings: &CoordinatorSettings) -> Result<Self, CoordinatorError> {
+        let external_metrics = match &settings.external_metrics {
+            Some(wanted) => Some((bind(wanted.listen).await?, external_metrics::acceptor(wanted)?)),
+            None => None,
+        };
+        let costs = settings.pod_deletion_cost.as_ref().map(DeletionCosts::new).transpose()?;
+        Ok(Self { external_metrics, costs })
+    }
+
+    /// Both end at the shutdown. That one of them fails harms no task, so nothing else ends with it.
+    fn start(self, context: &ApiContext, times: ProtocolTimes) {
+        if let Some((listener, acceptor)) = self.external_metrics {
+            tracing::info!(address = ?listener.local_addr().ok(), "external metrics for Kubernetes");
+            let context = context.clone();
+            tokio::spawn(external_metrics::serve(listener, acceptor, context));
+        }
+        if let Some(costs) = self.costs {
+            let shutdown = context.settings.shutdown.clone();
+            tokio::spawn(costs.keep(context.engine.clone(), times.base() * COST_INTERVAL_BASES, shutdown));
+        }
+    }
 }
 
 /// The lanes, each with its own connections, and their publishers.

@@ -1,14 +1,14 @@
 //! `examples/quality-gates.yaml` on this repository, as `make run` has it, and on repositories made for the test: a tidy one, and
 //! one with a mistake for each gate.
 
-use crate::harness::{Installation, InstallationOptions, binary};
+use crate::harness::{Api, Installation, InstallationOptions, binary};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Nothing in it breaks a rule.
-const TIDY: [(&str, &str); 5] = [
+pub const TIDY: [(&str, &str); 5] = [
     ("README.md", "# Tidy\n\nSee [the code](src/main.py), `src/main.py:1` and [this](#tidy).\n"),
     ("src/main.py", "def main():\n    return 1\n"),
     ("Cargo.toml", "[package]\nname = \"tidy\"\nversion = \"0.1.0\"\nedition = \"2024\"\n"),
@@ -31,7 +31,7 @@ fn mistakes() -> [(&'static str, &'static str, String, &'static str); 5] {
 }
 
 /// A git repository below the folder.
-fn repository(folder: &Path, name: &str, files: &[(&str, &str)]) -> Result<PathBuf> {
+pub fn repository(folder: &Path, name: &str, files: &[(&str, &str)]) -> Result<PathBuf> {
     let root = folder.join(name);
     for (path, text) in files {
         let path = root.join(path);
@@ -43,13 +43,13 @@ fn repository(folder: &Path, name: &str, files: &[(&str, &str)]) -> Result<PathB
 }
 
 /// The workflow at its end, and its tasks.
-async fn run_gates(installation: &Installation, repository: &Path) -> Result<(Value, Vec<Value>)> {
+pub async fn run_gates(api: &Api, repository: &Path) -> Result<(Value, Vec<Value>)> {
     let definition = std::fs::read_to_string(binary::workspace().join("examples/quality-gates.yaml"))?;
     let input = json!({"repository": repository, "scripts": binary::workspace().join("examples/quality-gates")});
-    let accepted = installation.api.post("/api/v1/workflows", &json!({"definition": definition, "input": input})).await?;
+    let accepted = api.post("/api/v1/workflows", &json!({"definition": definition, "input": input})).await?;
     let path = format!("/api/v1/workflows/{}", accepted["workflow_id"].as_str().context("an id")?);
-    let ended = installation.api.get(&format!("{path}?wait=60s")).await?;
-    let tasks = installation.api.get(&format!("{path}/tasks")).await?;
+    let ended = api.get(&format!("{path}?wait=60s")).await?;
+    let tasks = api.get(&format!("{path}/tasks")).await?;
     Ok((ended, tasks["tasks"].as_array().cloned().context("tasks")?))
 }
 
@@ -65,7 +65,7 @@ async fn this_repository_passes_all_gates() -> Result<()> {
         return Ok(());
     }
     let installation = Installation::start(InstallationOptions::default()).await?;
-    let (ended, tasks) = run_gates(&installation, &binary::workspace()).await?;
+    let (ended, tasks) = run_gates(&installation.api, &binary::workspace()).await?;
     let report = ended["output"].as_str().with_context(|| format!("{ended} {tasks:?}"))?;
     ensure!(ended["status"] == "completed" && report.contains("\n**All 5 gates passed.**\n"), "{report}");
     installation.finish().await;
@@ -76,7 +76,7 @@ async fn this_repository_passes_all_gates() -> Result<()> {
 async fn a_tidy_repository_passes_and_the_report_says_so() -> Result<()> {
     let installation = Installation::start(InstallationOptions::default()).await?;
     let tidy = repository(&installation.workdir, "tidy", &TIDY)?;
-    let (ended, tasks) = run_gates(&installation, &tidy).await?;
+    let (ended, tasks) = run_gates(&installation.api, &tidy).await?;
     let report = ended["output"].as_str().with_context(|| format!("{ended} {tasks:?}"))?;
     ensure!(ended["status"] == "completed" && report.starts_with("# Quality gates: tidy\n\n**All 5 gates passed.**\n"), "{report}");
     for row in
@@ -99,7 +99,7 @@ async fn each_gate_finds_its_mistake_and_the_report_names_it() -> Result<()> {
             files.push((lock.0, &lock.1));
         }
         let root = repository(&installation.workdir, &format!("mistake-{number}"), &files)?;
-        let (ended, tasks) = run_gates(&installation, &root).await?;
+        let (ended, tasks) = run_gates(&installation.api, &root).await?;
         let failed: Vec<usize> = (0..tasks.len()).filter(|index| tasks[*index]["status"] == "failed").collect();
         assert_eq!((&ended["status"], failed.as_slice()), (&json!("failed"), &[number + 1, 6][..]), "{title}: {ended} {tasks:?}");
         let report = stdout_of(&installation, &tasks[6]).await?;

@@ -168,11 +168,13 @@ mod tests {
     }
 
     #[test]
-    fn the_file_in_the_repository_is_what_is_printed() {
-        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/nats/accounts.conf");
-        let kept = std::fs::read_to_string(&file).expect("deploy/nats/accounts.conf");
-        let words: Vec<&str> = kept.lines().nth(1).expect("the command").split_whitespace().skip(3).collect();
-        assert_eq!(printed(&words).expect("fits"), kept, "write it anew by the command that it names");
+    fn the_files_in_the_repository_are_what_is_printed() {
+        for file in ["nats/accounts.conf", "compose/accounts.conf"] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file);
+            let kept = std::fs::read_to_string(&path).expect(file);
+            let words: Vec<&str> = kept.lines().nth(1).expect("the command").split_whitespace().skip(3).collect();
+            assert_eq!(printed(&words).expect("fits"), kept, "{file}: write it anew by the command that it names");
+        }
     }
 
     #[test]

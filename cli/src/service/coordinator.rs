@@ -1,5 +1,6 @@
 //! `orchestr8 coordinator`: flags to the settings of a coordinator.
 
+use super::kubernetes::KubernetesArgs;
 use super::nats::NatsArgs;
 use super::open_files;
 use super::secrets::{read_secret, read_token_keys};
@@ -42,7 +43,7 @@ pub struct CoordinatorArgs {
     /// Connections to the API that are open at the same time, at most; who comes then waits. Fewer where the system allows fewer open files.
     #[arg(long, env = "ORCHESTR8_CONNECTIONS_MAX", value_name = "N", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     connections_max: u32,
-    /// The file with a bearer token that opens /metrics alone, for whoever scrapes it [default: none].
+    /// The file with a bearer token that opens /metrics and the demand of queues alone, for whoever scrapes and scales [default: none].
     #[arg(long, env = "ORCHESTR8_METRICS_TOKEN_FILE", value_name = "FILE")]
     metrics_token_file: Option<PathBuf>,
     /// The file with the keys that sign tokens between coordinators and executors, the same on all coordinators: lines NUMBER:HEXADECIMAL.
@@ -81,6 +82,8 @@ pub struct CoordinatorArgs {
     /// Servers of a NATS cluster that keep a copy of each stream: 1, 3 or 5. Streams that have fewer get more.
     #[arg(long, env = "ORCHESTR8_NATS_REPLICAS", value_name = "N", default_value_t = 1, value_parser = parse_replicas)]
     nats_replicas: u8,
+    #[command(flatten)]
+    kubernetes: KubernetesArgs,
     /// A file with settings: YAML, one mapping, its keys the flags without dashes in front.
     #[arg(long, env = "ORCHESTR8_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -117,10 +120,12 @@ impl CoordinatorArgs {
             database_url,
             nats: self.nats.settings()?,
             listen: self.listen,
-            tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| ApiCertificate { certificate, key }),
+            tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| ApiCertificate { flags: "--tls", certificate, key }),
             connections_max: usize::try_from(self.connections_max).unwrap_or(usize::MAX),
             token,
             metrics_token: self.metrics_token_file.map(|file| read_secret("--metrics-token-file", &file)).transpose()?,
+            external_metrics: self.kubernetes.external_metrics(),
+            pod_deletion_cost: self.kubernetes.cluster(|name| std::env::var(name).ok())?,
             token_keys: read_token_keys("--token-keys-file", &keys_file)?,
             name: self.name.unwrap_or_else(|| format!("{host}-{}", std::process::id())),
             startup_patience: self.startup_patience,
@@ -151,7 +156,8 @@ fn told(error: &CoordinatorError) -> ServiceError {
         | CoordinatorError::Listen { .. }
         | CoordinatorError::Exposed(_)
         | CoordinatorError::Tls(_)
-        | CoordinatorError::Token(_) => ServiceError::Configuration(error.to_string()),
+        | CoordinatorError::Token(_)
+        | CoordinatorError::Cluster(_) => ServiceError::Configuration(error.to_string()),
         CoordinatorError::Ended(_) => ServiceError::Failed(error.to_string()),
     }
 }

@@ -2,13 +2,14 @@
 //!
 //! - [`configuration`]: flags, environment and file become one set of values
 //! - [`secrets`]: tokens and keys from files; `reference`: the documented flags are the real ones
-//! - [`nats`]: the flags about NATS that both share
+//! - [`nats`]: the flags about NATS that both share; [`kubernetes`]: those about the cluster
 //! - [`open_files`]: how many connections the system allows
 //! - [`coordinator`], [`executor`]: their flags, and the settings that these make
 
 mod configuration;
 pub mod coordinator;
 pub mod executor;
+mod kubernetes;
 mod nats;
 mod open_files;
 #[cfg(test)]

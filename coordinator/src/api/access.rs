@@ -3,7 +3,7 @@
 use super::ApiContext;
 use super::problem::{Code, Problem};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
@@ -17,8 +17,8 @@ pub const TOKEN_BYTES_MIN: usize = 16;
 /// Paths that need no token: they say nothing about anyone's work.
 const OPEN_PATHS: [&str; 3] = ["/healthz", "/readyz", "/problems"];
 
-/// What those who only watch may see.
-const METRICS_PATH: &str = "/metrics";
+/// What those who only watch and scale may read: figures, and nothing of anyone's work.
+const WATCHED_ROUTES: [&str; 2] = ["/metrics", "/api/v1/queues/{queue}/demand"];
 
 /// Why a text cannot be a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -61,12 +61,13 @@ impl Token {
 }
 
 /// Lets a request through when its path is open or its token is one of ours.
-pub(super) async fn authorize(State(context): State<ApiContext>, request: Request, next: Next) -> Response {
+pub(super) async fn authorize(State(context): State<ApiContext>, matched: Option<MatchedPath>, request: Request, next: Next) -> Response {
     if is_open(request.uri().path()) {
         return next.run(request).await;
     }
     let settings = &context.settings;
-    let watchers = if request.uri().path() == METRICS_PATH { settings.metrics_tokens.as_slice() } else { &[] };
+    let is_watched = request.method() == Method::GET && matched.is_some_and(|route| WATCHED_ROUTES.contains(&route.as_str()));
+    let watchers = if is_watched { settings.metrics_tokens.as_slice() } else { &[] };
     match check(request.headers(), settings.tokens.iter().chain(watchers)) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),

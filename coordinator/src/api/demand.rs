@@ -35,14 +35,25 @@ pub(super) async fn of_queues(
 ) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let queues = named(&queues)?;
+    Ok(Json(summed(&queues, &depths_now(&context).await?)))
+}
+
+/// The depths of all queues, counted within the last [`AGE_MAX`].
+pub(super) async fn depths_now(context: &ApiContext) -> Result<Vec<QueueDepth>, Problem> {
     let mut counted = context.demand.counted.lock().await;
     let depths = match counted.take() {
         Some((at, depths)) if at.elapsed() < AGE_MAX => (at, depths),
-        Some(_) | None => (Instant::now(), count(&context).await?),
+        Some(_) | None => (Instant::now(), count(context).await?),
     };
-    let answer = summed(&queues, &depths.1);
+    let answer = depths.1.clone();
     *counted = Some(depths);
-    Ok(Json(answer))
+    Ok(answer)
+}
+
+/// Slots that the queued and running tasks of one queue want.
+pub(super) fn slots_of(queue: &str, depths: &[QueueDepth]) -> i64 {
+    let wanting = |depth: &&QueueDepth| depth.queue.as_str() == queue && [TaskStatus::Queued, TaskStatus::Running].contains(&depth.status);
+    depths.iter().filter(wanting).fold(0_i64, |sum, depth| sum.saturating_add(depth.tasks))
 }
 
 /// What a failure leaves behind is nothing: the next request counts anew.

@@ -10,7 +10,7 @@
 //! - [`refusals`]: all that is wrong with a submission, in one answer
 //! - [`submit`], [`single`], [`shapes`], [`workflow`]: submissions of tasks and workflows
 //! - [`tasks`], [`workflows`], [`definitions`]: what there is, and cancelling it
-//! - [`demand`]: what an autoscaler asks
+//! - [`demand`]: what an autoscaler asks; [`external_metrics`]: the same in Kubernetes' own words, on a port for its front proxy
 //! - `quarantine`: events that could not be applied
 //! - `why`: what a task waits for
 //! - `queues`, `executors`, `shards`, `doctor`: what operators look at and order
@@ -28,7 +28,9 @@ mod doctor;
 pub mod elsewhere;
 mod events;
 mod executors;
+pub mod external_metrics;
 pub mod fields;
+mod front_proxy;
 pub mod ids;
 pub mod json;
 pub mod parameters;
@@ -77,7 +79,7 @@ pub const LISTENERS_MAX: usize = 4_096;
 pub struct ApiSettings {
     /// Any of these bearer tokens opens the API; more than one while they rotate. None: nobody gets in.
     pub tokens: Vec<access::Token>,
-    /// These open `/metrics` alone: who only watches needs no key to everything.
+    /// These open `/metrics` and the demand of queues alone: who only watches and scales needs no key to everything.
     pub metrics_tokens: Vec<access::Token>,
     /// How often who waits reads again.
     pub times: ProtocolTimes,

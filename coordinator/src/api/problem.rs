@@ -256,7 +256,13 @@ impl Problem {
         self.inside.field.as_deref()
     }
 
-    /// Its code.
+    /// What, where and what to do.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.inside.detail
+    }
+
+    /// Its stable code.
     #[must_use]
     pub fn code(&self) -> Code {
         self.inside.code

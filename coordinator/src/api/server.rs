@@ -30,7 +30,12 @@ pub fn check_listen(address: SocketAddr, configured_token: Option<&str>) -> Resu
 /// Serves until the context's `shutdown` is cancelled, then at most [`DRAIN_MAX`] longer for what is under way.
 pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, context: ApiContext) {
     let (limits, shutdown) = (context.settings.connections, context.settings.shutdown.clone());
-    let serving = Serving { routes: router(context), tls, limits, shutdown: shutdown.clone() };
+    serve_routes(listener, Serving { routes: router(context), tls, limits, shutdown }).await;
+}
+
+/// The same for any routes.
+pub(super) async fn serve_routes(listener: TcpListener, serving: Serving) {
+    let shutdown = serving.shutdown.clone();
     let drained_for_too_long = async {
         shutdown.cancelled().await;
         tokio::time::sleep(DRAIN_MAX).await;

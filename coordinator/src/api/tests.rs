@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tower::ServiceExt;
 
 const TOKEN: &str = "a-token-for-tests-0123456789";
+const METRICS_TOKEN: &str = "a-token-for-who-watches-0123456789";
 
 /// A router whose database is not there, and what it sends to the lane.
 fn served() -> (Router, mpsc::Receiver<Command>) {
@@ -25,8 +26,9 @@ fn served() -> (Router, mpsc::Receiver<Command>) {
     // Nothing listens on the port: the system gives it to nobody.
     let reads = read_pool(PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(1), 1);
     let tokens = vec![access::Token::new(TOKEN).expect("long enough")];
+    let metrics_tokens = vec![access::Token::new(METRICS_TOKEN).expect("long enough")];
     let (times, connections, shutdown) = (ProtocolTimes::default(), ConnectionLimits::of(1), CancellationToken::new());
-    let settings = ApiSettings { tokens, metrics_tokens: Vec::new(), times, connections, queues_max: 1, shutdown };
+    let settings = ApiSettings { tokens, metrics_tokens, times, connections, queues_max: 1, shutdown };
     (router(ApiContext::new(engine, reads, settings, Metrics::default())), commands)
 }
 
@@ -86,6 +88,35 @@ async fn every_route_but_the_open_ones_needs_the_token() {
         let request = Request::builder().uri(path).body(Body::empty()).expect("a request");
         let response = served().0.oneshot(request).await.expect("an answer");
         assert_eq!(response.status(), StatusCode::OK, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_token_of_those_who_watch_reads_figures_and_nothing_else() {
+    let (router, _commands) = served();
+    let answered = async |method: Method, path: &str| {
+        let request = Request::builder().method(method).uri(path).header(header::AUTHORIZATION, format!("Bearer {METRICS_TOKEN}"));
+        router.clone().oneshot(request.body(Body::empty()).expect("a request")).await.expect("an answer").status()
+    };
+    assert_eq!(answered(Method::GET, "/metrics").await, StatusCode::OK);
+    // The database is away: it got in.
+    for demand in ["/api/v1/queues/default/demand", "/api/v1/queues/default,agents/demand"] {
+        assert_eq!(answered(Method::GET, demand).await, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    for (method, path) in [
+        (Method::POST, "/api/v1/queues/default/demand"),
+        (Method::POST, "/metrics"),
+        (Method::GET, "/api/v1/queues"),
+        (Method::POST, "/api/v1/queues/demand/pause"),
+        (Method::GET, "/api/v1/queues/default/demand/"),
+        (Method::GET, "/api/v1/queues//demand"),
+        (Method::GET, "/api/v1/queues/a/b/demand"),
+        (Method::GET, "/api/v1/tasks"),
+        (Method::POST, "/api/v1/tasks"),
+        (Method::GET, "/api/v1/doctor"),
+        (Method::GET, "//metrics"),
+    ] {
+        assert_eq!(answered(method.clone(), path).await, StatusCode::UNAUTHORIZED, "{method} {path}");
     }
 }
 

@@ -388,6 +388,12 @@ impl EngineHandle {
         all
     }
 
+    /// Whether this coordinator owns the shard: what one of them alone should do, the owner of shard 0 does.
+    #[must_use]
+    pub fn owns_shard(&self, shard: u16) -> bool {
+        self.lane_of(shard).is_some()
+    }
+
     /// The lane of this process that owns the shard.
     fn lane_of(&self, shard: u16) -> Option<usize> {
         self.owners.read().unwrap_or_else(PoisonError::into_inner).get(&shard).copied()

@@ -62,17 +62,62 @@ orchestr8.role: executor
 {{- .Values.auth.existingSecret | default (printf "%s-auth" (include "orchestr8.fullname" .)) -}}
 {{- end -}}
 
+{{- define "orchestr8.metricsSecret" -}}
+{{- .Values.metrics.existingSecret | default (printf "%s-metrics" (include "orchestr8.fullname" .)) -}}
+{{- end -}}
+
+{{- define "orchestr8.externalMetricsSecret" -}}
+{{- .Values.externalMetrics.tls.secret | default (printf "%s-external-metrics" (include "orchestr8.fullname" .)) -}}
+{{- end -}}
+
+{{/* Who vouches for the API server's front proxy, and what it may be called: as given, else as the cluster itself says. */}}
+{{- define "orchestr8.frontProxy" -}}
+{{- $given := .Values.externalMetrics.requestHeader -}}
+{{- $found := (lookup "v1" "ConfigMap" "kube-system" "extension-apiserver-authentication").data | default dict -}}
+{{- $names := $given.allowedNames -}}
+{{- if and (not $given.ca) (not $names) -}}
+{{- $names = index $found "requestheader-allowed-names" | default "[]" | fromJsonArray -}}
+{{- end -}}
+ca: {{ $given.ca | default (index $found "requestheader-client-ca-file") | default "" | quote }}
+names: {{ $names | toJson }}
+{{- end -}}
+
 {{- define "orchestr8.natsSecret" -}}
 {{- .Values.nats.existingSecret | default (printf "%s-nats-auth" (include "orchestr8.fullname" .)) -}}
 {{- end -}}
 
-{{- define "orchestr8.apiUrl" -}}
-http://{{ include "orchestr8.fullname" . }}.{{ .Release.Namespace }}.svc:{{ .Values.coordinator.service.port }}
+{{/* The API speaks TLS where it has a certificate. */}}
+{{- define "orchestr8.apiScheme" -}}
+{{- ternary "https" "http" (not (empty .Values.coordinator.tls.secret)) -}}
 {{- end -}}
 
-{{/* The variable in which nats-server finds the password of a pool. (the pool's name) */}}
+{{- define "orchestr8.apiUrl" -}}
+{{ include "orchestr8.apiScheme" . }}://{{ include "orchestr8.fullname" . }}.{{ .Release.Namespace }}.svc:{{ .Values.coordinator.service.port }}
+{{- end -}}
+
+{{/* The Secret with the authorities that may vouch for nats-server; empty: there is no TLS to it. */}}
+{{- define "orchestr8.natsCaSecret" -}}
+{{- .Values.nats.tls.caSecret | default (ternary .Values.nats.tls.secret "" .Values.nats.enabled) -}}
+{{- end -}}
+
+{{/* The variable in which nats-server finds the password of a login. (its name) */}}
 {{- define "orchestr8.natsPasswordVariable" -}}
-EXECUTOR_{{ . | upper | replace "-" "_" }}_PASSWORD
+ORCHESTR8_NATS_PASSWORD_{{ . | upper | replace "-" "_" }}
+{{- end -}}
+
+{{/* The Secret and key with the password of a pool's login: its own Secret, unless one was brought for all. (dict "root" $ "name" $name) */}}
+{{- define "orchestr8.natsLogin" -}}
+{{- $pool := include "orchestr8.pool" . | fromYaml -}}
+{{- if $pool.nats.passwordSecret -}}
+name: {{ $pool.nats.passwordSecret }}
+key: {{ $pool.nats.passwordKey }}
+{{- else if .root.Values.nats.existingSecret -}}
+name: {{ .root.Values.nats.existingSecret }}
+key: executor-{{ .name }}
+{{- else -}}
+name: {{ include "orchestr8.fullname" .root }}-nats-executor-{{ .name }}
+key: password
+{{- end -}}
 {{- end -}}
 
 {{/* A secret that was drawn once stays: (dict "root" $ "secret" name "key" key "fresh" value), in base64. */}}
@@ -96,8 +141,17 @@ EXECUTOR_{{ . | upper | replace "-" "_" }}_PASSWORD
 {{- if and (not .Values.nats.enabled) (not .Values.nats.external.urlSecret) -}}
 {{- fail "no NATS: set nats.external.urlSecret to a Secret whose key `url` is nats://HOST:PORT, or nats.enabled=true" -}}
 {{- end -}}
+{{- if and .Values.externalMetrics.enabled (not (include "orchestr8.frontProxy" . | fromYaml).ca) -}}
+{{- fail "externalMetrics.requestHeader.ca is empty, and the cluster was not asked: set it to what `kubectl --namespace kube-system get configmap extension-apiserver-authentication --output jsonpath='{.data.requestheader-client-ca-file}'` prints" -}}
+{{- end -}}
+{{- if and .Values.database.caSecret (not (has .Values.database.sslMode (list "verify-ca" "verify-full"))) -}}
+{{- fail (printf "database.caSecret is believed by database.sslMode=verify-full alone; it is %q" .Values.database.sslMode) -}}
+{{- end -}}
 {{- range $name, $_ := include "orchestr8.executors" $ | fromYaml -}}
 {{- $pool := include "orchestr8.pool" (dict "root" $ "name" $name) | fromYaml -}}
+{{- if and $.Values.nats.enabled (eq $name "coordinator") -}}
+{{- fail "executors.coordinator: that is the coordinators' login to NATS; give the pool another name" -}}
+{{- end -}}
 {{- if not $pool.queues -}}
 {{- fail (printf "executors.%s.queues is empty: name the queues that its executors serve" $name) -}}
 {{- end -}}

@@ -79,7 +79,50 @@ affinity:
   value: {{ .Values.logFilter | quote }}
 {{- end -}}
 
-{{/* The address of NATS. (dict "root" $ "user" "coordinator" "key" "coordinator" "urlSecret" "" "urlKey" "") */}}
+{{/* TLS to NATS: flags, mounts and volumes. (dict "root" $ "clientSecret" a Secret with a certificate of our own, or nothing) */}}
+{{- define "orchestr8.natsTlsArgs" -}}
+{{- if include "orchestr8.natsCaSecret" .root }}
+- --nats-ca=/etc/orchestr8/nats-ca/ca.crt
+{{- end }}
+{{- if .clientSecret }}
+- --nats-cert=/etc/orchestr8/nats-client/tls.crt
+- --nats-key=/etc/orchestr8/nats-client/tls.key
+{{- end }}
+{{- end -}}
+
+{{- define "orchestr8.natsTlsMounts" -}}
+{{- if include "orchestr8.natsCaSecret" .root }}
+- name: nats-ca
+  mountPath: /etc/orchestr8/nats-ca
+  readOnly: true
+{{- end }}
+{{- if .clientSecret }}
+- name: nats-client
+  mountPath: /etc/orchestr8/nats-client
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "orchestr8.natsTlsVolumes" -}}
+{{- with include "orchestr8.natsCaSecret" .root }}
+- name: nats-ca
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+    # The authorities alone: the server's key may be in the same Secret.
+    items:
+      - key: {{ $.root.Values.nats.tls.caKey }}
+        path: ca.crt
+{{- end }}
+{{- with .clientSecret }}
+- name: nats-client
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+{{- end }}
+{{- end -}}
+
+{{/* The address of NATS. (dict "root" $ "user" "coordinator" "password" "name: …, key: …" "urlSecret" "" "urlKey" "") */}}
 {{- define "orchestr8.natsEnv" -}}
 {{- if .urlSecret }}
 - name: ORCHESTR8_NATS_URL
@@ -90,9 +133,7 @@ affinity:
 {{- else }}
 - name: ORCHESTR8_NATS_PASSWORD
   valueFrom:
-    secretKeyRef:
-      name: {{ include "orchestr8.natsSecret" .root }}
-      key: {{ .key }}
+    secretKeyRef: {{- .password | nindent 6 }}
 - name: ORCHESTR8_NATS_URL
   value: nats://{{ .user }}:$(ORCHESTR8_NATS_PASSWORD)@{{ include "orchestr8.fullname" .root }}-nats:4222
 {{- end }}

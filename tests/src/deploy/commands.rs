@@ -3,9 +3,11 @@
 use super::rendering::{KUBERNETES_NEWEST, SETS, containers_of, helm, name_of, pod_of, texts};
 use super::tools::fetched;
 use crate::harness::binary;
+use crate::secure::server::Certificates;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::process::{Command, Output};
+use tempfile::TempDir;
 
 /// Settings that come by the environment; the binary's help names them.
 const PREFIX: &str = "ORCHESTR8_";
@@ -57,6 +59,51 @@ fn help(words: &[String]) -> Result<Output> {
 }
 
 #[test]
+fn the_accounts_of_nats_are_those_of_the_command() -> Result<()> {
+    let Some(helm) = helm("accounts of NATS") else { return Ok(()) };
+    for set in SETS.into_iter().filter(|set| *set != "external") {
+        let objects = helm.objects(set, KUBERNETES_NEWEST)?;
+        let configuration = objects.iter().find_map(|object| object["data"]["nats.conf"].as_str()).context("nats.conf")?;
+        let (_, accounts) = configuration.split_once("\naccounts {").context("accounts")?;
+        let pools = objects.iter().filter_map(pod_of).flat_map(containers_of).filter(|container| container["name"] == "executor");
+        let logins = pools.map(|container| login_of(&texts(&container["args"]))).collect::<Result<Vec<_>>>()?;
+        let words = logins.iter().flat_map(|login| ["--executors", login]);
+        let output = Command::new(binary::orchestr8()?).arg("nats-accounts").args(words).output()?;
+        let printed = String::from_utf8(output.stdout)?;
+        let (_, printed) = printed.split_once("\naccounts {").with_context(|| format!("{logins:?}"))?;
+        let (written, printed) = (without_reasons(accounts), without_reasons(printed));
+        let differs = written.iter().zip(&printed).find(|(one, other)| one != other);
+        ensure!(written == printed, "{set}: chart and command differ: {differs:?}");
+    }
+    Ok(())
+}
+
+/// nats-server looks into the files that its configuration names; none, with a message, where no certificates can be made.
+fn with_certificates(configuration: &str, folder: &TempDir) -> Result<Option<String>> {
+    const MOUNTED: &str = "/etc/nats-tls";
+    if !configuration.contains(MOUNTED) {
+        return Ok(Some(configuration.to_owned()));
+    }
+    let Some(made) = Certificates::make()? else { return Ok(None) };
+    for (file, mounted) in [("server.pem", "tls.crt"), ("server.key", "tls.key"), ("ca.pem", "ca.crt")] {
+        std::fs::copy(made.path(file), folder.path().join(mounted))?;
+    }
+    Ok(Some(configuration.replace(MOUNTED, &folder.path().display().to_string())))
+}
+
+/// `LOGIN=QUEUE,…`, as the command wants it.
+fn login_of(words: &[String]) -> Result<String> {
+    let value = |flag: &str| words.iter().find_map(|word| word.strip_prefix(flag)).with_context(|| format!("{flag} in {words:?}"));
+    Ok(format!("{}={}", value("--nats-login=")?, value("--queues=")?))
+}
+
+/// The lines that say something to nats-server, in their order.
+fn without_reasons(accounts: &str) -> Vec<String> {
+    let lines = accounts.lines().map(|line| line.split(" # ").next().unwrap_or_default().trim().to_owned());
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+#[test]
 fn nats_server_takes_its_configuration() -> Result<()> {
     let what = "the chart's NATS configuration";
     let (Some(helm), Some(server)) = (helm(what), fetched("bin/nats-server", what)) else { return Ok(()) };
@@ -65,6 +112,7 @@ fn nats_server_takes_its_configuration() -> Result<()> {
         let configuration = objects.iter().find_map(|object| object["data"]["nats.conf"].as_str()).context("nats.conf")?;
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("nats.conf");
+        let Some(configuration) = with_certificates(configuration, &folder)? else { continue };
         std::fs::write(&file, configuration)?;
         let pod =
             objects.iter().find(|object| name_of(object) == "StatefulSet/orchestr8-nats").and_then(pod_of).context("a StatefulSet")?;

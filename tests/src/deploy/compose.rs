@@ -56,12 +56,13 @@ fn nats_server_takes_the_composed_configuration() -> Result<()> {
     let file = workspace().join("deploy/compose/nats.conf");
     let drawn = "x0123456789abcdef";
     let mut command = std::process::Command::new(server);
-    let output = command.env("COORDINATOR_PASSWORD", drawn).env("EXECUTOR_PASSWORD", drawn).arg("-t").arg("--config").arg(file).output()?;
+    let passwords = ["ORCHESTR8_NATS_PASSWORD_COORDINATOR", "ORCHESTR8_NATS_PASSWORD_DEFAULT"].map(|name| (name, drawn));
+    let output = command.envs(passwords).arg("-t").arg("--config").arg(file).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 
 /// A key of a service, or of what it takes over by `<<`.
-fn merged<'a>(service: &'a Value, key: &str) -> Option<&'a Value> {
+pub fn merged<'a>(service: &'a Value, key: &str) -> Option<&'a Value> {
     service.get(key).or_else(|| service["<<"].get(key))
 }

@@ -52,6 +52,9 @@ fn values_that_cannot_work_are_refused_with_their_remedy() -> Result<()> {
         (&["--set", "postgres.enabled=true,image.tag=latest"], "image"),
         (&["--set", "postgres.enabled=true,nats.replicas=2"], "replicas"),
         (&["--set", "postgres.enabled=true,executors.a.queues={Upper}"], "queues"),
+        (&["--set", "postgres.enabled=true,executors.coordinator.queues={a}"], "executors.coordinator"),
+        (&["--set", "postgres.enabled=true,externalMetrics.enabled=true"], "requestheader-client-ca-file"),
+        (&["--set", "database.urlSecret=x,database.caSecret=y,database.sslMode=require"], "database.sslMode=verify-full"),
     ] {
         let words = [&["template", "x", "."], words].concat();
         let refused = helm.run(&words).err().with_context(|| format!("{words:?} was taken"))?.to_string();

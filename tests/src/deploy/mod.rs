@@ -1,20 +1,25 @@
 //! What is deployed: the chart, rendered and checked; what it starts must be what the binary understands.
 //!
-//! - [`rendering`]: helm on the six sets of values, and the manifests as JSON
+//! - [`rendering`]: helm on the seven sets of values, and the manifests as JSON
 //! - `golden`: the manifests are those that were reviewed
 //! - `schemas`: Kubernetes 1.29 to 1.36, KEDA and the Prometheus operator would take them
 //! - `rules`: our own: images, limits, probes, restricted security
 //! - `commands`: every flag is one of the binary's, and nats-server takes its configuration
-//! - `compose`: the same of `deploy/compose.yaml`
-//! - `demand`: what an autoscaler is told
+//! - `compose`: the same of `deploy/compose.yaml`; `composed`: its processes, with its own configuration, run the quality gates
+//! - `demand`, `external_metrics`: what an autoscaler is told; `deletion_cost`: what a cluster is told of executors' pods
+//! - `image`: the runtime stage around this machine's binary, and the list of its crates
 //! - `texts`: the values' schema and the chart's README fit the values
 //!
 //! Tools come from `deploy/tools.sh`. A test whose tool is missing says so and does nothing.
 
 mod commands;
 mod compose;
+mod composed;
+mod deletion_cost;
 mod demand;
+mod external_metrics;
 mod golden;
+mod image;
 mod rendering;
 mod rules;
 mod schemas;

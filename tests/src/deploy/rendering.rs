@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 /// The sets of values in the chart's folder `ci`.
-pub const SETS: [&str; 6] = ["trial", "production", "keda", "hpa", "external", "pools"];
+pub const SETS: [&str; 7] = ["trial", "production", "keda", "hpa", "external", "pools", "tls"];
 /// The newest version of Kubernetes that the chart is checked with.
 pub const KUBERNETES_NEWEST: &str = "1.36.0";
 

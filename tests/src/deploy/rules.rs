@@ -3,9 +3,12 @@
 use super::rendering::{KUBERNETES_NEWEST, SETS, containers_of, helm, name_of, pod_of, texts};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// Besides the commands' time: ending them, and handing in what they left.
 const DRAIN_REST_S: i64 = 40;
+/// What of a Secret executors are given, as JSON.
+const EXECUTOR_TOKEN: &str = r#""items":[{"key":"executor-token","path":"token"}]"#;
 
 #[test]
 fn every_container_keeps_the_rules() -> Result<()> {
@@ -17,7 +20,7 @@ fn every_container_keeps_the_rules() -> Result<()> {
             restricted(pod).with_context(|| name.clone())?;
             for container in containers_of(pod) {
                 bounded(container).with_context(|| name.clone())?;
-                let is_probed = !["executor", "test"].contains(&container["name"].as_str().unwrap_or_default());
+                let is_probed = container["name"] != json!("test");
                 for probe in ["livenessProbe", "readinessProbe"] {
                     ensure!(container[probe].is_object() == is_probed, "{name}: {probe}");
                 }
@@ -32,7 +35,11 @@ fn restricted(pod: &Value) -> Result<()> {
     let context = &pod["securityContext"];
     ensure!(context["runAsNonRoot"] == json!(true) && context["runAsUser"].as_i64().is_some_and(|uid| uid > 0), "a user that is not root");
     ensure!(context["seccompProfile"]["type"] == json!("RuntimeDefault"), "seccomp");
-    ensure!(pod["automountServiceAccountToken"] == json!(false) && pod["enableServiceLinks"] == json!(false), "token and service links");
+    // Coordinators alone may tell the cluster something, where that is asked for: executors run other people's code.
+    let tells = containers_of(pod).iter().any(|container| {
+        container["name"] == json!("coordinator") && texts(&container["args"]).contains(&"--pod-deletion-cost".to_owned())
+    });
+    ensure!(pod["automountServiceAccountToken"] == json!(tells) && pod["enableServiceLinks"] == json!(false), "token and service links");
     for key in ["hostNetwork", "hostPID", "hostIPC"] {
         ensure!(pod[key].is_null(), "{key}");
     }
@@ -87,12 +94,31 @@ fn executors_are_not_told_what_only_coordinators_may_know() -> Result<()> {
             objects.iter().filter(|object| name_of(object).contains("-executor-") && pod_of(object).is_some()).collect();
         ensure!(!executors.is_empty(), "{set} has no executors");
         for executor in executors {
-            let text = executor.to_string();
+            // The token that opens the metrics of executors, and nothing else; that it is this one is looked at below.
+            let known = ["automountServiceAccountToken", "--metrics-token-file=/etc/orchestr8/metrics/token", EXECUTOR_TOKEN];
+            let rest = known.iter().fold(executor.to_string(), |text, known| text.replace(known, ""));
             for secret in ["DATABASE", "orchestr8-auth", "token", "\"key\":\"coordinator\"", "orchestr8-postgres", "tini"] {
-                let rest = text.replace("automountServiceAccountToken", "");
                 ensure!(!rest.contains(secret), "{set}: {} is given {secret}", name_of(executor));
             }
+            ensure!(executor.to_string().contains(EXECUTOR_TOKEN), "{set}: {} has no token of its own", name_of(executor));
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn each_pool_has_a_login_of_its_own() -> Result<()> {
+    let Some(helm) = helm("logins of pools") else { return Ok(()) };
+    for set in ["keda", "pools", "trial"] {
+        let objects = helm.objects(set, KUBERNETES_NEWEST)?;
+        let variables = objects.iter().filter_map(pod_of).flat_map(containers_of).flat_map(|container| container["env"].as_array());
+        let passwords: Vec<String> = variables
+            .flatten()
+            .filter(|variable| variable["name"] == json!("ORCHESTR8_NATS_PASSWORD"))
+            .map(|variable| variable["valueFrom"]["secretKeyRef"].to_string())
+            .collect();
+        let different: BTreeSet<&String> = passwords.iter().collect();
+        ensure!(different.len() == passwords.len() && passwords.len() >= 2, "{set}: {passwords:?}");
     }
     Ok(())
 }

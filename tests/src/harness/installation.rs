@@ -364,7 +364,10 @@ fn write_secrets(folder: &Path) -> Result<String> {
 }
 
 /// An executor of root must be told whom its commands run as: here the owner of the workspace.
-fn user_words() -> Result<Vec<String>> {
+///
+/// # Errors
+/// When the workspace cannot be looked at.
+pub fn user_words() -> Result<Vec<String>> {
     use std::os::unix::fs::MetadataExt;
     if !nix::unistd::Uid::effective().is_root() {
         return Ok(Vec::new());

@@ -1,5 +1,5 @@
 //! The configuration of `deploy/nats` in force: what it refuses, that everything works within it, and TLS on every connection.
 
 mod rights;
-mod server;
+pub mod server;
 mod whole;

@@ -39,6 +39,15 @@ impl Certificates {
         Ok(Some(made))
     }
 
+    /// Makes `NAME.pem` and `NAME.key`: a client that `authority` vouches for under this common name.
+    pub fn client(&self, name: &str, authority: &str, common_name: &str) -> Result<()> {
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        self.openssl(&format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={common_name}"))?;
+        let signed_by = format!("-CA {authority}.pem -CAkey {authority}.key -CAcreateserial");
+        std::fs::write(self.path("client-extensions"), "extendedKeyUsage=clientAuth\nbasicConstraints=CA:FALSE\n")?;
+        self.openssl(&format!("x509 -req -in {name}.csr {signed_by} -days 2 -extfile client-extensions -out {name}.pem"))
+    }
+
     /// One of its files: `ca.pem`, `stranger.pem`, `server.pem`, `server.key`.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

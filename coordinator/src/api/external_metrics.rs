@@ -113,19 +113,18 @@ async fn unknown(uri: Uri) -> Failure {
 fn queues_of(selector: &str) -> Result<Vec<String>, String> {
     let wrong = || format!("labelSelector `{selector}`: name queues with `{LABEL}=NAME` or `{LABEL} in (NAME,NAME)`, and nothing else");
     let rest = selector.trim().strip_prefix(LABEL).ok_or_else(wrong)?;
-    let named = if let Some(value) = rest.trim_start().strip_prefix('=') {
-        value.strip_prefix('=').unwrap_or(value)
-    } else {
-        let list = rest.strip_prefix(' ').and_then(|rest| rest.trim_start().strip_prefix("in")).ok_or_else(wrong)?;
-        list.trim().strip_prefix('(').and_then(|list| list.strip_suffix(')')).ok_or_else(wrong)?
-    };
-    let is_list = rest.trim_start().starts_with("in");
-    let mut queues: Vec<String> = named.split(',').map(|queue| queue.trim().to_owned()).collect();
+    let one = rest.trim_start().strip_prefix('=').map(|value| vec![value.strip_prefix('=').unwrap_or(value)]);
+    let mut queues: Vec<String> =
+        one.or_else(|| listed(rest)).ok_or_else(wrong)?.into_iter().map(|queue| queue.trim().to_owned()).collect();
     queues.sort_unstable();
     queues.dedup();
-    let fits =
-        (is_list || !named.contains(',')) && queues.len() <= QUEUES_MAX && queues.iter().all(|queue| check_queue_name(queue).is_ok());
-    if fits { Ok(queues) } else { Err(wrong()) }
+    if queues.len() <= QUEUES_MAX && queues.iter().all(|queue| check_queue_name(queue).is_ok()) { Ok(queues) } else { Err(wrong()) }
+}
+
+/// The names of ` in (a,b)`.
+fn listed(rest: &str) -> Option<Vec<&str>> {
+    let list = rest.strip_prefix(' ')?.trim_start().strip_prefix("in")?.trim();
+    Some(list.strip_prefix('(')?.strip_suffix(')')?.split(',').collect())
 }
 
 /// An error in Kubernetes' form.

@@ -109,7 +109,6 @@ async fn the_token_of_those_who_watch_reads_figures_and_nothing_else() {
         (Method::GET, "/api/v1/queues"),
         (Method::POST, "/api/v1/queues/demand/pause"),
         (Method::GET, "/api/v1/queues/default/demand/"),
-        (Method::GET, "/api/v1/queues//demand"),
         (Method::GET, "/api/v1/queues/a/b/demand"),
         (Method::GET, "/api/v1/tasks"),
         (Method::POST, "/api/v1/tasks"),

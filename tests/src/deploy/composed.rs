@@ -35,6 +35,11 @@ impl Composed {
         for name in ["secrets.sh", "nats.conf", "accounts.conf"] {
             std::fs::copy(binary::workspace().join("deploy/compose").join(name), folder.join(name))?;
         }
+        // The server takes its port from its words, but this from its file alone.
+        let configuration = std::fs::read_to_string(folder.join("nats.conf"))?;
+        let (there, here) = ("store_dir: /data", format!("store_dir: {}", folder.join("store").display()));
+        ensure!(configuration.contains(there), "nats.conf names no {there}");
+        std::fs::write(folder.join("nats.conf"), configuration.replace(there, &here))?;
         let drawn = std::process::Command::new("sh").arg(folder.join("secrets.sh")).status()?;
         ensure!(drawn.success(), "secrets.sh failed");
         let services = read(&binary::workspace().join("deploy/compose.yaml"))?["services"].clone();
@@ -61,8 +66,7 @@ impl Composed {
         let pid = self.installation.server_pids().nats.context("nats-server was started")?;
         let mut plan = self.plan("nats", "nats", &[("/etc/nats", self.folder.display().to_string())])?;
         plan.program = Some(std::fs::read_link(format!("/proc/{pid}/exe")).context("the program of nats-server")?);
-        let store = self.folder.join("store").display().to_string();
-        let own = ["--addr", "127.0.0.1", "--port", &self.nats_port.to_string(), "--store_dir", &store];
+        let own = ["--addr", "127.0.0.1", "--port", &self.nats_port.to_string()];
         plan.words.extend(own.map(str::to_owned));
         let log = plan.log.clone();
         self.processes.push(Process::start(plan).await?);

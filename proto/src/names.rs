@@ -33,6 +33,8 @@ pub const STREAM_DELETED: &str = "$JS.EVENT.ADVISORY.STREAM.DELETED.>";
 pub const INBOXES: &str = "_INBOX";
 /// What nats-server says of streams and consumers, the two above among it.
 pub const ADVISORIES: &str = "$JS.EVENT.ADVISORY.>";
+/// Where a client asks how much its account may store, and does.
+pub const ACCOUNT_INFO: &str = "$JS.API.INFO";
 /// Where a client asks which rights it has.
 pub const OWN_RIGHTS: &str = "$SYS.REQ.USER.INFO";
 /// Hints among coordinators.

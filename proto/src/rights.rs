@@ -78,6 +78,7 @@ pub fn of_coordinators(login: Option<&Login>) -> Rights {
         right(format!("{}.*", of_outcomes("CONSUMER.INFO")), "asks how far its reader is"),
         right(format!("{}.*", of_outcomes("CONSUMER.MSG.NEXT")), "reads outcomes"),
         right(of_outcomes("CONSUMER.LIST"), "looks for readers that have not read everything"),
+        right(names::ACCOUNT_INFO, "asks how much is stored, and may be"),
         right(names::OWN_RIGHTS, "asks at its start which rights it has"),
     ]);
     let subscribe = vec![

@@ -1,11 +1,15 @@
 //! `examples/quality-gates.yaml` on this repository, as `make run` has it, and on repositories made for the test: a tidy one, and
 //! one with a mistake for each gate.
 
-use crate::harness::{Api, Installation, InstallationOptions, binary};
+use crate::harness::{Api, Installation, InstallationOptions, binary, wait_for};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+
+/// A few seconds, on a machine that has them; a whole repository on one that is busy takes a minute.
+const GATES_MAX: Duration = Duration::from_mins(5);
 
 /// Nothing in it breaks a rule.
 pub const TIDY: [(&str, &str); 5] = [
@@ -48,7 +52,8 @@ pub async fn run_gates(api: &Api, repository: &Path) -> Result<(Value, Vec<Value
     let input = json!({"repository": repository, "scripts": binary::workspace().join("examples/quality-gates")});
     let accepted = api.post("/api/v1/workflows", &json!({"definition": definition, "input": input})).await?;
     let path = format!("/api/v1/workflows/{}", accepted["workflow_id"].as_str().context("an id")?);
-    let ended = api.get(&format!("{path}?wait=60s")).await?;
+    let look = async || Ok(Some(api.get(&format!("{path}?wait=60s")).await?).filter(|ended| ended["status"] != "running"));
+    let ended = wait_for("the end of the gates", GATES_MAX, look).await?;
     let tasks = api.get(&format!("{path}/tasks")).await?;
     Ok((ended, tasks["tasks"].as_array().cloned().context("tasks")?))
 }

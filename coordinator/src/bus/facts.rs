@@ -72,7 +72,7 @@ impl Bus {
         let ours = OffsetDateTime::from(SystemTime::now()) - round_trip / 2;
         let theirs = tasks.get("ts").and_then(Value::as_str).and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
         let outcomes = self.stream_info(names::OUTCOMES_STREAM).await?;
-        let account = self.info("$JS.API.INFO".to_owned()).await.map_err(|reason| BusError::jetstream("account INFO", reason))?;
+        let account = self.info(names::ACCOUNT_INFO.to_owned()).await.map_err(|reason| BusError::jetstream("account INFO", reason))?;
         Ok(BrokerFacts {
             address: self.address.clone(),
             version: self.client.server_info().version,

@@ -10,8 +10,7 @@ impl Lane {
             Some(queue) if self.wants(queue) => {
                 tracing::warn!(queue, "a consumer of a queue was deleted; making it again");
                 self.look_after_streams();
-                self.queues_known.remove(queue);
-                self.look_after_queues(&[queue.to_owned()]);
+                self.make_consumers_soon(queue.to_owned());
             }
             Some(queue) => tracing::debug!(queue, "a queue that nobody uses or serves is forgotten"),
             None => {
@@ -25,5 +24,16 @@ impl Lane {
     /// Whether this lane has anything in the queue, or hears an executor that serves it.
     fn wants(&self, queue: &str) -> bool {
         queue == DEFAULT_QUEUE || self.lots.iter().any(|state| state.lot.queue == queue) || self.roster.serves(queue)
+    }
+
+    /// The server says it before it has removed the consumer's files: one that is made meanwhile would lose its own (2.15.1).
+    fn make_consumers_soon(&self, queue: String) {
+        let bus = self.parts.bus.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(bus.times.claim_after()).await;
+            if let Err(error) = bus.ensure_consumers(&queue).await {
+                tracing::warn!(%error, queue, "the consumers of a queue could not be made; the next survey tries again");
+            }
+        });
     }
 }

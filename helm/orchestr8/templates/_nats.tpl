@@ -76,6 +76,7 @@ accounts {
             "$JS.API.CONSUMER.INFO.ORCHESTR8_OUTCOMES.*"
             "$JS.API.CONSUMER.MSG.NEXT.ORCHESTR8_OUTCOMES.*"
             "$JS.API.CONSUMER.LIST.ORCHESTR8_OUTCOMES"
+            "$JS.API.INFO"
             "$SYS.REQ.USER.INFO"
           ] }
           subscribe { allow: [

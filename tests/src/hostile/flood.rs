@@ -10,7 +10,7 @@ use orchestr8_coordinator::bus::Bus;
 use orchestr8_coordinator::bus::lag::OutcomeReaders;
 use orchestr8_coordinator::bus::reader::{Reader, ReaderStart, UNTAKEN_BYTES_MAX};
 use orchestr8_coordinator::engine::input::Input;
-use orchestr8_nats::NatsSettings;
+use orchestr8_nats::{Credentials, NatsSettings};
 use orchestr8_proto::names;
 use orchestr8_proto::times::ProtocolTimes;
 use std::time::Duration;
@@ -34,6 +34,14 @@ async fn taken(inputs: &mut mpsc::Receiver<Input>) -> Result<(u64, usize)> {
     }
 }
 
+/// The login that an address has, as a coordinator is told it.
+fn logged_in(url: &str) -> Result<NatsSettings> {
+    let address: async_nats::ServerAddr = url.parse()?;
+    let [user, password] = [address.username(), address.password()].map(|text| text.unwrap_or_default().to_owned());
+    let bare = format!("nats://{}:{}", address.host(), address.port());
+    Ok(NatsSettings { credentials: Credentials::UserPassword { user, password }, ..NatsSettings::open(vec![bare]) })
+}
+
 #[tokio::test]
 async fn outcomes_that_the_lane_does_not_take_in_stay_in_the_broker() -> Result<()> {
     let scene = Scene::start(executors(0)).await?;
@@ -48,7 +56,7 @@ async fn outcomes_that_the_lane_does_not_take_in_stay_in_the_broker() -> Result<
     // As many inputs as a lane has room for, and nobody takes them.
     let (sender, mut inputs) = mpsc::channel(256);
     let (times, readers) = (ProtocolTimes::new(Duration::from_millis(100)), OutcomeReaders::default());
-    let bus = Bus::connect(&NatsSettings::open(vec![scene.installation.nats_url.clone()]), times, sender.clone()).await?;
+    let bus = Bus::connect(&logged_in(&scene.installation.nats_url)?, times, sender.clone()).await?;
     let start = ReaderStart { generation: 1, shards: vec![3], shard_count: 16, from: None };
     let reader = Reader::start(bus, start, sender, &readers);
     let name = loop {

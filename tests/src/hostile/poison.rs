@@ -182,7 +182,9 @@ async fn pages_follow_each_other_and_wrong_requests_are_refused() -> Result<()> 
     for (method, path, status, code) in [
         (Method::GET, "?cursor=1", StatusCode::BAD_REQUEST, "bad_cursor"),
         (Method::GET, "?kind=due", StatusCode::BAD_REQUEST, "bad_parameter"),
-        (Method::GET, "/0190b2c4", StatusCode::BAD_REQUEST, "bad_id"),
+        (Method::GET, "/0190b2c", StatusCode::BAD_REQUEST, "bad_id"),
+        (Method::GET, "/0190b2c4", StatusCode::NOT_FOUND, "not_found"),
+        (Method::DELETE, "/0190b2c4", StatusCode::BAD_REQUEST, "bad_id"),
         (Method::POST, "/0190b2c4-0000-7000-8000-000000000000/redrive", StatusCode::NOT_FOUND, "not_found"),
         (Method::DELETE, "/0190b2c4-0000-7000-8000-000000000000", StatusCode::NOT_FOUND, "not_found"),
         (Method::DELETE, "", StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),

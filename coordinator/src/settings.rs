@@ -41,6 +41,8 @@ pub struct CoordinatorSettings {
     pub subject_messages_max: u64,
     /// Dispatches of tasks known to be short that travel in one message, at most; 1: each alone.
     pub bundle_max: usize,
+    /// Bytes of the evaluated inputs of one dispatch, at most; more fails the task.
+    pub inputs_bytes_max: usize,
     /// Servers of a NATS cluster that keep a copy of each stream: 1, 3 or 5.
     pub nats_replicas: u8,
 }

@@ -6,7 +6,9 @@ use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_pa
 use nix::unistd::gethostname;
 use orchestr8_coordinator::{ApiCertificate, CoordinatorError, CoordinatorSettings};
 use orchestr8_proto::ids::SHARDS_MAX;
+use orchestr8_proto::reference::{INPUTS_BYTES_LARGEST, INPUTS_BYTES_MAX_DEFAULT};
 use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::wire::DISPATCH_BYTES_MAX;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -67,6 +69,9 @@ pub struct CoordinatorArgs {
     /// Tasks in one message, at most, where their handler is known to take far less than a millisecond; 1: each travels alone.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     bundle_max: u16,
+    /// Script, `with`, `env` and prompt of one task together, evaluated, in bytes; more fails the task. Beyond 512 KiB its executor fetches them in parts.
+    #[arg(long, value_name = "BYTES", default_value_t = INPUTS_BYTES_MAX_DEFAULT, value_parser = parse_inputs_bytes)]
+    inputs_bytes_max: usize,
     /// Servers of a NATS cluster that keep a copy of each stream: 1, 3 or 5. Streams that have fewer get more.
     #[arg(long, env = "ORCHESTR8_NATS_REPLICAS", value_name = "N", default_value_t = 1, value_parser = parse_replicas)]
     nats_replicas: u8,
@@ -117,9 +122,15 @@ impl CoordinatorArgs {
             cache_bytes_max: self.cache_bytes,
             subject_messages_max: self.subject_messages_max,
             bundle_max: usize::from(self.bundle_max),
+            inputs_bytes_max: self.inputs_bytes_max,
             nats_replicas: self.nats_replicas,
         })
     }
+}
+
+fn parse_inputs_bytes(text: &str) -> Result<usize, String> {
+    let bytes = text.parse().ok().filter(|bytes| (DISPATCH_BYTES_MAX..=INPUTS_BYTES_LARGEST).contains(bytes));
+    bytes.ok_or_else(|| format!("use {DISPATCH_BYTES_MAX} to {INPUTS_BYTES_LARGEST} bytes: both sides keep them in memory as a whole"))
 }
 
 fn parse_replicas(text: &str) -> Result<u8, String> {
@@ -158,6 +169,7 @@ fn log_start(settings: &CoordinatorSettings) {
         cache_bytes_max = settings.cache_bytes_max,
         subject_messages_max = settings.subject_messages_max,
         bundle_max = settings.bundle_max,
+        inputs_bytes_max = settings.inputs_bytes_max,
         nats_replicas = settings.nats_replicas,
         "limits"
     );
@@ -211,6 +223,7 @@ mod tests {
             (&complete[..], None, "no API token"),
             (&["--shard-count", "0"], None, "--shard-count"),
             (&["--nats-replicas", "2"], None, "1, 3 or 5"),
+            (&["--inputs-bytes-max", "1000"], None, "524288 to 67108864 bytes"),
             (&["--listen", "everywhere"], None, "--listen"),
             (&[&complete[..], &["--metrics-token-file", "/nonexistent"]].concat(), Some("t"), "--metrics-token-file /nonexistent"),
             (&["--time-base", "1ms"], None, "10ms to 60s"),

@@ -42,6 +42,8 @@ pub enum Input {
     Nudge(Nudge, Option<String>),
     /// JetStream's clock less ours, in microseconds.
     ServerClock(i64),
+    /// Parts of inputs may leave again.
+    RoomForParts,
 }
 
 impl Input {
@@ -62,7 +64,8 @@ impl Input {
             | Self::Streams(_)
             | Self::Deleted
             | Self::Nudge(..)
-            | Self::ServerClock(_) => 0,
+            | Self::ServerClock(_)
+            | Self::RoomForParts => 0,
         }
     }
 }

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Bytes of one upstream's output: most of what one may have.
 const OUTPUT_BYTES: usize = 200_000;
+/// Upstreams of a gather: 3 MB.
+const SOURCES: usize = 15;
 
 /// So many tasks, and the list of all their outputs.
 fn sources(count: usize) -> (Vec<Value>, Value) {
@@ -40,7 +42,7 @@ fn names_of(tasks: &[Value]) -> Value {
 #[tokio::test]
 async fn a_gather_of_several_megabytes_sees_all_of_them_as_a_file_and_as_a_handler() -> Result<()> {
     let scene = Scene::start(executors(1)).await?;
-    let (mut tasks, all) = sources(30);
+    let (mut tasks, all) = sources(SOURCES);
     let needs = names_of(&tasks);
     tasks.push(counting(&all, &needs));
     tasks.push(json!({"name": "handled", "needs": needs, "handler": "noop", "with": {"all": all, "output": "seen"}}));
@@ -50,11 +52,11 @@ async fn a_gather_of_several_megabytes_sees_all_of_them_as_a_file_and_as_a_handl
     scene.workflow(&id).await?;
     let result = async |name: &str| scene.result(&text(&scene.task_of(&id, name).await?, "task_id")?).await;
     let joined = result("join").await?;
-    assert_eq!(joined["result"], json!({"x": 30 * OUTPUT_BYTES, "names": 30, "variable": "none"}), "{joined}");
+    assert_eq!(joined["result"], json!({"x": SOURCES * OUTPUT_BYTES, "names": SOURCES, "variable": "none"}), "{joined}");
     assert_eq!(result("handled").await?["result"], "seen");
     let returned = result("returned").await?.to_string();
     // The names, quotes and commas of all, and the brackets.
-    let bytes = 30 * (OUTPUT_BYTES + 3 + 2) + 29 + 2;
+    let bytes = SOURCES * (OUTPUT_BYTES + 3 + 2) + (SOURCES - 1) + 2;
     assert!(returned.contains("output_too_large") && returned.contains(&bytes.to_string()), "{returned}");
     assert_eq!(scene.task_of(&id, "join").await?["attempts"], 1);
     scene.finish().await;

@@ -189,7 +189,7 @@ impl Lane {
         if !self.wants_parts() {
             return Ok(());
         }
-        let (mut parts, mut fence, mut has_made) = (Vec::new(), Batch::default(), false);
+        let (mut parts, mut shards, mut has_made) = (Vec::new(), BTreeSet::new(), false);
         for _ in 0..self.references.order.len().min(self.parts.carrier.room()) {
             let Some(ask) = self.references.next() else { break };
             let Some(incarnation) = self.holder(&ask) else { continue };
@@ -201,13 +201,15 @@ impl Lane {
                 has_made = self.make_inputs(&ask).await?;
             }
             if let Some(part) = self.references.part(&ask, Instant::now()) {
-                self.fence(&mut fence, ask.task.shard());
+                shards.insert(ask.task.shard());
                 parts.push((incarnation, part));
             }
         }
         if parts.is_empty() {
             return Ok(());
         }
+        let mut fence = Batch::default();
+        shards.into_iter().for_each(|shard| self.fence(&mut fence, shard));
         self.clock.told(commit::commit(&mut self.parts.connection, &fence).await?);
         for (incarnation, part) in parts {
             kill_points::pass(kill_points::AFTER_FENCE_BEFORE_INPUTS_PART);

@@ -187,7 +187,7 @@ impl Desk {
         kill_point(AFTER_GRANT_BEFORE_DOUBLE_ACK);
         self.settle(run_id, Settled::ConfirmedAck, clock.now);
         if starts {
-            self.start_or_fetch(run_id, clock.now);
+            self.start_or_fetch(run_id, clock);
         }
     }
 

@@ -94,10 +94,10 @@ fn what_ends_a_run_ends_its_fetching() {
         let (_, inputs, referring) = large();
         let (_, ask) = granted(&mut scene, referring);
         end(&mut scene, &ask);
+        let outcomes = scene.store_outcomes();
         serve(&mut scene, &ask, &inputs);
         scene.pass(seconds(30));
         assert_eq!((scene.started.len(), asks(&mut scene).len(), scene.desk.runs.unended()), (0, 0, 0), "{name}");
-        let outcomes = scene.store_outcomes();
         assert!(is_unstarted(&outcomes, ReleaseReason::Drained) || name == "refused" && outcomes.is_empty(), "{name}: {outcomes:?}");
     }
 }

@@ -16,11 +16,11 @@ use std::time::Instant;
 
 impl Desk {
     /// A run that waited for its grant has it.
-    pub(super) fn start_or_fetch(&mut self, run_id: RunId, now: Instant) {
-        let Some(reference) = self.runs.get(run_id).and_then(reference_of) else { return self.start(run_id, now) };
+    pub(super) fn start_or_fetch(&mut self, run_id: RunId, clock: Clock) {
+        let Some(reference) = self.runs.get(run_id).and_then(reference_of) else { return self.start(run_id, clock.now) };
         match Gathering::new(reference) {
-            Ok(gathering) => self.inputs.want(run_id, gathering, now),
-            Err(error) => self.keep_unfetched(run_id, &error.to_string()),
+            Ok(gathering) => self.inputs.want(run_id, gathering, clock.now),
+            Err(error) => self.give_up(run_id, &error.to_string(), clock),
         }
     }
 
@@ -79,15 +79,11 @@ impl Desk {
         }
     }
 
+    /// As of an unsupported kind: it is dispatched again after a while, and `why` tells the reason.
     fn give_up(&mut self, run_id: RunId, reason: &str, clock: Clock) {
         tracing::warn!(%run_id, reason, "a run is given back unstarted");
-        self.keep_unfetched(run_id, reason);
-        self.seat_waiting(clock);
-    }
-
-    /// As of an unsupported kind: it is dispatched again after a while, and `why` tells the reason.
-    fn keep_unfetched(&mut self, run_id: RunId, reason: &str) {
         self.keep_unstarted(run_id, released_unstarted(ReleaseReason::Unsupported, reason));
+        self.seat_waiting(clock);
     }
 }
 

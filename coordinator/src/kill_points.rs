@@ -33,6 +33,9 @@ pub const AFTER_HAND_OVER_BEFORE_FORGET: &str = "after_hand_over_before_forget";
 /// Rows are in the inbox of another's shard; neither it nor who waits has heard of them.
 pub const AFTER_MAIL_BEFORE_NUDGE: &str = "after_mail_before_nudge";
 
+/// A part of inputs may leave; it has not.
+pub const AFTER_FENCE_BEFORE_INPUTS_PART: &str = "after_fence_before_inputs_part";
+
 /// Panics in a test build if the task whose event is being applied is the one that `ORCHESTR8_POISON_TASK` names: what a defect of
 /// the state machine would do.
 #[cfg(not(feature = "kill-points"))]

@@ -53,6 +53,8 @@ pub struct CoordinatorSettings {
     pub queues_max: usize,
     /// The consumers of a queue that nobody uses or serves for so long are removed.
     pub queue_forgotten_after: Duration,
+    /// Bytes of the evaluated inputs of one dispatch, at most; more fails the task.
+    pub inputs_bytes_max: usize,
     /// Servers of a NATS cluster that keep a copy of each stream: 1, 3 or 5.
     pub nats_replicas: u8,
 }

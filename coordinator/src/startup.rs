@@ -4,6 +4,7 @@ use crate::api::connections::ConnectionLimits;
 use crate::api::{self, ApiContext, ApiSettings, access, external_metrics};
 use crate::bus::control::Speaker;
 use crate::bus::listen;
+use crate::bus::parts::Carrier;
 use crate::bus::publisher::Publisher;
 use crate::bus::streams::StreamShape;
 use crate::bus::{Bus, BusError};
@@ -186,6 +187,7 @@ async fn start_lane(
     let publishing = Publisher { bus: bus.clone(), shape, epoch: epoch.clone(), inputs: inputs.0.clone() };
     parts.spawn(publishing.run(work));
     let speaker = Speaker::start(bus.client.clone());
+    let carrier = Carrier::start(bus.client.clone(), inputs.0.clone());
     let lane = LaneParts {
         index,
         name: if settings.lanes == 1 { settings.name.clone() } else { format!("{}/{index}", settings.name) },
@@ -193,6 +195,7 @@ async fn start_lane(
         cache_bytes_max: settings.cache_bytes_max / settings.lanes,
         shape,
         bundle_max: settings.bundle_max,
+        inputs_bytes_max: settings.inputs_bytes_max,
         keys: settings.token_keys.clone(),
         installation,
         database,
@@ -205,6 +208,7 @@ async fn start_lane(
         heard,
         publisher,
         speaker,
+        carrier,
         epoch,
     };
     parts.spawn(Lane::new(lane, now).run(stop));

@@ -12,6 +12,8 @@ pub const AFTER_FETCH_BEFORE_START: &str = "after_fetch_before_start";
 pub const AFTER_START_BEFORE_CLAIM: &str = "after_start_before_claim";
 /// A claim was granted; its message is not yet acknowledged.
 pub const AFTER_GRANT_BEFORE_DOUBLE_ACK: &str = "after_grant_before_double_ack";
+/// A part of a run's inputs has come; the next one is not asked for yet.
+pub const AFTER_INPUTS_PART_BEFORE_NEXT: &str = "after_inputs_part_before_next";
 /// A run ended; nothing of its outcome has left the process.
 pub const AFTER_RUN_BEFORE_OUTCOME: &str = "after_run_before_outcome";
 /// The outcome is stored by the broker; the message is not yet acknowledged.

@@ -5,7 +5,7 @@
 //! - `desk`: the one owner of everything in hand; pure, like all that it is made of:
 //!   - `delivery`, `dispatches`: a message and what is in it
 //!   - [`freshness`]: rule R5, who asks before the start
-//!   - `fetch`: sweeps and parked pulls; `messages`: acks; `claims`: questions to owners; `outcomes`: publications
+//!   - `fetch`: sweeps and parked pulls; `messages`: acks; `claims`: questions to owners; `inputs`: what is too large for a message; `outcomes`: publications
 //!   - `runs`: from arrival to confirmation; `report`: what an outcome tells; `beats`: heartbeats (rule R4)
 //!   - `clock`: the time that all of it goes by; `coordinators`: silence, installation, JetStream's clock
 //! - [`simulation`]: the desk on a virtual clock, for tests of the protocol
@@ -34,6 +34,7 @@ mod delivery;
 mod desk;
 mod dispatches;
 mod fetch;
+mod inputs;
 mod messages;
 mod outcomes;
 mod patience;

@@ -3,6 +3,7 @@
 use crate::work::WorkSettings;
 use orchestr8_nats::NatsSettings;
 use orchestr8_proto::names::{QueueNameError, check_queue_name};
+use orchestr8_proto::reference::INPUTS_BYTES_LARGEST;
 use orchestr8_proto::times::ProtocolTimes;
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,6 +21,9 @@ pub const TOKEN_BYTES_MIN: usize = 16;
 pub const UNCONFIRMED_MAX: usize = 4_096;
 /// Default of [`ExecutorSettings::unconfirmed_bytes_max`].
 pub const UNCONFIRMED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of inputs that are fetched at once, for runs that have not started; one fetch may have as many.
+pub const FETCHING_BYTES_MAX: usize = INPUTS_BYTES_LARGEST;
 
 /// Everything that an executor needs to know.
 #[derive(Debug, Clone)]

@@ -7,6 +7,7 @@
 //! - [`names`]: subjects, streams, consumers, headers
 //! - [`login`]: the name under which a process logs in to NATS; [`rights`]: what each login must be allowed, and why
 //! - `newer`: what a build of tomorrow would say, for tests of rolling upgrades
+//! - [`reference`]: dispatches whose inputs are fetched in parts
 //! - [`tokens`]: HMACs that bind an outcome to its dispatch
 //! - [`times`]: every protocol time as a multiple of one base
 //! - [`timestamp`]: Unix microseconds
@@ -18,6 +19,7 @@ pub mod login;
 pub mod names;
 #[cfg(feature = "kill-points")]
 mod newer;
+pub mod reference;
 pub mod rights;
 pub mod storable;
 pub mod times;

@@ -41,7 +41,7 @@ struct NewerBatch {
 /// The member of a dispatch's kinds that an older build does not know.
 #[derive(Clone, PartialEq, Message)]
 struct NewerKind {
-    #[prost(message, optional, tag = "12")]
+    #[prost(message, optional, tag = "13")]
     run: Option<RunKind>,
 }
 
@@ -86,7 +86,9 @@ pub(crate) fn with_newer_kinds(mut batch: DispatchBatch, bytes: Bytes) -> Dispat
 fn encode_kind(dispatch: Dispatch) -> Bytes {
     let run = match &dispatch.kind {
         Some(dispatch::Kind::Run(run)) if run.script.starts_with(MARK) => run.clone(),
-        Some(dispatch::Kind::Run(_) | dispatch::Kind::Handler(_)) | None => return dispatch.encode_to_vec().into(),
+        Some(dispatch::Kind::Run(_) | dispatch::Kind::Handler(_) | dispatch::Kind::Reference(_)) | None => {
+            return dispatch.encode_to_vec().into();
+        }
     };
     let mut bytes = Dispatch { kind: None, ..dispatch }.encode_to_vec();
     bytes.extend(NewerKind { run: Some(run) }.encode_to_vec());

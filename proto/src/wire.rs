@@ -20,8 +20,8 @@ use prost::{DecodeError, Message};
 pub const SCHEMA_VERSION: u32 = 1;
 /// Largest message, below the 1 MiB that nats-server takes by default, with room for headers.
 pub const MESSAGE_BYTES_MAX: usize = 1_000_000;
-/// Largest evaluated input (`with`, prompt, environment, script) of one dispatch.
-pub const DISPATCH_BYTES_MAX: usize = 900 * 1024;
+/// Largest dispatch that travels whole; of a larger one kind and inputs are fetched by its holder (see [`crate::reference`]).
+pub const DISPATCH_BYTES_MAX: usize = 512 * 1024;
 /// Largest output of a task.
 pub const OUTPUT_BYTES_MAX: usize = 256 * 1024;
 /// What is kept of each of stdout and stderr.

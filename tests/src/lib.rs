@@ -12,6 +12,7 @@
 //! - `happy`: what works when nothing goes wrong, through API and command line
 //! - `operating`: what operators look at and order; `backup`: a dump, restored into a fresh installation
 //! - `faults`: processes and servers that die, stores that are wiped
+//! - `inputs`: inputs that are too large for a message
 //! - `hostile`: forged and malformed messages, wrong requests, servers that do not fit
 //! - `secure`: the least rights on NATS, and TLS on every connection
 //! - `store`: every statement against the migrated schema, comments, plans of the hot queries
@@ -51,6 +52,9 @@ mod operating;
 
 #[cfg(test)]
 mod faults;
+
+#[cfg(test)]
+mod inputs;
 
 #[cfg(test)]
 mod hostile;

@@ -9,7 +9,9 @@ use crate::commands::values::parse_span;
 use nix::unistd::gethostname;
 use orchestr8_coordinator::{ApiCertificate, CoordinatorError, CoordinatorSettings};
 use orchestr8_proto::ids::SHARDS_MAX;
+use orchestr8_proto::reference::{INPUTS_BYTES_LARGEST, INPUTS_BYTES_MAX_DEFAULT};
 use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::wire::DISPATCH_BYTES_MAX;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -79,6 +81,9 @@ pub struct CoordinatorArgs {
     /// A queue that nobody uses or serves for so long loses its consumers; they are made again when it is used.
     #[arg(long, value_name = "DURATION", value_parser = parse_span, default_value = "1d")]
     queue_forgotten_after: Duration,
+    /// Script, `with`, `env` and prompt of one task together, evaluated, in bytes; more fails the task. Beyond 512 KiB its executor fetches them in parts.
+    #[arg(long, value_name = "BYTES", default_value_t = INPUTS_BYTES_MAX_DEFAULT, value_parser = parse_inputs_bytes)]
+    inputs_bytes_max: usize,
     /// Servers of a NATS cluster that keep a copy of each stream: 1, 3 or 5. Streams that have fewer get more.
     #[arg(long, env = "ORCHESTR8_NATS_REPLICAS", value_name = "N", default_value_t = 1, value_parser = parse_replicas)]
     nats_replicas: u8,
@@ -137,9 +142,15 @@ impl CoordinatorArgs {
             bundle_max: usize::from(self.bundle_max),
             queues_max: usize::from(self.queues_max),
             queue_forgotten_after: self.queue_forgotten_after,
+            inputs_bytes_max: self.inputs_bytes_max,
             nats_replicas: self.nats_replicas,
         })
     }
+}
+
+fn parse_inputs_bytes(text: &str) -> Result<usize, String> {
+    let bytes = text.parse().ok().filter(|bytes| (DISPATCH_BYTES_MAX..=INPUTS_BYTES_LARGEST).contains(bytes));
+    bytes.ok_or_else(|| format!("use {DISPATCH_BYTES_MAX} to {INPUTS_BYTES_LARGEST} bytes: both sides keep them in memory as a whole"))
 }
 
 fn parse_replicas(text: &str) -> Result<u8, String> {
@@ -179,6 +190,7 @@ fn log_start(settings: &CoordinatorSettings) {
         cache_bytes_max = settings.cache_bytes_max,
         subject_messages_max = settings.subject_messages_max,
         bundle_max = settings.bundle_max,
+        inputs_bytes_max = settings.inputs_bytes_max,
         nats_replicas = settings.nats_replicas,
         queues_max = settings.queues_max,
         queue_forgotten_after = ?settings.queue_forgotten_after,
@@ -237,6 +249,7 @@ mod tests {
             (&complete[..], None, "no API token"),
             (&["--shard-count", "0"], None, "--shard-count"),
             (&["--nats-replicas", "2"], None, "1, 3 or 5"),
+            (&["--inputs-bytes-max", "1000"], None, "524288 to 67108864 bytes"),
             (&["--listen", "everywhere"], None, "--listen"),
             (&[&complete[..], &["--metrics-token-file", "/nonexistent"]].concat(), Some("t"), "--metrics-token-file /nonexistent"),
             (&["--time-base", "1ms"], None, "10ms to 60s"),

@@ -8,7 +8,7 @@ use crate::text::show_duration;
 use nix::unistd::{Gid, Uid, User, getgid, gethostname};
 use orchestr8_executor::handlers::Handlers;
 use orchestr8_executor::secrecy::close_memory;
-use orchestr8_executor::settings::{ProbeSettings, QUEUES_MAX, SLOTS_MAX, UNCONFIRMED_BYTES_MAX, UNCONFIRMED_MAX};
+use orchestr8_executor::settings::{FETCHING_BYTES_MAX, ProbeSettings, QUEUES_MAX, SLOTS_MAX, UNCONFIRMED_BYTES_MAX, UNCONFIRMED_MAX};
 use orchestr8_executor::work::WorkSettings;
 use orchestr8_executor::{ExecutorError, ExecutorSettings};
 use orchestr8_proto::times::ProtocolTimes;
@@ -229,6 +229,7 @@ impl ExecutorArgs {
             slots_max = SLOTS_MAX,
             unconfirmed_max = settings.unconfirmed_max,
             unconfirmed_bytes_max = settings.unconfirmed_bytes_max,
+            fetching_bytes_max = FETCHING_BYTES_MAX,
             grace = %show_duration(work.grace),
             drain_timeout = %show_duration(settings.drain_timeout),
             "limits"

@@ -181,6 +181,13 @@ impl LeaseTable {
         self.of_run.get(&run).copied()
     }
 
+    /// Who holds the run, and of which dispatch of which task, as far as this owner knows.
+    #[must_use]
+    pub fn lease(&self, run: RunId) -> Option<(Incarnation, &Lease)> {
+        let incarnation = self.of_run.get(&run)?;
+        Some((*incarnation, self.holders.get(incarnation)?.runs.get(&run)?))
+    }
+
     /// Whether the run seems lost at this moment: silent for longer than its lease, or missing from enough beats.
     #[must_use]
     pub fn is_suspect(&self, run: RunId) -> bool {

@@ -10,6 +10,7 @@ pub mod facts;
 pub mod gauges;
 pub mod lag;
 pub mod listen;
+pub mod parts;
 pub mod publisher;
 pub mod reader;
 pub mod streams;

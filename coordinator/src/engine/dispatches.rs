@@ -4,6 +4,7 @@ use super::batch::Stepped;
 use super::bundles::{Bundler, Passenger};
 use super::lane::Lane;
 use super::lots::{LotState, mark_row};
+use super::references::too_large;
 use super::work::Work;
 use crate::bus::publisher::{Again, Member};
 use orchestr8_core::execution::{Execution, Failure};
@@ -105,7 +106,7 @@ impl Lane {
             let added = self.message(execution, wanted, &outputs).and_then(|dispatch| {
                 let its_bytes = prost::Message::encoded_len(&dispatch);
                 let passenger = Passenger { member, dispatch, again: wanted.again, together };
-                bundler.add(&lot, passenger).map_err(|_| too_large(its_bytes))?;
+                bundler.add(&lot, passenger).map_err(|_| too_large(DISPATCH_BYTES_MAX))?;
                 Ok(its_bytes)
             });
             match added {
@@ -135,7 +136,7 @@ impl Lane {
     }
 
     /// The outputs that the wanted dispatches read: those just reported, and with one query the others.
-    async fn outputs_for(
+    pub(super) async fn outputs_for(
         &mut self,
         wanted: &[Wanted],
         executions: &HashMap<ExecutionId, Execution>,
@@ -172,15 +173,15 @@ impl Lane {
         Ok(views(execution, reads, &outputs))
     }
 
-    fn message(&self, execution: &Execution, wanted: Wanted, outputs: &HashMap<TaskId, Value>) -> Result<Dispatch, Failure> {
-        let index = wanted.task.index();
-        let views = views(execution, &reads_of(execution, index), outputs);
-        let dispatch = self.dispatch(execution, wanted, &views)?;
-        let bytes = prost::Message::encoded_len(&dispatch);
-        if bytes > DISPATCH_BYTES_MAX {
-            return Err(too_large(bytes));
-        }
-        Ok(dispatch)
+    fn message(&mut self, execution: &Execution, wanted: Wanted, outputs: &HashMap<TaskId, Value>) -> Result<Dispatch, Failure> {
+        let dispatch = self.whole(execution, wanted, outputs)?;
+        if prost::Message::encoded_len(&dispatch) > DISPATCH_BYTES_MAX { self.referring(wanted, dispatch) } else { Ok(dispatch) }
+    }
+
+    /// The dispatch with all of its inputs.
+    pub(super) fn whole(&self, execution: &Execution, wanted: Wanted, outputs: &HashMap<TaskId, Value>) -> Result<Dispatch, Failure> {
+        let views = views(execution, &reads_of(execution, wanted.task.index()), outputs);
+        self.dispatch(execution, wanted, &views)
     }
 
     /// How many dispatches like that of this task may travel in one message. What was tried before travels alone: whoever
@@ -199,12 +200,15 @@ impl Lane {
         let index = wanted.task.index();
         let planned = execution.plan.task(index);
         let task = execution.task(index);
-        let (steps, mut bytes) = (Steps::default(), 0);
+        let bytes_max = self.parts.inputs_bytes_max;
+        let (steps, mut bytes) = (Steps::with_results(bytes_max), 0);
         let mut evaluated = |template: &Template| {
-            let value = evaluate(template, execution, views, &steps).map_err(|error| expression_failure(planned, &error))?;
+            let value = evaluate(template, execution, views, &steps).map_err(|error| {
+                if matches!(error, ExpressionError::ResultTooLarge(_)) { too_large(bytes_max) } else { expression_failure(planned, &error) }
+            })?;
             // What cannot be sent is not made first.
             bytes += value.as_str().map_or_else(|| value.to_string().len(), str::len);
-            if bytes > DISPATCH_BYTES_MAX { Err(too_large(bytes)) } else { Ok(value) }
+            if bytes > bytes_max { Err(too_large(bytes_max)) } else { Ok(value) }
         };
         let mut with = Map::new();
         for (key, template) in &planned.with {
@@ -432,13 +436,6 @@ pub(super) fn evaluate(template: &Template, execution: &Execution, views: &Views
         let message = format!("the evaluator panicked: {}", super::batch::said(&*panic));
         Err(ExpressionError::Evaluation { expression: String::new(), message })
     })
-}
-
-fn too_large(bytes: usize) -> Failure {
-    let message = format!(
-        "the evaluated script, `with`, `env` and prompt have at least {bytes} bytes, the limit is {DISPATCH_BYTES_MAX}: pass a reference instead"
-    );
-    Failure { error_type: "too_large".into(), message }
 }
 
 fn expression_failure(planned: &TaskPlan, error: &ExpressionError) -> Failure {

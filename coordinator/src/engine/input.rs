@@ -43,6 +43,8 @@ pub enum Input {
     Nudge(Nudge, Option<String>),
     /// JetStream's clock less ours, in microseconds.
     ServerClock(i64),
+    /// Parts of inputs may leave again.
+    RoomForParts,
 }
 
 impl Input {
@@ -63,7 +65,8 @@ impl Input {
             | Self::Streams(_)
             | Self::Deleted(_)
             | Self::Nudge(..)
-            | Self::ServerClock(_) => 0,
+            | Self::ServerClock(_)
+            | Self::RoomForParts => 0,
         }
     }
 }

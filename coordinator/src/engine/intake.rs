@@ -43,6 +43,8 @@ impl Lane {
             Input::Deleted(queue) => self.make_again(queue.as_deref()),
             Input::Nudge(nudge, asker) => self.take_nudge(&nudge, asker),
             Input::ServerClock(offset_us) => self.server_clock_offset_us = Some(offset_us),
+            // The pass that follows serves who waits.
+            Input::RoomForParts => {}
         }
     }
 
@@ -86,6 +88,7 @@ impl Lane {
                 Err(refusal) => refusals.push(refusal),
             }
         }
+        refusals.extend(batch.inputs.iter().filter_map(|ask| self.take_ask(ask).err()));
         if let Some(refusal) = refusals.first() {
             let executor = untrusted::name(&batch.executor);
             tracing::warn!(%refusal, %executor, refused = refusals.len(), "claims of a message were refused");

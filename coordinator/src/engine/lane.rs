@@ -8,12 +8,14 @@ use super::input::Input;
 use super::inquiry::Inquiries;
 use super::lots::Lots;
 use super::mail::Mail;
+use super::references::References;
 use super::roster::Roster;
 use super::sharing::Held;
 use super::work::Work;
 use crate::bus::Bus;
 use crate::bus::control::{Outbox, Speaker};
 use crate::bus::listen::LastHeard;
+use crate::bus::parts::Carrier;
 use crate::bus::publisher::Publish;
 use crate::bus::reader::Reader;
 use crate::bus::streams::{Incarnations, StreamShape};
@@ -66,6 +68,8 @@ pub struct LaneParts {
     pub shape: StreamShape,
     /// Dispatches in one message, at most.
     pub bundle_max: usize,
+    /// Bytes of the inputs of one dispatch, at most.
+    pub inputs_bytes_max: usize,
     /// Signs dispatches, verifies outcomes.
     pub keys: TokenKeys,
     /// What the database is.
@@ -90,6 +94,8 @@ pub struct LaneParts {
     pub publisher: mpsc::UnboundedSender<Vec<Publish>>,
     /// Control messages to executors.
     pub speaker: Speaker,
+    /// Parts of inputs to executors.
+    pub carrier: Carrier,
     /// The lane's current ownership, shared with the publisher.
     pub epoch: Arc<AtomicU64>,
 }
@@ -108,6 +114,7 @@ pub struct Lane {
     pub(super) roster: Roster,
     pub(super) lots: Lots,
     pub(super) durations: Durations,
+    pub(super) references: References,
     pub(super) inquiries: Inquiries,
     pub(super) reader: Option<Reader>,
     pub(super) reader_generation: u64,
@@ -194,6 +201,7 @@ impl Lane {
             roster: Roster::default(),
             lots: Lots::new(parts.shape.subject_messages_max),
             durations: Durations::default(),
+            references: References::new(&times),
             inquiries: Inquiries::default(),
             reader: None,
             reader_generation: 0,
@@ -269,6 +277,7 @@ impl Lane {
         self.send_mail().await?;
         self.look_for_vanished().await?;
         self.decide_inquiries();
+        self.serve_inputs().await?;
         self.feed().await
     }
 
@@ -299,7 +308,7 @@ impl Lane {
     /// Waits for an input, a command or the lane's own clock; takes what is there, up to a batch. Never lingers.
     async fn gather(&mut self, shutdown: &CancellationToken) {
         let wake = self.next_alarm();
-        if (self.pending.is_empty() || self.in_doubt) && !self.wants_feeding() && !self.wants_mail() {
+        if (self.pending.is_empty() || self.in_doubt) && !self.wants_feeding() && !self.wants_mail() && !self.wants_parts() {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep_until(wake) => {}

@@ -7,7 +7,7 @@
 //! commit   every row and the fence in one round trip                   batch
 //! act      because the fence held: publish, answer, confirm, wake      act, dispatches
 //! ```
-//! Shards are shared with other lanes by `sharing`, which send each other `mail`; any doubt runs the one `recovery`, and what is gone from NATS is made again (`deleted`). No verdict without an `inquiry`. What is not published yet lies above the
+//! Shards are shared with other lanes by `sharing`, which send each other `mail`; any doubt runs the one `recovery`, and what is gone from NATS is made again (`deleted`). No verdict without an `inquiry`. Inputs that are too large for a message are served by `references`. What is not published yet lies above the
 //! marks of its lot (`lots`). [`handle`] is what the API holds.
 
 mod act;
@@ -26,6 +26,7 @@ mod lots;
 mod mail;
 mod orders;
 mod recovery;
+mod references;
 mod roster;
 mod sharing;
 mod untrusted;

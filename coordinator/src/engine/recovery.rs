@@ -50,6 +50,7 @@ impl Lane {
         if self.alarms.survey <= now {
             self.alarms.survey = now + self.parts.times.reconcile();
             self.forget_idle_lots().await?;
+            self.references.forget_idle(now.checked_sub(self.parts.times.reconcile()).unwrap_or(now));
             self.survey();
         }
         if self.alarms.purge <= now {
@@ -77,6 +78,7 @@ impl Lane {
         self.executions.clear();
         self.lots.clear();
         self.inquiries.clear();
+        self.references.clear();
         let callers = |work: &Work| match work {
             // Those from the inbox are read again.
             Work::New(group) => group.inbox.is_none(),

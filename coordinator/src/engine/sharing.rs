@@ -152,6 +152,7 @@ impl Lane {
         self.lots.forget_shards(leaving);
         self.executions.forget_shards(leaving);
         self.inquiries.forget_shards(leaving);
+        self.references.forget_shards(leaving);
         self.vanished.retain(|(lot, _)| !leaving.contains(&lot.shard));
         self.pending.retain(|work| match work {
             // Who waits for an answer gets one.

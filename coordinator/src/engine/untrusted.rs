@@ -1,13 +1,16 @@
 //! Messages of executors into events. Executors run other people's code: every id, token, size and text is checked here.
 
 use super::input::Addressed;
+use super::references::Ask;
 use super::work::{ClaimNote, EventWork, Work};
 use orchestr8_core::execution::{Failure, Usage};
 use orchestr8_core::machine::{ClaimRequest, Event, Progressed, Report, Reported};
 use orchestr8_proto::ids::{DispatchId, IdError, Incarnation, RunId, TaskId};
 use orchestr8_proto::storable;
 use orchestr8_proto::tokens::{Purpose, TokenKeys};
-use orchestr8_proto::wire::{self, Claim, ClaimBatch, ClaimKind, HeldRun, Outcome, OutcomeBatch, ReleaseReason, WireError, outcome};
+use orchestr8_proto::wire::{
+    self, Claim, ClaimBatch, ClaimKind, HeldRun, InputsAsk, Outcome, OutcomeBatch, ReleaseReason, WireError, outcome,
+};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,6 +187,19 @@ pub fn listed(run: &HeldRun, beat: BeatOf<'_>, keys: &TokenKeys, tick: Duration)
     Ok(claim_work(task, Event::Claim(task.index(), request), note))
 }
 
+/// What a run wants of its inputs.
+///
+/// # Errors
+/// [`Refusal`]: the asker gets no answer.
+pub(super) fn inputs_ask(ask: &InputsAsk, keys: &TokenKeys) -> Result<Ask, Refusal> {
+    let task = TaskId::try_from(ask.task_id.as_ref())?;
+    let dispatch = DispatchId::try_from(ask.dispatch_id.as_ref())?;
+    if !keys.verify(&ask.outcome_token, Purpose::Outcome, task, dispatch) {
+        return Err(Refusal::Token(task));
+    }
+    Ok(Ask { task, dispatch, run: RunId::try_from(ask.run_id.as_ref())?, offset: ask.offset })
+}
+
 struct Asker<'a> {
     ids: (&'a [u8], &'a [u8], &'a [u8]),
     token: &'a [u8],
@@ -310,5 +326,28 @@ mod tests {
         let unknown = wire::Released { reason: 77, ..wire::Released::default() };
         let unknown = Outcome { result: Some(outcome::Result::Released(unknown)), ..outcome(b"1") };
         assert!(matches!(result_of(unknown), Err(Refusal::Wire(_))));
+    }
+
+    #[test]
+    fn inputs_are_given_only_for_the_token_of_their_dispatch() {
+        let (dispatch, run) = (DispatchId::random(), RunId::random());
+        let ask = InputsAsk {
+            task_id: task().to_bytes(),
+            dispatch_id: dispatch.to_bytes(),
+            run_id: run.to_bytes(),
+            outcome_token: keys().sign(Purpose::Outcome, task(), dispatch),
+            offset: 7,
+        };
+        assert_eq!(inputs_ask(&ask, &keys()).ok(), Some(Ask { task: task(), dispatch, run, offset: 7 }));
+        let other = task().execution().task(4).to_bytes();
+        for foreign in [
+            InputsAsk { task_id: other, ..ask.clone() },
+            InputsAsk { dispatch_id: DispatchId::random().to_bytes(), ..ask.clone() },
+            InputsAsk { outcome_token: bytes::Bytes::from_static(&[1; 17]), ..ask.clone() },
+            InputsAsk { outcome_token: bytes::Bytes::new(), ..ask.clone() },
+        ] {
+            assert!(matches!(inputs_ask(&foreign, &keys()), Err(Refusal::Token(_))), "{foreign:?}");
+        }
+        assert!(matches!(inputs_ask(&InputsAsk { run_id: bytes::Bytes::new(), ..ask }, &keys()), Err(Refusal::Id(_))));
     }
 }

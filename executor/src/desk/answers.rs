@@ -117,6 +117,9 @@ impl Desk {
         for dispatch_id in control.dropped_dispatch_ids.iter().filter_map(|bytes| DispatchId::try_from(bytes.as_ref()).ok()) {
             self.remember_dropped(dispatch_id, clock.now);
         }
+        if let Some(part) = &control.inputs {
+            self.take_part(part, clock);
+        }
         if control.beat_now {
             self.rhythm.hurry(clock.now);
         }
@@ -184,7 +187,7 @@ impl Desk {
         kill_point(AFTER_GRANT_BEFORE_DOUBLE_ACK);
         self.settle(run_id, Settled::ConfirmedAck, clock.now);
         if starts {
-            self.start(run_id, clock.now);
+            self.start_or_fetch(run_id, clock);
         }
     }
 

@@ -14,6 +14,7 @@ use async_nats::{Message, Subject};
 use orchestr8_proto::ids::RunId;
 use orchestr8_proto::names::HEADER_AGAIN;
 use orchestr8_proto::wire::ReleaseReason;
+use orchestr8_proto::wire::dispatch::Kind;
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -145,7 +146,8 @@ impl Desk {
         let Stage::Waiting(arrival) = &run.stage else { return };
         let evidence = Evidence {
             doubtful: arrival.doubt == Doubt::Doubtful,
-            ask_first: arrival.dispatch.ask_first,
+            // Only holders are given inputs.
+            ask_first: arrival.dispatch.ask_first || matches!(arrival.dispatch.kind, Some(Kind::Reference(_))),
             since_pull: arrival.pulled_at.map(|at| clock.now.saturating_duration_since(at)),
             since_stored: self.coordinators.since_stored(arrival.stored_us, clock),
         };

@@ -38,6 +38,7 @@ impl Desk {
         self.fetcher.notice_lost(now);
         self.log_unavailable();
         self.forget_dropped(now);
+        self.give_up_late(clock);
         self.advance_drain(now);
     }
 
@@ -52,6 +53,7 @@ impl Desk {
         self.fetcher.start_over(clock.now);
         self.outcomes.start_over(clock.now);
         self.messages.start_over(clock.now);
+        self.inputs.start_over(clock.now);
         for (shard, run_id) in self.claims.start_over() {
             self.ask_again(shard, run_id);
         }

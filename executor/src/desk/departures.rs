@@ -26,6 +26,7 @@ impl Desk {
             self.beat(self.outlook(), clock.now);
         }
         self.send_claims(clock.now);
+        self.send_asks(clock.now);
     }
 
     /// Sends one heartbeat, in as many parts as it needs.
@@ -67,12 +68,13 @@ impl Desk {
                 executor: self.identity.name.clone(),
                 beat_sequence: self.rhythm.sequence(),
                 claims,
+                inputs: Vec::new(),
             };
             self.send(claim_subject(shard), None, &batch);
         }
     }
 
-    fn send(&mut self, subject: String, reply: Option<String>, message: &impl Envelope) {
+    pub(super) fn send(&mut self, subject: String, reply: Option<String>, message: &impl Envelope) {
         match wire::encode(message) {
             Ok(payload) => self.publish(subject, reply, payload),
             // Batches are bounded in count and bytes, so this is a defect; the process lives on.

@@ -8,6 +8,7 @@
 //! - `clockwork`: what happens by time and after a reconnect
 //! - `figures`: how it is, in numbers
 //! - `drain`: giving everything back in order
+//! - `references`: inputs that are fetched before the start
 //! - `orders`: what operators want: no new work, or none of a queue
 
 mod answers;
@@ -20,8 +21,11 @@ mod clockwork;
 mod departures;
 mod drain;
 mod endings;
+#[cfg(test)]
+mod fetching;
 mod figures;
 mod orders;
+mod references;
 #[cfg(test)]
 mod scene;
 #[cfg(test)]
@@ -35,6 +39,7 @@ use crate::claims::ClaimLanes;
 use crate::clock::Clock;
 use crate::coordinators::Coordinators;
 use crate::fetch::Fetcher;
+use crate::inputs::Fetches;
 use crate::messages::Messages;
 use crate::outcomes::OutcomeLanes;
 use crate::runs::Runs;
@@ -108,6 +113,7 @@ pub(crate) struct Desk {
     /// When each started run is long enough to be claimed, in order, because the limit is the same for all.
     long_at: VecDeque<(Instant, RunId)>,
     claims: ClaimLanes,
+    inputs: Fetches,
     outcomes: OutcomeLanes,
     rhythm: Rhythm,
     coordinators: Coordinators,
@@ -147,6 +153,7 @@ impl Desk {
             queue: VecDeque::new(),
             long_at: VecDeque::new(),
             claims: ClaimLanes::new(times.claim_again()),
+            inputs: Fetches::new(&times),
             outcomes: OutcomeLanes::new(&times),
             rhythm: Rhythm::new(times.beat(), now),
             coordinators: Coordinators::new(now),
@@ -174,6 +181,7 @@ impl Desk {
         let restless = !self.messages.is_empty()
             || self.last_ack.is_some()
             || !self.claims.is_idle()
+            || !self.inputs.is_idle()
             || !self.outcomes.is_idle()
             || self.fetcher.awaits_answer();
         match self.mode {

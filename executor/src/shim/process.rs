@@ -18,7 +18,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-/// A longer first line is no spec: a dispatch has at most 900 KiB, which JSON may escape to more.
+/// A longer first line is no spec: variables have at most 1.5 MiB together, which JSON may escape to six times as much.
 const SPEC_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// How long killed processes may take to die before the shim reports them as survivors.
 const REAP_MAX: Duration = Duration::from_secs(10);

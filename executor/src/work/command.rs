@@ -9,6 +9,7 @@ use super::scratch::{Scratch, ScratchError, resolve_workdir};
 use super::streams::Captured;
 use super::{Assignment, Retryable, WorkReport, WorkResult, WorkSettings, output, timeout_message};
 use crate::shim::{Shim, ShimError, ShimReport, ShimSpec, StopSignal};
+use orchestr8_proto::ids::RunId;
 use orchestr8_proto::wire::{OUTPUT_BYTES_MAX, TAIL_BYTES_MAX};
 use std::path::Path;
 use std::process::Stdio;
@@ -23,9 +24,11 @@ const SHIM_ANSWER_MAX: Duration = Duration::from_secs(15);
 const LAST_LINE_BYTES_MAX: usize = 512;
 
 /// Runs the script to its end; the report's duration is left to the caller.
-pub async fn run(settings: &std::sync::Arc<WorkSettings>, assignment: &Assignment, script: &str, kill: &CancellationToken) -> WorkReport {
+pub async fn run(settings: &std::sync::Arc<WorkSettings>, assignment: Assignment, script: String, kill: &CancellationToken) -> WorkReport {
+    let (run_id, timeout_ms) = (assignment.run_id, assignment.dispatch.timeout_ms);
     let prepared = {
-        let (settings, assignment, script) = (settings.clone(), assignment.clone(), script.to_owned());
+        let settings = settings.clone();
+        // With it go the inputs: they may be large, the run may be long, and its directory has them.
         on_disk(move || prepare(&settings, &assignment, &script)).await
     };
     let (scratch, spec) = match prepared {
@@ -33,25 +36,28 @@ pub async fn run(settings: &std::sync::Arc<WorkSettings>, assignment: &Assignmen
         Err(failure) => return failure.into(),
     };
     let mut streams = Streams::new();
-    let ended = match Shim::spawn(&settings.shim_program, &spec, Stdio::piped(), Stdio::piped()) {
+    let spawned = Shim::spawn(&settings.shim_program, &spec, Stdio::piped(), Stdio::piped());
+    drop(spec);
+    let ended = match spawned {
         Ok(mut shim) => streams.watch(&mut shim, settings.grace, kill).await,
         Err(error) => Err(error),
     };
-    conclude(Attempt { settings, assignment, streams, ended }, scratch).await
+    conclude(Attempt { settings, run_id, timeout_ms, streams, ended }, scratch).await
 }
 
 /// What is known when the command has ended.
 struct Attempt<'a> {
     settings: &'a WorkSettings,
-    assignment: &'a Assignment,
+    run_id: RunId,
+    timeout_ms: u64,
     streams: Streams,
     ended: Result<ShimReport, ShimError>,
 }
 
 async fn conclude(attempt: Attempt<'_>, scratch: Scratch) -> WorkReport {
-    let Attempt { settings, assignment, streams, ended } = attempt;
+    let Attempt { settings, run_id, timeout_ms, streams, ended } = attempt;
     let result = match &ended {
-        Ok(report) => match failure(report, assignment, &streams.stderr) {
+        Ok(report) => match failure(report, timeout_ms, &streams.stderr) {
             Some(failure) => Err(failure),
             None => Ok(()),
         },
@@ -70,7 +76,7 @@ async fn conclude(attempt: Attempt<'_>, scratch: Scratch) -> WorkReport {
     };
     let used = ended.ok();
     if let Some(survivors @ 1..) = used.as_ref().map(|report| report.survivors) {
-        tracing::warn!(run_id = %assignment.run_id, survivors, "processes of a command did not die of SIGKILL");
+        tracing::warn!(%run_id, survivors, "processes of a command did not die of SIGKILL");
     }
     WorkReport {
         result,
@@ -190,7 +196,7 @@ impl From<ScratchError> for WorkResult {
 impl From<EnvironmentError> for WorkResult {
     fn from(error: EnvironmentError) -> Self {
         let error_type = match error {
-            EnvironmentError::ValueTooLarge { .. } => "value_too_large",
+            EnvironmentError::ValueTooLarge { .. } | EnvironmentError::AllTooLarge(_) => "value_too_large",
             EnvironmentError::With(_)
             | EnvironmentError::Name(_)
             | EnvironmentError::Reserved(_)
@@ -211,9 +217,9 @@ fn shim_failure(error: &ShimError) -> WorkResult {
 }
 
 /// Why the command did not succeed; none, if it did.
-fn failure(report: &ShimReport, assignment: &Assignment, stderr: &Captured) -> Option<WorkResult> {
+fn failure(report: &ShimReport, timeout_ms: u64, stderr: &Captured) -> Option<WorkResult> {
     let (error_type, message) = match (report.exit_code, report.signal) {
-        _ if report.timed_out => ("timeout", timeout_message(assignment.dispatch.timeout_ms)),
+        _ if report.timed_out => ("timeout", timeout_message(timeout_ms)),
         _ if report.stopped => ("killed", "the attempt was ended by the executor".to_owned()),
         (Some(0), _) => return None,
         (Some(code), _) => ("exit", with_last_line(format!("exit code {code}"), stderr)),

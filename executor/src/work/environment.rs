@@ -11,17 +11,23 @@
 //!    of W3C Trace Context (what has another form is left out: tools would refuse it)
 //!
 //! A value of 2, 3 or 4 that with its name exceeds the kernel's 128 KiB for one variable fails the task before its start: a
-//! script would take a missing variable for an empty one. With `large_values: file` those of 2 are left out instead: the file
-//! `$ORCHESTR8_INPUT` has all of `with`. One of 2 or 3 that holds a NUL, which coordinators never send, is left out; a NUL in
+//! script would take a missing variable for an empty one. The same holds for all of 2, 3 and 4 together and 1.5 MiB: the kernel
+//! gives a command's variables and arguments 2 MiB. With `large_values: file` those of 2 that are too large are left out
+//! instead, and the largest of the others until the rest fits: the file `$ORCHESTR8_INPUT` has all of `with`. One of 2 or 3 that holds a NUL, which coordinators never send, is left out; a NUL in
 //! the task's own `env` fails the task, as does a name that is no name, or one of those in 5.
 
 use super::{Assignment, WorkSettings};
+use orchestr8_proto::wire::Dispatch;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The kernel's limit for `NAME=value` and its closing NUL (`MAX_ARG_STRLEN`).
 const VARIABLE_BYTES_MAX: usize = 128 * 1024;
+/// Of what the task itself brings, all variables together: below the 2 MiB that the kernel gives variables and arguments where the
+/// stack has its usual 8 MiB.
+const VARIABLES_BYTES_MAX: usize = 1536 * 1024;
+const PROMPT: &str = "ORCHESTR8_PROMPT";
 const READ_THE_FILE: &str = "let the script read it from the JSON file $ORCHESTR8_INPUT, and say so with `large_values: file`";
 const PASS_IT_IN_WITH: &str =
     "pass it in `with`, let the script read it from the JSON file $ORCHESTR8_INPUT, and say so with `large_values: file`";
@@ -44,6 +50,11 @@ pub enum EnvironmentError {
     /// The kernel's limit.
     #[error("`env` value `{0}` exceeds {VARIABLE_BYTES_MAX} bytes: pass it in `with` and read it from the file $ORCHESTR8_INPUT")]
     TooLarge(String),
+    /// The kernel's limit for all variables.
+    #[error(
+        "the values of `with`, `env` and prompt have {0} bytes together, but as environment variables at most {VARIABLES_BYTES_MAX}: {READ_THE_FILE}"
+    )]
+    AllTooLarge(usize),
     /// The kernel's limit for one of the variables that the executor makes of the task's values.
     #[error(
         "`{key}` has {bytes} bytes, but an environment variable such as {variable} at most {VARIABLE_BYTES_MAX} with its name: {remedy}"
@@ -80,7 +91,7 @@ pub fn environment(
 ) -> Result<BTreeMap<String, String>, EnvironmentError> {
     let dispatch = &assignment.dispatch;
     let mut environment = settings.environment.clone();
-    environment.extend(values(assignment)?);
+    environment.extend(fitting(values(assignment)?, dispatch)?);
     let own = own_variables(assignment, exchange);
     for variable in &dispatch.environment {
         let (name, value) = (&variable.name, &variable.value);
@@ -123,7 +134,7 @@ fn values(assignment: &Assignment) -> Result<Vec<(String, String)>, EnvironmentE
         }
     }
     if !dispatch.prompt.is_empty() {
-        let (variable, prompt) = ("ORCHESTR8_PROMPT".to_owned(), dispatch.prompt.clone());
+        let (variable, prompt) = (PROMPT.to_owned(), dispatch.prompt.clone());
         if !is_small(&variable, &prompt) {
             return Err(EnvironmentError::ValueTooLarge {
                 key: "prompt".to_owned(),
@@ -136,6 +147,31 @@ fn values(assignment: &Assignment) -> Result<Vec<(String, String)>, EnvironmentE
     }
     variables.retain(|(_, value)| !value.contains('\0'));
     Ok(variables)
+}
+
+/// The values that fit into an environment together with the task's own variables, which always go into it.
+fn fitting(values: Vec<(String, String)>, dispatch: &Dispatch) -> Result<BTreeMap<String, String>, EnvironmentError> {
+    // Of two names that become one there is one from here on: the other must not come back when it is left out.
+    let mut values: BTreeMap<String, String> = values.into_iter().collect();
+    let own = dispatch.environment.iter().map(|variable| bytes_of(&variable.name, &variable.value)).sum::<usize>();
+    let all = own + values.iter().map(|(name, value)| bytes_of(name, value)).sum::<usize>();
+    let mut left = all;
+    while left > VARIABLES_BYTES_MAX {
+        // The prompt is in no file.
+        let largest =
+            values.iter().filter(|(name, _)| *name != PROMPT && dispatch.large_values_in_file).max_by_key(|(_, value)| value.len());
+        let Some((name, bytes)) = largest.map(|(name, value)| (name.clone(), bytes_of(name, value))) else {
+            return Err(EnvironmentError::AllTooLarge(all));
+        };
+        values.remove(&name);
+        left -= bytes;
+    }
+    Ok(values)
+}
+
+/// What a variable takes from the kernel's room: `NAME=value`, its closing NUL and the pointer to it.
+const fn bytes_of(name: &str, value: &str) -> usize {
+    name.len() + value.len() + "=\0".len() + size_of::<usize>()
 }
 
 fn own_variables(assignment: &Assignment, exchange: Exchange<'_>) -> Vec<(&'static str, String)> {

@@ -132,12 +132,13 @@ pub struct WorkReport {
 /// `kill` is triggered by a kill verdict, by `on_disconnect` or by the end of a drain: then the tree is stopped
 /// (within `grace`, then by force) and the result is `Failed` with error type `killed`. Whatever the task does, this
 /// returns; it never panics for a handler's sake. Dropping the future stops the tree too, without a report.
-pub async fn run(settings: Arc<WorkSettings>, assignment: Assignment, kill: CancellationToken) -> WorkReport {
+pub async fn run(settings: Arc<WorkSettings>, mut assignment: Assignment, kill: CancellationToken) -> WorkReport {
     use wire::dispatch::Kind;
     let started = Instant::now();
-    let mut report = match &assignment.dispatch.kind {
-        Some(Kind::Run(run)) => command::run(&settings, &assignment, &run.script, &kill).await,
-        Some(Kind::Handler(handler)) => run_handler(&settings, &assignment, &handler.name, &kill).await.into(),
+    let mut report = match assignment.dispatch.kind.take() {
+        Some(Kind::Run(run)) => command::run(&settings, assignment, run.script, &kill).await,
+        Some(Kind::Handler(handler)) => run_handler(&settings, assignment, &handler.name, &kill).await.into(),
+        Some(Kind::Reference(_)) => WorkResult::Unsupported { detail: "the inputs of the dispatch were not fetched".into() }.into(),
         None => WorkResult::Unsupported { detail: "the dispatch is of a kind that this executor's version does not know".into() }.into(),
     };
     report.duration = started.elapsed();
@@ -172,25 +173,27 @@ impl From<HandlerError> for WorkResult {
     }
 }
 
-async fn run_handler(settings: &WorkSettings, assignment: &Assignment, name: &str, kill: &CancellationToken) -> WorkResult {
+async fn run_handler(settings: &WorkSettings, assignment: Assignment, name: &str, kill: &CancellationToken) -> WorkResult {
     let Some(handler) = settings.handlers.get(name) else {
         return WorkResult::Unsupported { detail: unknown_handler(settings, name) };
     };
-    let dispatch = &assignment.dispatch;
-    let with = match environment::with_object(&dispatch.with_json) {
+    let wire::Dispatch { with_json, prompt, attempt, timeout_ms, .. } = assignment.dispatch;
+    let with = match environment::with_object(&with_json) {
         Ok(with) => serde_json::Value::Object(with),
         Err(error) => return WorkResult::failed("input", error.to_string(), Retryable::No),
     };
+    // They may be large, and the handler has its own.
+    drop(with_json);
     let cancelled = kill.child_token();
-    let prompt = (!dispatch.prompt.is_empty()).then(|| dispatch.prompt.clone());
-    let context = HandlerContext { with, prompt, attempt: dispatch.attempt, cancelled: cancelled.clone() };
+    let prompt = (!prompt.is_empty()).then_some(prompt);
+    let context = HandlerContext { with, prompt, attempt, cancelled: cancelled.clone() };
     // The call itself can panic too, so it happens inside the guarded future.
     let mut work = Box::pin(AssertUnwindSafe(async move { handler(context).await }).catch_unwind());
     let interrupted = tokio::select! {
         biased;
         ended = &mut work => return handler_result(ended),
         () = kill.cancelled() => WorkResult::failed("killed", "the attempt was ended by the executor", Retryable::Yes),
-        () = time_out(dispatch.timeout_ms) => WorkResult::failed("timeout", timeout_message(dispatch.timeout_ms), Retryable::Yes),
+        () = time_out(timeout_ms) => WorkResult::failed("timeout", timeout_message(timeout_ms), Retryable::Yes),
     };
     cancelled.cancel();
     // Its answer no longer matters, but it may have something to put in order.

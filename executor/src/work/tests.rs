@@ -203,6 +203,29 @@ async fn a_value_that_no_variable_can_hold_fails_before_the_start_unless_the_scr
 }
 
 #[tokio::test]
+async fn values_that_the_kernel_takes_singly_but_not_together_are_in_the_file_the_largest_first() {
+    let place = Place::new();
+    let values = |large: usize| {
+        let values: serde_json::Map<_, _> =
+            (0..large).map(|number| (format!("v{number:02}"), "x".repeat(100_000 + number).into())).collect();
+        serde_json::to_vec(&values).expect("JSON")
+    };
+    let script = "env | grep -c ^WITH_V; echo ${WITH_V00+has} ${WITH_V29-left} $(wc -c < \"$ORCHESTR8_INPUT\")";
+    let with = |large: usize| Dispatch { with_json: values(large).into(), ..script_dispatch(script) };
+    let report = place.run(with(30)).await;
+    let (error_type, message, _, retryable) = failure_of(&report);
+    assert_eq!((error_type, retryable), ("value_too_large", Retryable::No));
+    assert!(message.contains("together") && message.contains("`large_values: file`"), "{message}");
+    let report = place.run(Dispatch { large_values_in_file: true, ..with(30) }).await;
+    assert_eq!(output_of(&report), format!("\"15\\nhas left {}\"", values(30).len()));
+    let report = place.run(with(10)).await;
+    assert!(output_of(&report).starts_with("\"10\\nhas left "), "{}", output_of(&report));
+    let large = |number: usize| EnvironmentVariable { name: format!("OWN_{number}"), value: "x".repeat(100_000) };
+    let own = Dispatch { environment: (0..20).map(large).collect(), large_values_in_file: true, ..script_dispatch(script) };
+    assert_eq!(failure_of(&place.run(own).await).0, "value_too_large", "nothing of it is in the file");
+}
+
+#[tokio::test]
 async fn a_workdir_must_lie_where_the_configuration_allows_it() {
     let mut place = Place::new();
     let (allowed, other) = (place.path("allowed"), place.path("allowed-not"));

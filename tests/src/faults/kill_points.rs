@@ -7,6 +7,7 @@ use crate::harness::servers::is_alive;
 use crate::harness::{Api, InstallationOptions, Process, wait_for};
 use crate::scene::{SOON, Scene, TaskRow, coordinator_words, executors, text};
 use anyhow::{Context, Result, ensure};
+use orchestr8_proto::reference::PART_BYTES;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -155,7 +156,17 @@ impl Case {
             apis: apis.into_iter().map(|coordinator| scene.installation.api_of(coordinator)).collect(),
             batch: (0..BATCH).map(|_| scene.ledger.task()).collect(),
             once: (0..BATCH).map(|_| once(scene.ledger.task())).collect(),
-            flow: workflow(scene),
+            flow: workflow(scene, self.first()),
+        }
+    }
+
+    /// More keys of the workflow's first task: at the points of inputs these are fetched, in four parts.
+    fn first(self) -> Value {
+        if self.point.contains("inputs_part") {
+            let values = json!({"one": "${{ input.value }}", "two": "${{ input.value }}", "three": "${{ input.value }}"});
+            json!({"with": values, "large_values": "file"})
+        } else {
+            json!({})
         }
     }
 
@@ -255,16 +266,17 @@ impl Load {
 }
 
 /// A chain with a fan-out, and one task that is long enough to be claimed.
-fn workflow(scene: &Scene) -> Value {
+fn workflow(scene: &Scene, first: Value) -> Value {
     let needs = |names: &[&str]| json!({"needs": names});
     let tasks = json!([
-        scene.ledger.named("first", "", &json!({})),
+        scene.ledger.named("first", "", &first),
         scene.ledger.named("left", "", &needs(&["first"])),
         scene.ledger.named("right", "long", &needs(&["first"])),
         {"name": "pause", "sleep": "100ms", "needs": ["left"]},
         scene.ledger.named("last", "", &needs(&["pause", "right"])),
     ]);
-    json!({"definition": {"name": "points", "tasks": tasks}})
+    let input = if first == json!({}) { json!({}) } else { json!({"value": "v".repeat(PART_BYTES)}) };
+    json!({"definition": {"name": "points", "tasks": tasks}, "input": input})
 }
 
 /// Whether the process is stopped by a signal.
@@ -300,6 +312,8 @@ matrix! {
         between_commit_and_confirm: "after_commit_before_confirm" 1,
         before_its_position_is_saved: "after_commit_before_position_saved" 12,
         between_take_and_restore: "after_take_before_restore" 1,
+        before_the_first_part_of_inputs: "after_fence_before_inputs_part" 1,
+        between_two_parts_of_inputs: "after_fence_before_inputs_part" 3,
     }
     two_coordinators: Pair {
         before_a_commit: "before_commit" 1,
@@ -323,11 +337,13 @@ matrix! {
     }
     receiver_of_mail: Owner {
         between_inbox_and_commit: "after_inbox_read_before_commit" 1,
+        between_two_parts_of_inputs: "after_fence_before_inputs_part" 3,
     }
     executor: Executor {
         between_fetch_and_start: "after_fetch_before_start" 1,
         between_start_and_claim: "after_start_before_claim" 1,
         between_grant_and_ack: "after_grant_before_double_ack" 1,
+        between_two_parts_of_inputs: "after_inputs_part_before_next" 2,
         between_run_and_outcome: "after_run_before_outcome" 1,
         between_outcome_and_ack: "after_outcome_before_ack" 1,
         between_confirm_and_forget: "after_confirm_before_forget" 1,

@@ -6,7 +6,7 @@
 use super::broker::{Broker, Witness};
 use super::database::{Database, Position, hash_execution};
 use super::mail::{Letter, LetterId};
-use super::messages::{Asked, Beat, Doubtful, Question, Sent, Told};
+use super::messages::{Asked, Beat, Doubtful, Question, Sent, Told, Wants};
 use super::reference::Reference;
 use super::rules::{Rule, Rules};
 use orchestr8_core::execution::Execution;
@@ -119,6 +119,21 @@ impl Coordinator {
             in_doubt: true,
             inbox_due: false,
             names: BTreeMap::new(),
+        }
+    }
+
+    /// Serves the inputs of those who hold their runs, under a fence that holds (rule R3).
+    pub(super) fn serve(&self, wants: &[Wants], stage: &mut Stage<'_>) {
+        if self.in_doubt || (stage.database.lease != self.lease && self.rules.keep(Rule::R3)) {
+            return;
+        }
+        let holds = |asked: &&Wants| {
+            self.leases.lease(asked.run).is_some_and(|(_, lease)| lease.dispatch == asked.dispatch && lease.task == asked.task)
+        };
+        for asked in wants.iter().filter(holds) {
+            if let Some((incarnation, _)) = self.leases.lease(asked.run) {
+                stage.sent.push(Sent::Inputs(asked.run, incarnation, asked.dispatch));
+            }
         }
     }
 

@@ -431,7 +431,7 @@ fn told(stepped: &Stepped) -> Vec<Sent> {
 fn confirmed_run(sent: &Sent) -> Option<RunId> {
     match sent {
         Sent::Confirm(run, _) => Some(*run),
-        Sent::Answer(..) | Sent::Drop(_) | Sent::BeatNow => None,
+        Sent::Answer(..) | Sent::Drop(_) | Sent::BeatNow | Sent::Inputs(..) => None,
     }
 }
 

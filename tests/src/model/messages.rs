@@ -66,6 +66,14 @@ pub(super) struct Beat {
     pub(super) runs: Vec<Asked>,
 }
 
+/// The holder of a dispatch by reference wants its inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wants {
+    pub(super) task: TaskId,
+    pub(super) dispatch: DispatchId,
+    pub(super) run: RunId,
+}
+
 /// What a coordinator tells executors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sent {
@@ -73,6 +81,8 @@ pub(super) enum Sent {
     Confirm(RunId, Incarnation),
     Drop(DispatchId),
     BeatNow,
+    /// All of the inputs of a dispatch by reference.
+    Inputs(RunId, Incarnation, DispatchId),
 }
 
 impl Told {

@@ -7,7 +7,7 @@ use super::mail::Letter;
 use super::messages::{Ending, Sent};
 use super::reference::Reference;
 use super::rules::Rules;
-use super::site::{Around, Site, ToCoordinators};
+use super::site::{Around, Site, ToCoordinators, inputs};
 use bytes::Bytes;
 use orchestr8_core::leases::LeaseTicks;
 use orchestr8_core::machine::Answer;
@@ -285,14 +285,17 @@ impl Simulation {
             now_us,
             sent: Vec::new(),
         };
+        let mut wants = Vec::new();
         for letter in inbox.drain(..) {
             match letter {
+                ToCoordinators::Wants(asked) => wants.push(asked),
                 ToCoordinators::Claims(claims) => claims.into_iter().for_each(|asked| host.lane.take_claim(asked, stage.broker)),
                 ToCoordinators::Beat(beat) => host.lane.take_beat(&beat, stage.broker),
                 ToCoordinators::Nudge => host.lane.inbox_due = true,
             }
         }
         go_on(&mut host.lane, &mut stage, commit.unwrap_or(Fate::Committed));
+        host.lane.serve(&wants, &mut stage);
         if beats && !host.lane.in_doubt {
             host.next_beat_us = now_us + BEAT_US;
             host.lane.tick(stage.broker);
@@ -315,7 +318,7 @@ impl Simulation {
             match letter {
                 ToCoordinators::Beat(beat) => host.lane.take_beat(&beat, &self.broker),
                 // They are for the shard's owner.
-                ToCoordinators::Claims(_) | ToCoordinators::Nudge => {}
+                ToCoordinators::Claims(_) | ToCoordinators::Wants(_) | ToCoordinators::Nudge => {}
             }
         }
         if host.next_beat_us <= self.now_us {
@@ -365,6 +368,10 @@ impl Simulation {
                 Sent::Drop(dispatch) => {
                     let dropped_dispatch_ids = vec![dispatch.to_bytes()];
                     (None, Control { dropped_dispatch_ids, ..Control::default() })
+                }
+                Sent::Inputs(run, incarnation, dispatch) => {
+                    let inputs = Some(inputs(run, dispatch));
+                    (names.get(&incarnation).copied(), Control { inputs, ..Control::default() })
                 }
                 Sent::BeatNow => (None, Control { beat_now: true, ..Control::default() }),
             };

@@ -1,7 +1,7 @@
 //! One executor process of the simulation: the real desk, the server's answers to it, and commands that take virtual time.
 
 use super::broker::Broker;
-use super::messages::{Asked, Beat, Doubtful, Ending, Question, Told};
+use super::messages::{Asked, Beat, Doubtful, Ending, Question, Told, Wants};
 use super::reference::Reference;
 use super::rules::{Rule, Rules};
 use async_nats::{HeaderMap, Message, StatusCode, Subject};
@@ -13,8 +13,11 @@ use orchestr8_executor::work::{Retryable, WorkReport, WorkResult, WorkSettings};
 use orchestr8_nats::NatsSettings;
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId, TaskId};
 use orchestr8_proto::names::HEADER_AGAIN;
+use orchestr8_proto::reference;
 use orchestr8_proto::times::ProtocolTimes;
-use orchestr8_proto::wire::{self, ClaimBatch, ClaimKind, DispatchBatch, HandlerKind, Heartbeat, OutcomeBatch, dispatch, outcome};
+use orchestr8_proto::wire::{
+    self, ClaimBatch, ClaimKind, DispatchBatch, HandlerKind, Heartbeat, InputsPart, OutcomeBatch, dispatch, outcome,
+};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,6 +57,7 @@ pub(super) struct Site {
 #[derive(Clone)]
 pub(super) enum ToCoordinators {
     Claims(Vec<Asked>),
+    Wants(Wants),
     Beat(Beat),
     /// Of another coordinator: something came for the shard.
     Nudge,
@@ -96,6 +100,28 @@ fn settings(name: u8) -> ExecutorSettings {
 
 fn message(subject: Subject, payload: Bytes) -> Message {
     Message { subject, reply: None, payload, headers: None, status: None, description: None, length: 0 }
+}
+
+/// A dispatch with its inputs: these are the same whoever makes them.
+fn whole(dispatch: DispatchId) -> wire::Dispatch {
+    wire::Dispatch {
+        dispatch_id: dispatch.to_bytes(),
+        kind: Some(dispatch::Kind::Handler(HandlerKind { name: "noop".into() })),
+        prompt: dispatch.to_string(),
+        ..wire::Dispatch::default()
+    }
+}
+
+/// The inputs of a dispatch by reference, in one part.
+pub(super) fn inputs(run: RunId, dispatch: DispatchId) -> InputsPart {
+    InputsPart { run_id: run.to_bytes(), offset: 0, part: reference::refer(whole(dispatch)).1 }
+}
+
+fn wants(payload: &Bytes) -> impl Iterator<Item = Wants> + use<> {
+    let batch: ClaimBatch = wire::decode(payload.clone()).expect("the desk's own");
+    let wants =
+        |ask: wire::InputsAsk| Wants { task: task(&ask.task_id), dispatch: dispatch_id(&ask.dispatch_id), run: run_id(&ask.run_id) };
+    batch.inputs.into_iter().map(wants)
 }
 
 impl Site {
@@ -202,13 +228,10 @@ impl Site {
         let ack_wait_us = micros(ProtocolTimes::default().ack_wait());
         let Some((sequence, delivered)) = around.broker.deliver(moment.wall_us, ack_wait_us) else { return false };
         let asks = around.rules.keep(Rule::R5);
-        let dispatch = wire::Dispatch {
-            dispatch_id: delivered.dispatch.to_bytes(),
-            task_id: delivered.task.to_bytes(),
-            ask_first: delivered.ask_first && asks,
-            kind: Some(dispatch::Kind::Handler(HandlerKind { name: "noop".into() })),
-            ..wire::Dispatch::default()
-        };
+        let dispatch =
+            wire::Dispatch { task_id: delivered.task.to_bytes(), ask_first: delivered.ask_first && asks, ..whole(delivered.dispatch) };
+        // What asks first may as well have its inputs elsewhere.
+        let dispatch = if dispatch.ask_first { reference::refer(dispatch).0 } else { dispatch };
         let payload = wire::encode(&DispatchBatch { schema_version: wire::SCHEMA_VERSION, dispatches: vec![dispatch] }).expect("small");
         let deliveries = if asks { delivered.deliveries } else { 1 };
         let stored_ns = if asks { delivered.stored_us } else { moment.wall_us } * 1_000;
@@ -225,6 +248,7 @@ impl Site {
         match act {
             Act::Start(assignment, kill) => {
                 self.ran += 1;
+                assert_eq!(assignment.dispatch.prompt, assignment.dispatch_id.to_string(), "it starts with its inputs");
                 let (duration_us, ending) = (around.fate_of)();
                 around.reference.received(assignment.run_id, assignment.task_id, assignment.dispatch_id);
                 around.reference.started(assignment.run_id, around.once);
@@ -246,6 +270,7 @@ impl Site {
                     let stored = Bytes::from_static(br#"{"stream":"ORCHESTR8_OUTCOMES","seq":1}"#);
                     self.desk.receive(message(reply.expect("outcomes want an answer"), stored), around.moment);
                 } else if name.starts_with("orchestr8.claim.") {
+                    sent.extend(wants(&payload).map(ToCoordinators::Wants));
                     sent.push(ToCoordinators::Claims(self.claims(payload)));
                 } else if name.starts_with("orchestr8.beat.") {
                     sent.push(ToCoordinators::Beat(self.beat(payload)));

@@ -164,7 +164,7 @@ impl World {
                 // A late confirmation changes nothing but when the executor forgets.
                 Sent::Confirm(run, _) => confirmed.push(run),
                 // An optimization for executors that have not started; a request for what they may do at any time.
-                Sent::Drop(_) | Sent::BeatNow => {}
+                Sent::Drop(_) | Sent::BeatNow | Sent::Inputs(..) => {}
             }
         }
         for run in confirmed {

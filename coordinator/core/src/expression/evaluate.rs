@@ -38,23 +38,35 @@ pub struct TaskView {
 
 /// What the templates that are evaluated with it may still cost together.
 #[derive(Debug)]
-pub struct Steps(Budget);
+pub struct Steps {
+    budget: Budget,
+    result_bytes_max: usize,
+}
 
 impl Default for Steps {
-    /// [`STEPS_MAX`].
+    /// [`STEPS_MAX`], and [`RESULT_BYTES_MAX`] for each result.
     fn default() -> Self {
-        Self(Budget::new(STEPS_MAX))
+        Self::with_results(RESULT_BYTES_MAX)
+    }
+}
+
+impl Steps {
+    /// [`STEPS_MAX`], and so many bytes for each result, as JSON.
+    #[must_use]
+    pub fn with_results(bytes_max: usize) -> Self {
+        Self { budget: Budget::new(STEPS_MAX), result_bytes_max: bytes_max }
     }
 }
 
 /// The value of a template.
 ///
-/// Pure, and bounded: at most the steps that are left, and [`RESULT_BYTES_MAX`] bytes of result.
+/// Pure, and bounded: at most the steps that are left, and the bytes of a result that they allow.
 ///
 /// # Errors
 /// What is missing or went wrong, naming the expression; never the values.
 pub fn evaluate(template: &Template, scope: &Scope<'_>, steps: &Steps) -> Result<Value, ExpressionError> {
-    let value = Evaluation { scope, budget: steps.0.clone(), bytes_left: RESULT_BYTES_MAX }.value(&template.0)?;
+    let bytes_max = steps.result_bytes_max;
+    let value = Evaluation { scope, budget: steps.budget.clone(), bytes_max, bytes_left: bytes_max }.value(&template.0)?;
     storable::check(&value)?;
     Ok(value)
 }
@@ -67,6 +79,7 @@ const VALUES_COPIED_PER_STEP: u64 = 4;
 struct Evaluation<'a> {
     scope: &'a Scope<'a>,
     budget: Budget,
+    bytes_max: usize,
     bytes_left: usize,
 }
 
@@ -106,7 +119,7 @@ impl<'a> Evaluation<'a> {
             Program::Path(path) => self.path(source, &path)?,
             Program::Tree(tree) => Cow::Owned(on_large_stack(|| self.tree(source, tree))?),
         };
-        self.bytes_left = bytes_left_after(&value, self.bytes_left).ok_or(ExpressionError::ResultTooLarge)?;
+        self.bytes_left = bytes_left_after(&value, self.bytes_left).ok_or(ExpressionError::ResultTooLarge(self.bytes_max))?;
         Ok(value)
     }
 
@@ -149,7 +162,7 @@ impl<'a> Evaluation<'a> {
         let failed = |message| ExpressionError::Evaluation { expression: shown(source), message };
         let result = result.map_err(|error| failed(explained(&error)))?;
         in_json(result.as_ref(), &mut { self.bytes_left }).map_err(|error| match error {
-            NotJson::TooLarge => ExpressionError::ResultTooLarge,
+            NotJson::TooLarge => ExpressionError::ResultTooLarge(self.bytes_max),
             NotJson::Kind(message) => failed(message),
         })
     }

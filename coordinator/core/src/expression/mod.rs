@@ -46,7 +46,7 @@ pub const NESTED_MACROS_MAX: usize = 2;
 pub const TEMPLATE_CEL_BYTES_MAX: usize = 64 * 1024;
 /// Steps that the expressions of all the templates of one task may take together, and those of a workflow's output.
 pub const STEPS_MAX: u64 = 2_000_000;
-/// Largest result of one template, as JSON.
+/// Largest result of one template, as JSON, unless [`Steps`] say otherwise.
 pub const RESULT_BYTES_MAX: usize = 1024 * 1024;
 
 /// Why a template is not valid, or has no value here.
@@ -123,9 +123,9 @@ pub enum ExpressionError {
     /// More than [`STEPS_MAX`].
     #[error("expression `{0}` takes more than {STEPS_MAX} steps: let a task compute this")]
     TooExpensive(String),
-    /// More than [`RESULT_BYTES_MAX`].
-    #[error("the result is larger than {RESULT_BYTES_MAX} bytes: pass a reference, or let a task compute this")]
-    ResultTooLarge,
+    /// More than so many bytes.
+    #[error("the result is larger than {0} bytes: pass a reference, or let a task compute this")]
+    ResultTooLarge(usize),
 }
 
 impl ExpressionError {
@@ -143,7 +143,7 @@ impl ExpressionError {
             | Self::Evaluation { .. }
             | Self::TooExpensive(_)
             | Self::Unstorable(_)
-            | Self::ResultTooLarge => None,
+            | Self::ResultTooLarge(_) => None,
         }
     }
 }

@@ -165,9 +165,21 @@ fn no_expression_runs_long_or_grows_large() {
         assert!(matches!(error, ExpressionError::TooExpensive(_)), "{source}: {error}");
     }
     let doubled = "[input.long, input.long, input.long, input.long, input.long, input.long, input.long, input.long, input.long, input.long, input.long]";
-    assert_eq!(expression(doubled), Err(ExpressionError::ResultTooLarge));
-    assert_eq!(evaluated(json!(vec!["${{ input.long }}"; 11])), Err(ExpressionError::ResultTooLarge));
+    assert_eq!(expression(doubled), Err(ExpressionError::ResultTooLarge(RESULT_BYTES_MAX)));
+    assert_eq!(evaluated(json!(vec!["${{ input.long }}"; 11])), Err(ExpressionError::ResultTooLarge(RESULT_BYTES_MAX)));
     assert_eq!(expression("input.numbers.map(x, x * 2).filter(x, x % 3 == 0).size()"), Ok(json!(1000)));
+}
+
+#[test]
+fn a_result_may_be_as_large_as_the_steps_say() {
+    let (input, workflow, tasks) = (json!({"long": "x".repeat(100_000)}), json!({}), BTreeMap::new());
+    let scope = Scope { input: &input, workflow: &workflow, tasks: &tasks };
+    for template in [json!(vec!["${{ input.long }}"; 11]), json!("${{ [input.long, input.long, input.long] + [input.long + input.long] }}")]
+    {
+        let template = Template(template);
+        assert!(evaluate(&template, &scope, &Steps::with_results(1_200_000)).is_ok());
+        assert_eq!(evaluate(&template, &scope, &Steps::with_results(400_000)), Err(ExpressionError::ResultTooLarge(400_000)));
+    }
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn each_pool_has_a_login_of_its_own() -> Result<()> {
     let Some(helm) = helm("logins of pools") else { return Ok(()) };
     for set in ["keda", "pools", "trial"] {
         let objects = helm.objects(set, KUBERNETES_NEWEST)?;
-        let variables = objects.iter().filter_map(pod_of).flat_map(containers_of).flat_map(|container| container["env"].as_array());
+        let variables = objects.iter().filter_map(pod_of).flat_map(containers_of).filter_map(|container| container["env"].as_array());
         let passwords: Vec<String> = variables
             .flatten()
             .filter(|variable| variable["name"] == json!("ORCHESTR8_NATS_PASSWORD"))

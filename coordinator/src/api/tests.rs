@@ -24,7 +24,16 @@ fn served() -> (Router, mpsc::Receiver<Command>) {
     // Nothing listens on the port: the system gives it to nobody.
     let reads = read_pool(PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(1), 1);
     let tokens = vec![access::Token::new(TOKEN).expect("long enough")];
-    let settings = ApiSettings { tokens, metrics_tokens: Vec::new(), times: ProtocolTimes::default(), shutdown: CancellationToken::new() };
+    let settings = ApiSettings {
+        tokens,
+        metrics_tokens: Vec::new(),
+        name: "c1".into(),
+        log: LogControl::default(),
+        spans: SpanSink::default(),
+        trace_ratio: 1.0,
+        times: ProtocolTimes::default(),
+        shutdown: CancellationToken::new(),
+    };
     (router(ApiContext::new(engine, reads, settings, Metrics::default())), commands)
 }
 

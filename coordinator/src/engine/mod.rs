@@ -8,7 +8,7 @@
 //! act      because the fence held: publish, answer, confirm, wake      act, dispatches
 //! ```
 //! Shards are shared with other lanes by `sharing`, which send each other `mail`; any doubt runs the one `recovery`. No verdict without an `inquiry`. What is not published yet lies above the
-//! marks of its lot (`lots`). [`handle`] is what the API holds.
+//! marks of its lot (`lots`). What ended may be a span (`spans`). [`handle`] is what the API holds.
 
 mod act;
 mod batch;
@@ -27,6 +27,7 @@ mod orders;
 mod recovery;
 mod roster;
 mod sharing;
+mod spans;
 mod untrusted;
 pub mod watch;
 pub mod work;

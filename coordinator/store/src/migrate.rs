@@ -210,6 +210,7 @@ fn migrator() -> Migrator {
         migration(4, "queued_at", include_str!("../migrations/0004_queued_at.sql")),
         migration(5, "quarantine", include_str!("../migrations/0005_quarantine.sql")),
         migration(6, "pauses", include_str!("../migrations/0006_pauses.sql")),
+        migration(7, "traces", include_str!("../migrations/0007_traces.sql")),
     ])
 }
 
@@ -225,6 +226,7 @@ pub fn statements() -> Vec<(&'static str, &'static str)> {
         ("clock", CLOCK),
         ("commit", commit::COMMIT),
         ("commit_with_inbox", commit::COMMIT_WITH_INBOX),
+        ("commit_with_traces", commit::COMMIT_WITH_TRACES),
         ("inbox_send", inbox::SEND),
         ("inbox_read", inbox::READ),
         ("load", load::LOAD),

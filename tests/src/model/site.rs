@@ -12,8 +12,10 @@ use orchestr8_executor::simulation::{Act, Moment, SimulatedExecutor};
 use orchestr8_executor::work::{Retryable, WorkReport, WorkResult, WorkSettings};
 use orchestr8_nats::NatsSettings;
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId, TaskId};
+use orchestr8_proto::log_level::LogControl;
 use orchestr8_proto::names::HEADER_AGAIN;
 use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::traces::SpanSink;
 use orchestr8_proto::wire::{self, ClaimBatch, ClaimKind, DispatchBatch, HandlerKind, Heartbeat, OutcomeBatch, dispatch, outcome};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -91,6 +93,8 @@ fn settings(name: u8) -> ExecutorSettings {
         unconfirmed_max: 64,
         unconfirmed_bytes_max: 1 << 20,
         probes: None,
+        log: LogControl::default(),
+        spans: SpanSink::default(),
     }
 }
 

@@ -11,6 +11,7 @@
 //! - `quality_gates`: the example of that name, gate by gate
 //! - `happy`: what works when nothing goes wrong, through API and command line
 //! - `operating`: what operators look at and order; `backup`: a dump, restored into a fresh installation
+//! - `traces`: one trace across processes, logs for machines, and no secret in either
 //! - `faults`: processes and servers that die, stores that are wiped
 //! - `hostile`: forged and malformed messages, wrong requests, servers that do not fit
 //! - `secure`: the least rights on NATS, and TLS on every connection
@@ -48,6 +49,9 @@ mod happy;
 
 #[cfg(test)]
 mod operating;
+
+#[cfg(test)]
+mod traces;
 
 #[cfg(test)]
 mod faults;

@@ -5,6 +5,7 @@ use super::export::{Exporter, exporter};
 use orchestr8_proto::log_level::{BadLogFilter, LogControl, LogFilter};
 use orchestr8_proto::traces::SpanSink;
 use std::sync::{Arc, Mutex, PoisonError};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -98,8 +99,13 @@ fn begin_log(filter: &str, format: LogFormat) -> LogControl {
             Box::new(lines.with_writer(std::io::stderr))
         }
     };
-    tracing_subscriber::registry().with(layer).with(lines).init();
+    tracing_subscriber::registry().with(layer).with(discreet()).with(lines).init();
     LogControl::new(Reloaded { current: Mutex::new(filter.to_owned()), handle })
+}
+
+/// What is never logged, whatever somebody wants: below `info` the NATS client tells whole messages, inputs and outputs with them.
+fn discreet() -> Targets {
+    Targets::new().with_default(LevelFilter::TRACE).with_target("async_nats", LevelFilter::INFO)
 }
 
 struct Reloaded {
@@ -154,6 +160,19 @@ mod tests {
             assert!(error.contains(part) && error.contains("orchestr8_coordinator=debug,info"), "{error}");
         }
         assert!(parsed("a b\u{0}[=info").is_err());
+    }
+
+    #[test]
+    fn the_nats_client_tells_no_messages() {
+        let discreet = discreet();
+        for (target, level, told) in [
+            ("async_nats::connection", tracing::Level::TRACE, false),
+            ("async_nats::jetstream::context", tracing::Level::DEBUG, false),
+            ("async_nats", tracing::Level::INFO, true),
+            ("orchestr8_executor::serve", tracing::Level::TRACE, true),
+        ] {
+            assert_eq!(discreet.would_enable(target, &level), told, "{target} {level}");
+        }
     }
 
     #[test]

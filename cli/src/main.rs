@@ -53,6 +53,7 @@ enum Command {
     Executors(commands::executors::ExecutorsArgs),
     Shards(commands::shards::ShardsArgs),
     Doctor(commands::doctor::DoctorArgs),
+    LogLevel(commands::log_level::LogLevelArgs),
     Quarantine(commands::quarantine::QuarantineArgs),
     NatsAccounts(commands::nats_accounts::NatsAccountsArgs),
 }
@@ -112,6 +113,7 @@ async fn ask(command: &Command) -> Result<Exit, CommandError> {
         Command::Executors(args) => commands::executors::executors(args).await,
         Command::Shards(args) => commands::shards::shards(args).await,
         Command::Doctor(args) => commands::doctor::doctor(args).await,
+        Command::LogLevel(args) => commands::log_level::log_level(args).await,
         Command::Quarantine(args) => commands::quarantine::quarantine(args).await,
         Command::NatsAccounts(args) => commands::nats_accounts::nats_accounts(args),
         Command::Dev(_) | Command::Coordinator(_) | Command::Executor(_) => unreachable!("servers are started by `main`"),

@@ -235,6 +235,7 @@ mod tests {
             slots_busy,
             draining: false,
             cordoned: false,
+            log_filter: String::new(),
             seen_at: OffsetDateTime::UNIX_EPOCH,
         }
     }

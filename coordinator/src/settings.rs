@@ -5,8 +5,10 @@ use crate::api::tls::{ApiCertificate, TlsError};
 use crate::bus::BusError;
 use crate::deletion_cost::{ClusterAccess, ClusterError};
 use orchestr8_nats::NatsSettings;
+use orchestr8_proto::log_level::LogControl;
 use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::tokens::TokenKeys;
+use orchestr8_proto::traces::SpanSink;
 use orchestr8_store::migrate::OpenError;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -35,6 +37,12 @@ pub struct CoordinatorSettings {
     pub token_keys: TokenKeys,
     /// A label in logs and leases.
     pub name: String,
+    /// What this process logs.
+    pub log: LogControl,
+    /// Where spans go.
+    pub spans: SpanSink,
+    /// Of submissions whose caller traces nothing, how many begin a trace: from 0 to 1.
+    pub trace_ratio: f64,
     /// How long a start waits for Postgres and NATS together; zero: one try each.
     pub startup_patience: Duration,
     /// The same on coordinators and executors.

@@ -58,6 +58,10 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
     let api_settings = ApiSettings {
         tokens: vec![access::Token::new(&settings.token)?],
         metrics_tokens: settings.metrics_token.iter().map(|token| access::Token::new(token)).collect::<Result<_, _>>()?,
+        name: settings.name.clone(),
+        log: settings.log.clone(),
+        spans: settings.spans.clone(),
+        trace_ratio: settings.trace_ratio,
         times: settings.times,
         connections: ConnectionLimits::of(settings.connections_max),
         queues_max: settings.queues_max,
@@ -209,6 +213,7 @@ async fn start_lane(
         publisher,
         speaker,
         carrier,
+        spans: settings.spans.clone(),
         epoch,
     };
     parts.spawn(Lane::new(lane, now).run(stop));

@@ -2,10 +2,11 @@
 
 use crate::runs::{Run, Runs};
 use orchestr8_proto::ids::{Incarnation, RunId};
+use orchestr8_proto::log_level::LogControl;
 use orchestr8_proto::wire::{HELD_RUNS_MAX, Heartbeat, HeldRun, SCHEMA_VERSION};
 use std::time::{Duration, Instant};
 
-/// Who beats; the same in all heartbeats of one process.
+/// Who beats; but for what it logs the same in all heartbeats of one process.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
     /// Drawn at the start of the process.
@@ -18,6 +19,8 @@ pub(crate) struct Identity {
     pub handlers: Vec<String>,
     /// How many runs it takes at a time.
     pub slots: usize,
+    /// What it logs.
+    pub log: LogControl,
 }
 
 /// What this executor is about to do.
@@ -97,6 +100,7 @@ pub(crate) fn heartbeat(identity: &Identity, runs: &Runs, outlook: Outlook, (seq
         version: env!("CARGO_PKG_VERSION").to_owned(),
         last: outlook == Outlook::Last,
         cordoned: outlook == Outlook::Cordoned,
+        log_filter: identity.log.current(),
     };
     lists.into_iter().enumerate().map(part).collect()
 }

@@ -10,7 +10,7 @@
 //!   - `clock`: the time that all of it goes by; `coordinators`: silence, installation, JetStream's clock
 //! - [`simulation`]: the desk on a virtual clock, for tests of the protocol
 //! - [`work`]: one attempt; [`handlers`]: code that runs inside the executor; [`shim`]: the small process around a command
-//! - [`metrics`]: what is counted; `probes`: where it is shown
+//! - [`metrics`]: what is counted; `probes`: where it is shown; `spans`: what a trace shows of a run
 //! - [`secrecy`]: what commands of the same user must not read
 //! - [`kill_points`]: where fault tests end or stop the process
 
@@ -41,6 +41,7 @@ mod patience;
 mod probes;
 mod report;
 mod runs;
+mod spans;
 
 pub use serve::{ExecutorError, serve};
 pub use settings::ExecutorSettings;

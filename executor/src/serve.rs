@@ -6,12 +6,14 @@ use crate::link::{LineState, Link, LinkError, connect};
 use crate::metrics::Metrics;
 use crate::probes;
 use crate::settings::{ExecutorSettings, ProbeSettings, SettingsError};
+use crate::spans::RunSpan;
 use crate::work::{self, Assignment, Folder, FolderError, Retryable, WorkReport, WorkResult, WorkSettings};
 use async_nats::{Client, Subscriber};
 use futures::{FutureExt, StreamExt};
 use orchestr8_proto::ids::RunId;
 use orchestr8_proto::names::{CONTROL_ALL, COORDINATOR_BEATS, control_subject};
 use orchestr8_proto::rights;
+use orchestr8_proto::traces::SpanSink;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -83,6 +85,8 @@ struct Outputs {
     link: Link,
     work: Arc<WorkSettings>,
     metrics: Metrics,
+    spans: SpanSink,
+    executor: Arc<str>,
     reports: mpsc::UnboundedSender<(RunId, WorkReport)>,
 }
 
@@ -120,7 +124,8 @@ pub async fn serve(mut settings: ExecutorSettings, shutdown: CancellationToken) 
         slots = settings.slots,
         "the executor takes work"
     );
-    let mut outputs = Outputs { time, link, work: Arc::new(settings.work), metrics, reports: reports_in };
+    let (executor, spans) = (settings.name.as_str().into(), settings.spans);
+    let mut outputs = Outputs { time, link, work: Arc::new(settings.work), metrics, spans, executor, reports: reports_in };
     work_until_drained(&mut desk, &mut inputs, &mut outputs, &shutdown).await?;
     desk.say_farewell(time.clock());
     outputs.carry_out(desk.take_effects(time.clock())).await;
@@ -299,12 +304,17 @@ impl Outputs {
         }
     }
 
-    fn start(&self, assignment: Assignment, kill: CancellationToken) {
-        let (settings, metrics, reports, run_id) = (self.work.clone(), self.metrics.clone(), self.reports.clone(), assignment.run_id);
+    fn start(&self, mut assignment: Assignment, kill: CancellationToken) {
+        let (run_id, task_id, attempt) = (assignment.run_id, assignment.task_id, assignment.dispatch.attempt);
+        tracing::debug!(workflow_id = %task_id.execution(), %task_id, %run_id, shard = task_id.shard(), attempt, "a run starts");
+        let span = RunSpan::begin(&self.spans, &mut assignment, &self.executor);
+        let (settings, metrics, reports) = (self.work.clone(), self.metrics.clone(), self.reports.clone());
         tokio::spawn(async move {
             // A run that ends without a report would hold its slot for ever.
             let report = AssertUnwindSafe(work::run(settings, assignment, kill)).catch_unwind().await.unwrap_or_else(|_| panicked());
             metrics.run_ended(&report);
+            span.into_iter().for_each(|span| span.end(&report));
+            tracing::debug!(workflow_id = %task_id.execution(), %task_id, %run_id, shard = task_id.shard(), attempt, "a run ended");
             if reports.send((run_id, report)).is_err() {
                 tracing::debug!(%run_id, "a run ended after its executor");
             }

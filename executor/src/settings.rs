@@ -2,9 +2,11 @@
 
 use crate::work::WorkSettings;
 use orchestr8_nats::NatsSettings;
+use orchestr8_proto::log_level::LogControl;
 use orchestr8_proto::names::{QueueNameError, check_queue_name};
 use orchestr8_proto::reference::INPUTS_BYTES_LARGEST;
 use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::traces::SpanSink;
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -50,6 +52,10 @@ pub struct ExecutorSettings {
     pub unconfirmed_bytes_max: usize,
     /// Where metrics and probes are answered; none: nowhere.
     pub probes: Option<ProbeSettings>,
+    /// What this process logs.
+    pub log: LogControl,
+    /// Where spans go.
+    pub spans: SpanSink,
 }
 
 /// Where metrics and probes are answered.
@@ -180,6 +186,8 @@ pub(crate) mod tests {
             unconfirmed_max: UNCONFIRMED_MAX,
             unconfirmed_bytes_max: UNCONFIRMED_BYTES_MAX,
             probes: None,
+            log: LogControl::default(),
+            spans: SpanSink::default(),
         }
     }
 

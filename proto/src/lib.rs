@@ -10,11 +10,13 @@
 //! - [`reference`]: dispatches whose inputs are fetched in parts
 //! - [`tokens`]: HMACs that bind an outcome to its dispatch
 //! - [`times`]: every protocol time as a multiple of one base
+//! - [`traces`]: trace context, and spans as values; [`log_level`]: what is logged, as a handle
 //! - [`timestamp`]: Unix microseconds
 //! - [`words`]: priorities and states, by the names that users see
 
 pub mod exposition;
 pub mod ids;
+pub mod log_level;
 pub mod login;
 pub mod names;
 #[cfg(feature = "kill-points")]
@@ -25,5 +27,6 @@ pub mod storable;
 pub mod times;
 pub mod timestamp;
 pub mod tokens;
+pub mod traces;
 pub mod wire;
 pub mod words;

@@ -11,6 +11,7 @@
 //! - `quality_gates`: the example of that name, gate by gate
 //! - `happy`: what works when nothing goes wrong, through API and command line
 //! - `operating`: what operators look at and order; `backup`: a dump, restored into a fresh installation
+//! - `traces`: one trace across processes, logs for machines, and no secret in either
 //! - `faults`: processes and servers that die, stores that are wiped
 //! - `inputs`: inputs that are too large for a message
 //! - `hostile`: forged and malformed messages, wrong requests, servers that do not fit
@@ -49,6 +50,9 @@ mod happy;
 
 #[cfg(test)]
 mod operating;
+
+#[cfg(test)]
+mod traces;
 
 #[cfg(test)]
 mod faults;

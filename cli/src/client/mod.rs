@@ -13,6 +13,7 @@ pub mod sse;
 pub mod tls;
 
 use address::{Address, is_local};
+use orchestr8_proto::traces::TraceParent;
 use problem::Problem;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -37,6 +38,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// No answer makes a client wait longer than this.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+/// The environment variable with the span that this process works for.
+const TRACEPARENT_VARIABLE: &str = "TRACEPARENT";
 /// How long a submission is tried again when nobody answers: covers a coordinator's restart.
 pub const SUBMIT_PATIENCE: Duration = Duration::from_secs(45);
 
@@ -137,6 +140,8 @@ impl Pauses {
 pub struct Client {
     http: reqwest::Client,
     address: Address,
+    /// The span that this process works for, by the environment's custom.
+    traceparent: Option<TraceParent>,
 }
 
 impl Client {
@@ -153,7 +158,8 @@ impl Client {
             http = http.no_proxy();
         }
         let http = http.build().map_err(|error| ClientError::Setup(reasons(&error)))?;
-        Ok(Self { http, address })
+        let traceparent = std::env::var(TRACEPARENT_VARIABLE).ok().and_then(|parent| parent.parse().ok());
+        Ok(Self { http, address, traceparent })
     }
 
     /// The coordinator's address, for messages.
@@ -188,6 +194,14 @@ impl Client {
         self.answer(path, self.request(Method::POST, path).timeout(ANSWER_TIMEOUT)).await
     }
 
+    /// `PUT path` with this body, once.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.answer(path, self.request(Method::PUT, path).timeout(ANSWER_TIMEOUT).json(body)).await
+    }
+
     /// `DELETE path`, once.
     ///
     /// # Errors
@@ -207,6 +221,8 @@ impl Client {
         let mut told = false;
         loop {
             let request = self.request(Method::POST, path).timeout(ANSWER_TIMEOUT).header("idempotency-key", &key).json(body);
+            // What is submitted inside a task, or inside anything else that is traced, belongs to the same trace.
+            let request = self.traceparent.iter().fold(request, |request, parent| request.header("traceparent", parent.to_string()));
             match self.answer(path, request).await {
                 Err(error) if error.is_passing() && Instant::now() < deadline => {
                     if !std::mem::replace(&mut told, true) {

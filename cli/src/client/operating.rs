@@ -80,9 +80,21 @@ pub struct Executor {
     pub cordoned: bool,
     /// It takes no new work, and gives back what does not end.
     pub draining: bool,
+    /// What it logs; empty: an older version does not say.
+    #[serde(default)]
+    pub log_filter: String,
     /// When its last heartbeat came.
     #[serde(deserialize_with = "timestamp")]
     pub seen_at: OffsetDateTime,
+}
+
+/// `GET /api/v1/log-level`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct LogLevel {
+    /// Whose: the coordinator's name.
+    pub coordinator: String,
+    /// What it logs.
+    pub filter: String,
 }
 
 /// `GET /api/v1/shards`.

@@ -21,6 +21,14 @@ pub fn trusted(address: &Address) -> Result<ClientConfig, String> {
     Ok(believing(authorities))
 }
 
+/// For whoever the system's authorities vouch for.
+///
+/// # Errors
+/// What is wrong with the authorities, as one line.
+pub fn system() -> Result<ClientConfig, String> {
+    of_system().map(believing)
+}
+
 /// For addresses of this machine, which speak without TLS: nobody is believed.
 #[must_use]
 pub fn nobody() -> ClientConfig {

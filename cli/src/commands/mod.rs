@@ -8,7 +8,7 @@
 //! - [`definition`]: `validate`, `graph`, `definitions`
 //! - [`quarantine`]: events that could not be applied
 //! - [`nats_accounts`]: `nats-accounts`, the rights of a nats-server's users
-//! - [`why`]: what a task waits for; [`queues`], [`executors`], [`shards`], [`doctor`]: for operators
+//! - [`why`]: what a task waits for; [`queues`], [`executors`], [`shards`], [`doctor`], [`log_level`]: for operators
 
 pub mod cancel;
 pub mod context;
@@ -16,6 +16,7 @@ pub mod definition;
 pub mod doctor;
 pub mod executors;
 pub mod list;
+pub mod log_level;
 pub mod logs;
 pub mod nats_accounts;
 pub mod quarantine;

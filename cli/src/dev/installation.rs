@@ -41,8 +41,10 @@ const READY_INTERVAL: Duration = Duration::from_millis(20);
 /// A coordinator that died this often before it was ever ready will not become so.
 const DEATHS_MAX: u32 = 3;
 /// What the children see of our environment. Tasks run as the same user could read more, so there is no more.
-const PASSED_VARIABLES: [&str; 16] = [
+const PASSED_VARIABLES: [&str; 18] = [
     "ORCHESTR8_LOG",
+    "ORCHESTR8_LOG_FORMAT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
     "PATH",
     "HOME",
     "USER",

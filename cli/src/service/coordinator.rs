@@ -4,13 +4,16 @@ use super::kubernetes::KubernetesArgs;
 use super::nats::NatsArgs;
 use super::open_files;
 use super::secrets::{read_secret, read_token_keys};
+use super::telemetry::TelemetryArgs;
 use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_patience, parse_time_base, without_secrets};
 use crate::commands::values::parse_span;
 use nix::unistd::gethostname;
 use orchestr8_coordinator::{ApiCertificate, CoordinatorError, CoordinatorSettings};
 use orchestr8_proto::ids::SHARDS_MAX;
+use orchestr8_proto::log_level::LogControl;
 use orchestr8_proto::reference::{INPUTS_BYTES_LARGEST, INPUTS_BYTES_MAX_DEFAULT};
 use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::traces::SpanSink;
 use orchestr8_proto::wire::DISPATCH_BYTES_MAX;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,6 +33,11 @@ pub struct CoordinatorArgs {
     database_url: Option<String>,
     #[command(flatten)]
     nats: NatsArgs,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
+    /// Of submissions whose caller traces nothing, how many begin a trace, from 0 to 1; a caller's `traceparent` decides for itself.
+    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", value_name = "RATIO", value_parser = parse_ratio, default_value = "1")]
+    trace_ratio: f64,
     /// The address that the API listens on. Any other than one of this machine itself needs a token that was configured on purpose.
     #[arg(long, env = "ORCHESTR8_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8088")]
     listen: SocketAddr,
@@ -97,9 +105,15 @@ pub struct CoordinatorArgs {
 impl Service for CoordinatorArgs {
     const NAME: &'static str = "coordinator";
 
-    async fn serve(self, shutdown: CancellationToken) -> Result<(), ServiceError> {
+    const SERVICE: &'static str = "orchestr8-coordinator";
+
+    fn telemetry(&self) -> &TelemetryArgs {
+        &self.telemetry
+    }
+
+    async fn serve(self, (log, spans): (LogControl, SpanSink), shutdown: CancellationToken) -> Result<(), ServiceError> {
         let token = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.trim().is_empty());
-        let mut settings = self.settings(token)?;
+        let mut settings = CoordinatorSettings { log, spans, ..self.settings(token)? };
         settings.connections_max = open_files::room_for(settings.connections_max);
         log_start(&settings);
         orchestr8_coordinator::run(settings, shutdown).await.map_err(|error| told(&error))
@@ -133,6 +147,9 @@ impl CoordinatorArgs {
             pod_deletion_cost: self.kubernetes.cluster(|name| std::env::var(name).ok())?,
             token_keys: read_token_keys("--token-keys-file", &keys_file)?,
             name: self.name.unwrap_or_else(|| format!("{host}-{}", std::process::id())),
+            log: LogControl::default(),
+            spans: SpanSink::default(),
+            trace_ratio: self.trace_ratio,
             startup_patience: self.startup_patience,
             times: ProtocolTimes::new(self.time_base),
             shard_count: self.shard_count,
@@ -151,6 +168,10 @@ impl CoordinatorArgs {
 fn parse_inputs_bytes(text: &str) -> Result<usize, String> {
     let bytes = text.parse().ok().filter(|bytes| (DISPATCH_BYTES_MAX..=INPUTS_BYTES_LARGEST).contains(bytes));
     bytes.ok_or_else(|| format!("use {DISPATCH_BYTES_MAX} to {INPUTS_BYTES_LARGEST} bytes: both sides keep them in memory as a whole"))
+}
+
+fn parse_ratio(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio)).ok_or_else(|| "use a number from 0 to 1".to_owned())
 }
 
 fn parse_replicas(text: &str) -> Result<u8, String> {
@@ -250,6 +271,8 @@ mod tests {
             (&["--shard-count", "0"], None, "--shard-count"),
             (&["--nats-replicas", "2"], None, "1, 3 or 5"),
             (&["--inputs-bytes-max", "1000"], None, "524288 to 67108864 bytes"),
+            (&["--trace-ratio", "2"], None, "from 0 to 1"),
+            (&["--log-format", "xml"], None, "--log-format"),
             (&["--listen", "everywhere"], None, "--listen"),
             (&[&complete[..], &["--metrics-token-file", "/nonexistent"]].concat(), Some("t"), "--metrics-token-file /nonexistent"),
             (&["--time-base", "1ms"], None, "10ms to 60s"),

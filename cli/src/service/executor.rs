@@ -2,6 +2,7 @@
 
 use super::nats::NatsArgs;
 use super::secrets::read_secret;
+use super::telemetry::TelemetryArgs;
 use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_patience, parse_time_base};
 use crate::commands::values::{parse_pair, parse_span};
 use crate::text::show_duration;
@@ -11,7 +12,9 @@ use orchestr8_executor::secrecy::close_memory;
 use orchestr8_executor::settings::{FETCHING_BYTES_MAX, ProbeSettings, QUEUES_MAX, SLOTS_MAX, UNCONFIRMED_BYTES_MAX, UNCONFIRMED_MAX};
 use orchestr8_executor::work::WorkSettings;
 use orchestr8_executor::{ExecutorError, ExecutorSettings};
+use orchestr8_proto::log_level::LogControl;
 use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::traces::SpanSink;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -34,6 +37,8 @@ const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub struct ExecutorArgs {
     #[command(flatten)]
     nats: NatsArgs,
+    #[command(flatten)]
+    telemetry: TelemetryArgs,
     /// Its name in lists and logs [default: the host's name and the process's number].
     #[arg(long, env = "ORCHESTR8_NAME", value_name = "NAME")]
     name: Option<String>,
@@ -84,12 +89,18 @@ pub struct ExecutorArgs {
 impl Service for ExecutorArgs {
     const NAME: &'static str = "executor";
 
-    async fn serve(self, shutdown: CancellationToken) -> Result<(), ServiceError> {
+    const SERVICE: &'static str = "orchestr8-executor";
+
+    fn telemetry(&self) -> &TelemetryArgs {
+        &self.telemetry
+    }
+
+    async fn serve(self, (log, spans): (LogControl, SpanSink), shutdown: CancellationToken) -> Result<(), ServiceError> {
         // Before anything of others runs: the login to NATS came by the environment.
         if let Err(error) = close_memory() {
             tracing::warn!(%error, "commands of this user may be able to read this executor's environment, and with it its login to NATS");
         }
-        let settings = self.settings(&Surroundings::read()?)?;
+        let settings = ExecutorSettings { log, spans, ..self.settings(&Surroundings::read()?)? };
         self.log_start(&settings);
         let served = orchestr8_executor::serve(settings, shutdown).await;
         served.map_err(|error| match error {
@@ -150,6 +161,8 @@ impl ExecutorArgs {
             unconfirmed_max: UNCONFIRMED_MAX,
             unconfirmed_bytes_max: UNCONFIRMED_BYTES_MAX,
             probes: self.probes()?,
+            log: LogControl::default(),
+            spans: SpanSink::default(),
         };
         settings.check().map_err(|error| ServiceError::Configuration(error.to_string()))?;
         Ok(settings)
@@ -329,7 +342,10 @@ mod tests {
     async fn its_memory_is_closed_before_anything_else() {
         nix::sys::prctl::set_dumpable(true).expect("Linux");
         let line = Line::try_parse_from(["executor", "--queues", "A"]).expect("words");
-        assert!(line.executor.serve(CancellationToken::new()).await.is_err(), "the queue's name is wrong");
+        assert!(
+            line.executor.serve((LogControl::default(), SpanSink::default()), CancellationToken::new()).await.is_err(),
+            "the queue's name is wrong"
+        );
         assert_eq!(nix::sys::prctl::get_dumpable(), Ok(false));
         // The other tests of this process are nobody's business.
         nix::sys::prctl::set_dumpable(true).expect("Linux");

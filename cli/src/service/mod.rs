@@ -4,30 +4,33 @@
 //! - [`secrets`]: tokens and keys from files; `reference`: the documented flags are the real ones
 //! - [`nats`]: the flags about NATS that both share; [`kubernetes`]: those about the cluster
 //! - [`open_files`]: how many connections the system allows
+//! - [`telemetry`]: logs and traces, and the flags about them; [`export`]: spans to a collector
 //! - [`coordinator`], [`executor`]: their flags, and the settings that these make
 
 mod configuration;
 pub mod coordinator;
 pub mod executor;
+mod export;
 mod kubernetes;
 mod nats;
 mod open_files;
 #[cfg(test)]
 mod reference;
 mod secrets;
+mod telemetry;
 
 use crate::exit::Exit;
 use orchestr8_core::definition::parse_duration;
+use orchestr8_proto::log_level::LogControl;
 use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::traces::SpanSink;
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
+use telemetry::TelemetryArgs;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
-/// The environment variable that chooses what is logged, such as `debug` or `orchestr8_coordinator=debug,info`.
-const LOG_VARIABLE: &str = "ORCHESTR8_LOG";
 /// What a process exits with that is ended by a signal, by custom.
 const EXIT_INTERRUPTED: u8 = 130;
 /// Threads that are still busy at the end may take this long.
@@ -69,8 +72,18 @@ pub trait Service: clap::FromArgMatches {
     /// The sub-command.
     const NAME: &'static str;
 
+    /// What its spans are of, unless the environment says otherwise.
+    const SERVICE: &'static str;
+
+    /// Its flags about logs and traces.
+    fn telemetry(&self) -> &TelemetryArgs;
+
     /// Runs until `shutdown` is cancelled and its bounded drain is over.
-    fn serve(self, shutdown: CancellationToken) -> impl Future<Output = Result<(), ServiceError>> + Send + 'static;
+    fn serve(
+        self,
+        telemetry: (LogControl, SpanSink),
+        shutdown: CancellationToken,
+    ) -> impl Future<Output = Result<(), ServiceError>> + Send + 'static;
 }
 
 /// Runs a server until a signal asks it to end; the second signal ends the process at once.
@@ -88,7 +101,8 @@ fn run<S: Service>(command: clap::Command) -> Result<(), ServiceError> {
     let words: Vec<OsString> = std::env::args_os().collect();
     let matches = configuration::matches(command, &words, S::NAME).map_err(|error| ServiceError::Configuration(error.to_string()))?;
     let service = S::from_arg_matches(&matches).map_err(|error| ServiceError::Configuration(error.to_string()))?;
-    begin_telemetry()?;
+    let telemetry = service.telemetry().begin(S::SERVICE)?;
+    let (log, spans) = (telemetry.log.clone(), telemetry.spans.clone());
     let system = |error: std::io::Error| ServiceError::Failed(format!("the system refused a basic facility: {error}"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(system)?;
     let ended = runtime.block_on(async {
@@ -96,22 +110,12 @@ fn run<S: Service>(command: clap::Command) -> Result<(), ServiceError> {
         let signals = Signals::listen().map_err(system)?;
         tokio::spawn(signals.relay(shutdown.clone()));
         // On a worker: from the thread that blocks here every message would cross to another.
-        let served = tokio::spawn(service.serve(shutdown)).await;
+        let served = tokio::spawn(service.serve((log, spans), shutdown)).await;
         served.unwrap_or_else(|error| Err(ServiceError::Failed(format!("it ended by a bug: {error}"))))
     });
     runtime.shutdown_timeout(RUNTIME_END_MAX);
+    telemetry.end();
     ended
-}
-
-fn begin_telemetry() -> Result<(), ServiceError> {
-    let variable = [LOG_VARIABLE, "RUST_LOG"].into_iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
-    let filter = match variable {
-        None => EnvFilter::new("info"),
-        Some(name) => EnvFilter::try_from_env(name).map_err(|error| ServiceError::Configuration(format!("{name}: {error}")))?,
-    };
-    let colors = crate::tree::Colors::of_stderr() == crate::tree::Colors::On;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colors).init();
-    Ok(())
 }
 
 /// What asks a server to end.

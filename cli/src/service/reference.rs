@@ -23,7 +23,9 @@ Variables without a flag:
 | environment | used by | effect |
 |---|---|---|
 | `ORCHESTR8_TOKEN` | coordinator, client commands | the API's bearer token, where no `--token-file` is given |
-| `ORCHESTR8_LOG` | coordinator, executor | what is logged: a level, or levels by module such as `orchestr8_coordinator=debug,info`; else `RUST_LOG`; else `info` |
+| `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` | coordinator, executor | whose the spans are; else `orchestr8-coordinator` and `orchestr8-executor` |
+| `OTEL_EXPORTER_OTLP_HEADERS` | coordinator, executor | headers for the collector, such as its credentials |
+| `OTEL_BSP_SCHEDULE_DELAY`, `OTEL_BSP_MAX_QUEUE_SIZE`, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` | coordinator, executor | spans are sent this often in milliseconds (5000), wait in a queue of this length (2048), and travel so many at a time (512) |
 
 Only the base of the protocol's times can be set, not the times themselves, so that they always fit each other: see *Times* in [ARCHITECTURE.md](../ARCHITECTURE.md#times).
 ";

@@ -3,6 +3,7 @@
 use crate::plan::{Plan, TaskIndex};
 use orchestr8_proto::ids::{DispatchId, ExecutionId, Incarnation, RunId, TaskId};
 use orchestr8_proto::timestamp::Timestamp;
+use orchestr8_proto::traces::TraceParent;
 use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
 use serde::Serialize;
 use serde_json::Value;
@@ -34,6 +35,8 @@ pub struct Execution {
     pub output: Option<Value>,
     /// When somebody cancelled the whole execution.
     pub cancel_requested_at: Option<Timestamp>,
+    /// The span that submitted it; none: nobody traces it.
+    pub trace: Option<TraceParent>,
     /// Sequence of the last event in its history.
     pub event_sequence: i64,
     /// By index in the plan.
@@ -186,6 +189,27 @@ pub struct AttemptRecord {
     pub usage: Usage,
 }
 
+/// One finished attempt, for its span: only where somebody traces the execution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TracedAttempt {
+    /// Of which task.
+    pub task: TaskIndex,
+    /// From 1.
+    pub attempt: u32,
+    /// When it was queued; none: it never was.
+    pub queued_at: Option<Timestamp>,
+    /// When it started; none: it never did.
+    pub started_at: Option<Timestamp>,
+    /// When its end was decided.
+    pub ended_at: Timestamp,
+    /// Where it ran.
+    pub executor: Option<Arc<str>>,
+    /// What became of it: `retrying`, `lost`, `released`, or the state in which the task ended.
+    pub status: &'static str,
+    /// A stable word for what went wrong.
+    pub error_type: Option<String>,
+}
+
 /// What an executor measured of one attempt. Untrusted, bounded by the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Usage {
@@ -252,6 +276,7 @@ impl Execution {
             error: None,
             output: None,
             cancel_requested_at: None,
+            trace: None,
             event_sequence: 0,
             tasks,
             tasks_remaining: 0,

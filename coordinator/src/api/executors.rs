@@ -1,10 +1,11 @@
 //! `/api/v1/executors`: who is heard, and what operators want of them: cordon, uncordon, drain.
 
 use super::ApiContext;
-use super::body::NoBody;
+use super::body::{JsonBody, NoBody};
+use super::log_level;
 use super::parameters::{Parameters, Segment};
 use super::problem::{Code, Problem};
-use crate::engine::handle::ExecutorView;
+use crate::engine::handle::{ExecutorView, Order};
 use axum::Json;
 use axum::extract::State;
 use orchestr8_proto::wire::ExecutorOrder;
@@ -27,6 +28,7 @@ struct ExecutorRecord<'a> {
     slots_busy: u32,
     cordoned: bool,
     draining: bool,
+    log_filter: &'a str,
     #[serde(serialize_with = "rfc3339")]
     seen_at: OffsetDateTime,
 }
@@ -42,21 +44,32 @@ pub(super) async fn list(State(context): State<ApiContext>, parameters: Paramete
 
 /// `POST /api/v1/executors/{name}/cordon`: it takes no new work; what runs goes on.
 pub(super) async fn cordon(context: State<ApiContext>, name: Segment, parameters: Parameters, _: NoBody) -> Result<Json<Value>, Problem> {
-    order(&context, &name.0, parameters, ExecutorOrder::Cordon).await
+    order(&context, &name.0, parameters, Order::Work(ExecutorOrder::Cordon)).await
 }
 
 /// `POST /api/v1/executors/{name}/uncordon`: it takes work again.
 pub(super) async fn uncordon(context: State<ApiContext>, name: Segment, parameters: Parameters, _: NoBody) -> Result<Json<Value>, Problem> {
-    order(&context, &name.0, parameters, ExecutorOrder::Uncordon).await
+    order(&context, &name.0, parameters, Order::Work(ExecutorOrder::Uncordon)).await
 }
 
 /// `POST /api/v1/executors/{name}/drain`: it takes no new work, and gives back what has not ended when its drain's time is over.
 pub(super) async fn drain(context: State<ApiContext>, name: Segment, parameters: Parameters, _: NoBody) -> Result<Json<Value>, Problem> {
-    order(&context, &name.0, parameters, ExecutorOrder::Drain).await
+    order(&context, &name.0, parameters, Order::Work(ExecutorOrder::Drain)).await
+}
+
+/// `PUT /api/v1/executors/{name}/log-level`: what it logs from now on, until its process ends.
+pub(super) async fn log_level(
+    context: State<ApiContext>,
+    name: Segment,
+    parameters: Parameters,
+    body: JsonBody,
+) -> Result<Json<Value>, Problem> {
+    let filter = log_level::checked(&context, body)?;
+    order(&context, &name.0, parameters, Order::Log(filter)).await
 }
 
 /// Answered when the executor's own heartbeat shows that it obeys. Orders travel by core NATS and may be lost: said again until then.
-async fn order(context: &ApiContext, name: &str, parameters: Parameters, order: ExecutorOrder) -> Result<Json<Value>, Problem> {
+async fn order(context: &ApiContext, name: &str, parameters: Parameters, order: Order) -> Result<Json<Value>, Problem> {
     parameters.finish()?;
     let wanted = one(name, &context.engine.executors())?.incarnation;
     let times = context.settings.times;
@@ -64,7 +77,7 @@ async fn order(context: &ApiContext, name: &str, parameters: Parameters, order: 
     let mut say_at = Instant::now();
     loop {
         if Instant::now() >= say_at {
-            context.engine.order(wanted, order).await;
+            context.engine.order(wanted, order.clone()).await;
             say_at = Instant::now() + times.beat();
         }
         tokio::time::sleep(times.base() / 20).await;
@@ -72,7 +85,7 @@ async fn order(context: &ApiContext, name: &str, parameters: Parameters, order: 
         let Some(view) = executors.iter().find(|view| view.incarnation == wanted) else {
             return Err(Problem::not_found("executor", name));
         };
-        if obeys(view, order) {
+        if obeys(view, &order) {
             return Ok(Json(json!(record(view))));
         }
         if Instant::now() >= deadline {
@@ -83,7 +96,11 @@ async fn order(context: &ApiContext, name: &str, parameters: Parameters, order: 
 }
 
 /// A drain is a cordon as well.
-const fn obeys(view: &ExecutorView, order: ExecutorOrder) -> bool {
+fn obeys(view: &ExecutorView, order: &Order) -> bool {
+    let order = match order {
+        Order::Work(order) => order,
+        Order::Log(filter) => return view.log_filter == *filter,
+    };
     match order {
         ExecutorOrder::Cordon => view.cordoned || view.draining,
         ExecutorOrder::Uncordon => !view.cordoned && !view.draining,
@@ -119,6 +136,7 @@ fn record(view: &ExecutorView) -> ExecutorRecord<'_> {
         slots_busy: view.slots_busy,
         cordoned: view.cordoned,
         draining: view.draining,
+        log_filter: &view.log_filter,
         seen_at: view.seen_at,
     }
 }

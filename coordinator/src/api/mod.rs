@@ -13,7 +13,8 @@
 //! - [`demand`]: what an autoscaler asks; [`external_metrics`]: the same in Kubernetes' own words, on a port for its front proxy
 //! - `quarantine`: events that could not be applied
 //! - `why`: what a task waits for
-//! - `queues`, `executors`, `shards`, `doctor`: what operators look at and order
+//! - `queues`, `executors`, `shards`, `doctor`, `log_level`: what operators look at and order
+//! - `traced`: the span of a submission
 //! - [`progress`]: how far an execution is
 //! - `events`, [`waiting`]: event streams and waits for an end
 //! - [`probes`]: `/healthz`, `/readyz`, `/metrics`
@@ -33,6 +34,7 @@ pub mod fields;
 mod front_proxy;
 pub mod ids;
 pub mod json;
+mod log_level;
 pub mod parameters;
 pub mod probes;
 pub mod problem;
@@ -48,6 +50,7 @@ pub mod single;
 pub mod submit;
 pub mod tasks;
 pub mod tls;
+mod traced;
 pub mod waiting;
 mod why;
 pub mod workflow;
@@ -60,9 +63,11 @@ use crate::engine::handle::EngineHandle;
 use crate::metrics::Metrics;
 use axum::extract::DefaultBodyLimit;
 use axum::http::Uri;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Router, middleware};
+use orchestr8_proto::log_level::LogControl;
 use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::traces::SpanSink;
 use problem::{Code, Problem};
 use sqlx::PgPool;
 use std::sync::Arc;
@@ -81,6 +86,14 @@ pub struct ApiSettings {
     pub tokens: Vec<access::Token>,
     /// These open `/metrics` and the demand of queues alone: who only watches and scales needs no key to everything.
     pub metrics_tokens: Vec<access::Token>,
+    /// The coordinator's, a label.
+    pub name: String,
+    /// What this process logs.
+    pub log: LogControl,
+    /// Where spans go.
+    pub spans: SpanSink,
+    /// Of submissions whose caller traces nothing, how many begin a trace: from 0 to 1.
+    pub trace_ratio: f64,
     /// How often who waits reads again.
     pub times: ProtocolTimes,
     /// Of the connections that it is asked over.
@@ -187,6 +200,8 @@ fn operating_routes() -> Router<ApiContext> {
         .route("/api/v1/executors/{name}/cordon", post(executors::cordon))
         .route("/api/v1/executors/{name}/uncordon", post(executors::uncordon))
         .route("/api/v1/executors/{name}/drain", post(executors::drain))
+        .route("/api/v1/executors/{name}/log-level", put(executors::log_level))
+        .route("/api/v1/log-level", get(log_level::show).put(log_level::change))
         .route("/api/v1/shards", get(shards::list))
         .route("/api/v1/doctor", get(doctor::doctor))
 }

@@ -85,7 +85,7 @@ impl TaskRequest {
         let Planned { plan, hash: plan_hash } = shapes.planned(self.shape).map_err(|problems| rules_broken(&problems))?;
         let Submitter { user_id, tags, metadata } = self.submitter;
         let (input, metadata) = (Arc::new(self.input), Arc::new(metadata));
-        Ok(Submission { plan, plan_hash, input, user_id, metadata, tags, run_at: self.run_at })
+        Ok(Submission { plan, plan_hash, input, user_id, metadata, tags, run_at: self.run_at, trace: None })
     }
 }
 

@@ -6,6 +6,7 @@ use super::problem::{Code, Problem};
 use super::refusals::Refusals;
 use super::shapes::Shapes;
 use super::single::TaskRequest;
+use super::traced::Traced;
 use super::workflow::WorkflowRequest;
 use super::{ApiContext, elsewhere};
 use crate::engine::handle::{ExecutorView, IdempotencyKey, Origin, Request, Submission, SubmitError, Submitted};
@@ -37,20 +38,34 @@ pub(super) async fn tasks(
     State(context): State<ApiContext>,
     headers: HeaderMap,
     parameters: Parameters,
-    Admitted { room, body }: Admitted,
+    admitted: Admitted,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     parameters.finish()?;
-    let key = idempotency_key(&headers, body.hash)?;
+    let traced = Traced::begin(&context, &headers);
+    let answer = accept_tasks(&context, &headers, admitted, &traced).await;
+    traced.end(&context, "/api/v1/tasks", &answer);
+    answer
+}
+
+async fn accept_tasks(
+    context: &ApiContext,
+    headers: &HeaderMap,
+    Admitted { room, body }: Admitted,
+    traced: &Traced,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let key = idempotency_key(headers, body.hash)?;
     let (bytes, room) = (body.bytes, Some(room));
     match body.value {
         Value::Array(items) => {
-            let submissions = batch(items, &context.shapes)?;
-            let answers = submit_tasks(&context, Request { submissions, bytes, key, room }).await?;
+            let mut submissions = batch(items, &context.shapes)?;
+            traced.mark(&mut submissions);
+            let answers = submit_tasks(context, Request { submissions, bytes, key, room }).await?;
             Ok((StatusCode::ACCEPTED, Json(Value::Array(answers))))
         }
         one => {
-            let submission = TaskRequest::read(one)?.into_submission(&context.shapes)?;
-            let answers = submit_tasks(&context, Request { submissions: vec![submission], bytes, key, room }).await?;
+            let mut submissions = vec![TaskRequest::read(one)?.into_submission(&context.shapes)?];
+            traced.mark(&mut submissions);
+            let answers = submit_tasks(context, Request { submissions, bytes, key, room }).await?;
             Ok((StatusCode::ACCEPTED, Json(answers.into_iter().next().unwrap_or_default())))
         }
     }
@@ -61,16 +76,29 @@ pub(super) async fn workflow(
     State(context): State<ApiContext>,
     headers: HeaderMap,
     parameters: Parameters,
-    Admitted { room, body }: Admitted,
+    admitted: Admitted,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     parameters.finish()?;
-    let key = idempotency_key(&headers, body.hash)?;
-    let submission = WorkflowRequest::read(body.value)?.into_submission(&context.reads).await?;
-    context.queues.admit(&context, std::slice::from_ref(&submission)).await?;
+    let traced = Traced::begin(&context, &headers);
+    let answer = accept_workflow(&context, &headers, admitted, &traced).await;
+    traced.end(&context, "/api/v1/workflows", &answer);
+    answer
+}
+
+async fn accept_workflow(
+    context: &ApiContext,
+    headers: &HeaderMap,
+    Admitted { room, body }: Admitted,
+    traced: &Traced,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let key = idempotency_key(headers, body.hash)?;
+    let mut submission = WorkflowRequest::read(body.value)?.into_submission(&context.reads).await?;
+    context.queues.admit(context, std::slice::from_ref(&submission)).await?;
+    traced.mark(std::slice::from_mut(&mut submission));
     let request = Request { submissions: vec![submission.clone()], bytes: body.bytes, key, room: Some(room) };
-    let submitted = commit(&context, request).await?;
+    let submitted = commit(context, request).await?;
     let id = submitted.ids.first().copied().ok_or_else(|| lost_ids(1, 0))?;
-    Ok((StatusCode::ACCEPTED, Json(workflow_answer(id, &submission, &Outlook::of(&context)))))
+    Ok((StatusCode::ACCEPTED, Json(workflow_answer(id, &submission, &Outlook::of(context)))))
 }
 
 /// The caller's key for this request.
@@ -255,8 +283,20 @@ mod tests {
     fn executor(queue: &str, handler: &str) -> ExecutorView {
         let (queues, handlers) = (vec![queue.to_owned()], vec![handler.to_owned()]);
         let (incarnation, seen_at) = (Incarnation::random(), OffsetDateTime::UNIX_EPOCH);
-        let (draining, cordoned, version) = (false, false, "1".into());
-        ExecutorView { name: "e1".into(), incarnation, version, queues, handlers, slots: 4, slots_busy: 0, draining, cordoned, seen_at }
+        let (draining, cordoned, version, log_filter) = (false, false, "1".into(), String::new());
+        ExecutorView {
+            name: "e1".into(),
+            incarnation,
+            version,
+            queues,
+            handlers,
+            slots: 4,
+            slots_busy: 0,
+            draining,
+            cordoned,
+            log_filter,
+            seen_at,
+        }
     }
 
     #[test]

@@ -26,9 +26,18 @@ fn served() -> (Router, mpsc::Receiver<Command>) {
     // Nothing listens on the port: the system gives it to nobody.
     let reads = read_pool(PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(1), 1);
     let tokens = vec![access::Token::new(TOKEN).expect("long enough")];
-    let metrics_tokens = vec![access::Token::new(METRICS_TOKEN).expect("long enough")];
-    let (times, connections, shutdown) = (ProtocolTimes::default(), ConnectionLimits::of(1), CancellationToken::new());
-    let settings = ApiSettings { tokens, metrics_tokens, times, connections, queues_max: 1, shutdown };
+    let settings = ApiSettings {
+        tokens,
+        metrics_tokens: vec![access::Token::new(METRICS_TOKEN).expect("long enough")],
+        name: "c1".into(),
+        log: LogControl::default(),
+        spans: SpanSink::default(),
+        trace_ratio: 1.0,
+        times: ProtocolTimes::default(),
+        connections: ConnectionLimits::of(1),
+        queues_max: 1,
+        shutdown: CancellationToken::new(),
+    };
     (router(ApiContext::new(engine, reads, settings, Metrics::default())), commands)
 }
 

@@ -305,6 +305,7 @@ mod tests {
             slots_busy: 1,
             draining: false,
             cordoned: false,
+            log_filter: String::new(),
             seen_at: NOON,
         }
     }

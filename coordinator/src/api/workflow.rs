@@ -167,7 +167,7 @@ impl WorkflowRequest {
         check_input(&plan, &self.input).map_err(|problems| misfit(&problems))?;
         let Submitter { user_id, tags, metadata } = self.submitter;
         let (plan, input, metadata) = (Arc::new(plan), Arc::new(self.input), Arc::new(metadata));
-        Ok(Submission { plan, plan_hash, input, user_id, metadata, tags, run_at: self.run_at })
+        Ok(Submission { plan, plan_hash, input, user_id, metadata, tags, run_at: self.run_at, trace: None })
     }
 }
 

@@ -1,13 +1,12 @@
 //! Control messages to executors, and the coordinator's own beat.
 
+use crate::engine::handle::Order;
 use async_nats::Client;
 use bytes::Bytes;
 use orchestr8_core::machine::Answer;
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId};
 use orchestr8_proto::names;
-use orchestr8_proto::wire::{
-    self, BATCH_ITEMS_MAX, Control, CoordinatorBeat, ExecutorOrder, Nudge, RunVerdict, SCHEMA_VERSION, Verdict, WireError,
-};
+use orchestr8_proto::wire::{self, BATCH_ITEMS_MAX, Control, CoordinatorBeat, Nudge, RunVerdict, SCHEMA_VERSION, Verdict, WireError};
 use std::collections::HashMap;
 use tokio::sync::mpsc;
 
@@ -126,8 +125,12 @@ impl Speaker {
     }
 
     /// Tells one executor what an operator wants of it.
-    pub fn order(&self, incarnation: Incarnation, order: ExecutorOrder) {
-        self.control(names::control_subject(incarnation), Control { order: order.into(), ..Control::default() });
+    pub fn order(&self, incarnation: Incarnation, order: Order) {
+        let control = match order {
+            Order::Work(order) => Control { order: order.into(), ..Control::default() },
+            Order::Log(log_filter) => Control { log_filter, ..Control::default() },
+        };
+        self.control(names::control_subject(incarnation), control);
     }
 
     /// The coordinator's beat: executors fetch only while they hear one.

@@ -5,6 +5,7 @@ use super::dispatches::Wanted;
 use super::handle::{Origin, Submitted};
 use super::inquiry::Doubt;
 use super::lane::Lane;
+use super::spans;
 use super::work::{EventWork, Group, ReadThrough, Work};
 use crate::bus::control::Outbox;
 use crate::bus::publisher::Again;
@@ -121,16 +122,23 @@ impl Lane {
             }
             Effect::LeaseEnded(run) => self.leases.ended(run),
             Effect::Timer(at) => self.next_due = Some(self.next_due.map_or(at, |due| due.min(at))),
+            Effect::AttemptEnded(ref traced) => {
+                let span = execution.and_then(|execution| spans::attempt(&self.parts.spans, execution, traced));
+                span.into_iter().for_each(|span| self.parts.spans.emit(span));
+            }
             Effect::TaskEnded(index, status) => {
                 if let Some(execution) = execution {
                     let task = execution.task(index);
                     let duration = task.started_at.zip(task.completed_at).map(|(started, ended)| ended.since(started));
                     self.parts.metrics.task_ended(&execution.plan.task(index).queue, status, duration);
+                    tracing::debug!(workflow_id = %id, task_id = %id.task(index), shard = id.shard(), attempt = task.attempt, %status, "a task ended");
                 }
             }
             Effect::Ended => {
                 if let Some((execution, ended)) = execution.and_then(|execution| Some((execution, execution.completed_at?))) {
                     self.parts.metrics.workflow_ended(execution.status, ended.since(execution.created_at));
+                    tracing::debug!(workflow_id = %id, shard = id.shard(), status = %execution.status, "a workflow ended");
+                    spans::execution(&self.parts.spans, execution).into_iter().for_each(|span| self.parts.spans.emit(span));
                 }
             }
             Effect::EvaluateOutput => {}
@@ -190,7 +198,8 @@ impl Lane {
                 let execution = stepped.executions.get(&work.addressed.execution);
                 if execution.is_some_and(|execution| execution.has_task(*index)) {
                     self.parts.metrics.run_lost();
-                    tracing::warn!(task_id = %work.addressed.execution.task(*index), run_id = %run, "a run was lost");
+                    let id = work.addressed.execution;
+                    tracing::warn!(workflow_id = %id, task_id = %id.task(*index), run_id = %run, shard = id.shard(), "a run was lost");
                 }
             }
             Event::Undeliverable(_, _, failure) => self.parts.metrics.attempts_failed(&failure.error_type, 1),
@@ -242,7 +251,7 @@ impl Lane {
 
     async fn quarantine_event(&mut self, work: EventWork, error: String) -> Result<(), StoreError> {
         let id = work.addressed.execution;
-        tracing::error!(workflow_id = %id, %error, event = event_name(&work.addressed.event), "an event is quarantined");
+        tracing::error!(workflow_id = %id, shard = id.shard(), %error, event = event_name(&work.addressed.event), "an event is quarantined");
         let task = task_of(&work.addressed.event);
         let mut event = json!({ "event": event_name(&work.addressed.event), "task": task });
         if let Some(stored) = work.inbox.and_then(|_| super::mail::letter(&work.addressed)) {

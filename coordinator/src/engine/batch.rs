@@ -270,6 +270,7 @@ impl Lane {
         for (submission, id) in group.submissions.iter().zip(&group.ids) {
             let now = self.clock.now();
             let mut execution = Execution::new(*id, submission.plan.clone(), submission.input.clone(), now);
+            execution.trace = submission.trace;
             let run_at = submission.run_at.map(Into::into);
             let effects =
                 self.stepping(|times| machine::start(&mut execution, run_at, Self::circumstances(times, now, &mut Randomness)))?;

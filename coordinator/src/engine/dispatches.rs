@@ -235,7 +235,7 @@ impl Lane {
             environment,
             large_values_in_file: planned.large_values == LargeValues::File,
             workdir: planned.workdir.clone().unwrap_or_default(),
-            traceparent: String::new(),
+            traceparent: super::spans::traceparent(&self.parts.spans, execution, index),
             outcome_token: self.parts.keys.sign(Purpose::Outcome, wanted.task, wanted.dispatch),
         })
     }
@@ -362,7 +362,7 @@ impl Lane {
 
     /// The dispatches of an execution that cannot be read wait: the survey of every minute finds that they are in no stream.
     async fn unpublished(&mut self, id: ExecutionId, error: &str) -> Result<(), StoreError> {
-        tracing::error!(workflow_id = %id, %error, "a queued task cannot be read and is not published");
+        tracing::error!(workflow_id = %id, shard = id.shard(), %error, "a queued task cannot be read and is not published");
         self.parts.metrics.quarantined();
         let event = json!({ "event": "publish" });
         let kept = Quarantined { shard: id.shard(), execution: Some(id), task: None, event, error, inbox: None };

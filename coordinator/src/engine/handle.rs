@@ -5,6 +5,7 @@ use crate::bus::BusError;
 use crate::bus::facts::BrokerFacts;
 use orchestr8_core::plan::Plan;
 use orchestr8_proto::ids::{ExecutionId, Incarnation, TaskId};
+use orchestr8_proto::traces::TraceParent;
 use orchestr8_proto::wire::ExecutorOrder;
 use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
 use serde_json::Value;
@@ -32,6 +33,8 @@ pub struct Submission {
     pub tags: Vec<String>,
     /// Not before this time (the database's clock); none or past: at once.
     pub run_at: Option<OffsetDateTime>,
+    /// The span that submits it; none: nobody traces it.
+    pub trace: Option<TraceParent>,
 }
 
 /// The caller's key for one request, and what the request said.
@@ -205,7 +208,7 @@ pub enum Command {
         /// Of which.
         incarnation: Incarnation,
         /// What.
-        order: ExecutorOrder,
+        order: Order,
     },
     /// What NATS says of itself.
     AskBroker {
@@ -235,6 +238,8 @@ pub struct ExecutorView {
     pub draining: bool,
     /// It takes no new work, because an operator said so.
     pub cordoned: bool,
+    /// What it logs, as it says; empty: an older version says nothing.
+    pub log_filter: String,
     /// When its last heartbeat came, on this machine's clock.
     pub seen_at: OffsetDateTime,
 }
@@ -245,6 +250,15 @@ impl ExecutorView {
     pub fn serves(&self, queue: &str) -> bool {
         !self.draining && !self.cordoned && self.queues.iter().any(|served| served == queue)
     }
+}
+
+/// What an operator wants of an executor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Whether it takes work.
+    Work(ExecutorOrder),
+    /// What it logs from now on: a filter that is one.
+    Log(String),
 }
 
 /// Why the executors are shown.
@@ -357,7 +371,7 @@ impl EngineHandle {
     }
 
     /// Tells an executor what an operator wants of it. It may be lost: look whether its heartbeats show it.
-    pub async fn order(&self, incarnation: Incarnation, order: ExecutorOrder) {
+    pub async fn order(&self, incarnation: Incarnation, order: Order) {
         self.lanes[0].commands.send(Command::Order { incarnation, order }).await.ok();
     }
 

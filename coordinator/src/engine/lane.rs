@@ -26,6 +26,7 @@ use orchestr8_proto::ids::{DispatchId, LeaseId};
 use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::tokens::TokenKeys;
+use orchestr8_proto::traces::SpanSink;
 use orchestr8_store::StoreError;
 use orchestr8_store::migrate::{Database, Installation};
 use orchestr8_store::queue::Lot;
@@ -96,6 +97,8 @@ pub struct LaneParts {
     pub speaker: Speaker,
     /// Parts of inputs to executors.
     pub carrier: Carrier,
+    /// Where spans go.
+    pub spans: SpanSink,
     /// The lane's current ownership, shared with the publisher.
     pub epoch: Arc<AtomicU64>,
 }

@@ -200,6 +200,7 @@ fn sent(submission: &Submission) -> SentSubmission {
         metadata: submission.metadata.clone(),
         tags: submission.tags.clone(),
         run_at: submission.run_at.map(Into::into),
+        traceparent: submission.trace.map(|trace| trace.to_string()),
     }
 }
 
@@ -212,6 +213,7 @@ fn received(sent: SentSubmission) -> Submission {
         metadata: sent.metadata,
         tags: sent.tags,
         run_at: sent.run_at.map(Into::into),
+        trace: sent.traceparent.and_then(|text| text.parse().ok()),
     }
 }
 

@@ -8,7 +8,7 @@
 //! act      because the fence held: publish, answer, confirm, wake      act, dispatches
 //! ```
 //! Shards are shared with other lanes by `sharing`, which send each other `mail`; any doubt runs the one `recovery`, and what is gone from NATS is made again (`deleted`). No verdict without an `inquiry`. Inputs that are too large for a message are served by `references`. What is not published yet lies above the
-//! marks of its lot (`lots`). [`handle`] is what the API holds.
+//! marks of its lot (`lots`). What ended may be a span (`spans`). [`handle`] is what the API holds.
 
 mod act;
 mod batch;
@@ -29,6 +29,7 @@ mod recovery;
 mod references;
 mod roster;
 mod sharing;
+mod spans;
 mod untrusted;
 pub mod watch;
 pub mod work;

@@ -1,12 +1,12 @@
 //! What executors are told, and what operators want: beats, paused queues, executors without new work, a look at NATS. Nothing of it
 //! is an event of an execution.
 
-use super::handle::Occasion;
+use super::handle::{Occasion, Order};
 use super::lane::Lane;
 use crate::bus::BusError;
 use crate::bus::facts::BrokerFacts;
 use orchestr8_proto::ids::Incarnation;
-use orchestr8_proto::wire::{CoordinatorBeat, ExecutorOrder, Nudge, SCHEMA_VERSION};
+use orchestr8_proto::wire::{CoordinatorBeat, Nudge, SCHEMA_VERSION};
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
@@ -76,7 +76,7 @@ impl Lane {
         self.parts.speaker.coordinator_beat(&beat);
     }
 
-    pub(super) fn order_executor(&self, incarnation: Incarnation, order: ExecutorOrder) {
+    pub(super) fn order_executor(&self, incarnation: Incarnation, order: Order) {
         self.parts.speaker.order(incarnation, order);
     }
 

@@ -71,7 +71,8 @@ impl Roster {
             self.known.entry(incarnation).or_insert_with(|| Known { view: view(&beat, incarnation), silent_ticks: 0, collecting: None });
         known.silent_ticks = 0;
         let before = std::mem::replace(&mut known.view, view(&beat, incarnation));
-        self.news |= is_new || (before.draining, before.cordoned) != (beat.draining, beat.cordoned);
+        let shown = |view: &ExecutorView| (view.draining, view.cordoned);
+        self.news |= is_new || shown(&before) != shown(&known.view) || before.log_filter != known.view.log_filter;
         let collecting = known.collecting.take().filter(|collecting| collecting.sequence == beat.sequence);
         let mut collecting = collecting.unwrap_or_else(|| Collecting { sequence: beat.sequence, parts: HashMap::new() });
         collecting.parts.insert(beat.part, beat.runs);
@@ -141,6 +142,7 @@ fn view(beat: &Heartbeat, incarnation: Incarnation) -> ExecutorView {
         slots_busy: beat.slots_busy,
         draining: beat.draining,
         cordoned: beat.cordoned,
+        log_filter: untrusted::log_filter(&beat.log_filter),
         seen_at: OffsetDateTime::now_utc(),
     }
 }

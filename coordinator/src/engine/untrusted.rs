@@ -6,6 +6,7 @@ use super::work::{ClaimNote, EventWork, Work};
 use orchestr8_core::execution::{Failure, Usage};
 use orchestr8_core::machine::{ClaimRequest, Event, Progressed, Report, Reported};
 use orchestr8_proto::ids::{DispatchId, IdError, Incarnation, RunId, TaskId};
+use orchestr8_proto::log_level::LOG_FILTER_BYTES_MAX;
 use orchestr8_proto::storable;
 use orchestr8_proto::tokens::{Purpose, TokenKeys};
 use orchestr8_proto::wire::{
@@ -239,6 +240,12 @@ fn ticks(lease_ms: u64, tick: Duration) -> Option<u32> {
 #[must_use]
 pub fn name(executor: &str) -> Arc<str> {
     text(executor, EXECUTOR_NAME_BYTES_MAX).replace(char::is_control, "\u{fffd}").into()
+}
+
+/// What an executor says it logs, as it may be shown.
+#[must_use]
+pub fn log_filter(filter: &str) -> String {
+    text(filter, LOG_FILTER_BYTES_MAX).replace(char::is_control, "\u{fffd}")
 }
 
 /// Text that Postgres can store, at most so long.

@@ -88,6 +88,7 @@ fn an_executor_counts_in_each_of_its_queues() {
         slots_busy,
         draining,
         cordoned: false,
+        log_filter: String::new(),
         incarnation: Incarnation::random(),
         version: "0.1.0".into(),
         seen_at: OffsetDateTime::UNIX_EPOCH,

@@ -24,6 +24,9 @@ pub const COMMIT: &str = "select commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9
 /// As [`COMMIT`], for a batch with events from the inbox.
 pub const COMMIT_WITH_INBOX: &str = "select commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
 
+/// As [`COMMIT_WITH_INBOX`], for a batch with new executions that somebody traces.
+pub const COMMIT_WITH_TRACES: &str = "select commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
+
 /// Every row that one batch writes, and the leases that must still be held.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -41,6 +44,8 @@ pub struct Batch {
     history: Vec<HistoryRow>,
     marks: Vec<MarkRow>,
     inbox: Vec<Uuid>,
+    traced: Vec<Uuid>,
+    traceparents: Vec<String>,
 }
 
 /// What the engine does not keep of a submission.
@@ -83,6 +88,10 @@ impl Batch {
         let changes = execution.committed();
         if let Some(plan) = new.plan {
             self.plans.push(PlanRow { hash: new.plan_hash.to_vec(), plan: Json(plan) });
+        }
+        if let Some(trace) = execution.trace {
+            self.traced.push(execution.id.0);
+            self.traceparents.push(trace.to_string());
         }
         let plan = execution.plan.clone();
         for index in 0..u32::try_from(plan.tasks.len()).expect("TASKS_MAX") {
@@ -148,7 +157,12 @@ impl Batch {
 /// [`StoreError::Fenced`] and [`StoreError::Version`]: recover. [`StoreError::Refused`]: nothing was written; bisect.
 /// [`StoreError::Unavailable`]: the end is unknown; recover.
 pub async fn commit(connection: &mut PgConnection, batch: &Batch) -> Result<Timestamp, StoreError> {
-    let query = sqlx::query_scalar(if batch.inbox.is_empty() { COMMIT } else { COMMIT_WITH_INBOX })
+    let statement = match (batch.traced.is_empty(), batch.inbox.is_empty()) {
+        (false, _) => COMMIT_WITH_TRACES,
+        (true, false) => COMMIT_WITH_INBOX,
+        (true, true) => COMMIT,
+    };
+    let query = sqlx::query_scalar(statement)
         .bind(&batch.shards)
         .bind(&batch.leases)
         .bind(&batch.plans)
@@ -162,7 +176,8 @@ pub async fn commit(connection: &mut PgConnection, batch: &Batch) -> Result<Time
         .bind(&batch.attempts)
         .bind(&batch.history)
         .bind(&batch.marks);
-    let query = if batch.inbox.is_empty() { query } else { query.bind(&batch.inbox) };
+    let query = if statement == COMMIT { query } else { query.bind(&batch.inbox) };
+    let query = if statement == COMMIT_WITH_TRACES { query.bind(&batch.traced).bind(&batch.traceparents) } else { query };
     let now: OffsetDateTime = query.fetch_one(connection).await?;
     Ok(now.into())
 }

@@ -68,6 +68,9 @@ pub struct SentSubmission {
     pub tags: Vec<String>,
     /// Not before this time.
     pub run_at: Option<Timestamp>,
+    /// W3C traceparent of the span that submits it; an older version neither sends nor reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 /// One row.

@@ -5,6 +5,7 @@ use orchestr8_core::execution::{Dispatched, Execution, Failure, Holder, Status, 
 use orchestr8_core::plan::Plan;
 use orchestr8_proto::ids::{DispatchId, ExecutionId, Incarnation, RunId, TaskId};
 use orchestr8_proto::timestamp::Timestamp;
+use orchestr8_proto::traces::TraceParent;
 use serde_json::Value;
 use sqlx::postgres::PgRow;
 use sqlx::types::{Json, Uuid};
@@ -18,6 +19,7 @@ use time::OffsetDateTime;
 /// Executions with all their tasks; the wide columns come with the first task only.
 pub const LOAD: &str = "
 select e.id, e.version, e.status, e.created_at, e.started_at, e.completed_at, e.error, e.cancel_requested_at, e.event_sequence,
+  e.traceparent,
   case when t.id = w.first_task then e.plan_hash end as plan_hash, case when t.id = w.first_task then e.input end as input,
   t.id as task_id, t.status as task_status, t.attempt, t.retry_count, t.losses_in_row, t.releases_in_row, t.dispatch_id,
   t.dispatch_sequence, t.run_id, t.incarnation, t.ask_first, t.due_at, t.executor_id, t.queued_at, t.started_at as task_started_at,
@@ -58,6 +60,7 @@ struct ExecutionRow {
     error: Option<String>,
     cancel_requested_at: Option<Timestamp>,
     event_sequence: i64,
+    trace: Option<TraceParent>,
 }
 
 impl Loaded {
@@ -78,6 +81,7 @@ impl Loaded {
         execution.error = self.row.error;
         execution.cancel_requested_at = self.row.cancel_requested_at;
         execution.event_sequence = self.row.event_sequence;
+        execution.trace = self.row.trace;
         execution.tasks = self.tasks;
         execution.derive();
         Ok(execution)
@@ -152,6 +156,8 @@ fn execution(row: &PgRow) -> Result<Loaded, StoreError> {
             error: row.try_get("error")?,
             cancel_requested_at: time(row, "cancel_requested_at")?,
             event_sequence: row.try_get("event_sequence")?,
+            // Without its trace an execution goes on as well.
+            trace: row.try_get::<Option<&str>, _>("traceparent")?.and_then(|text| text.parse().ok()),
         },
         tasks: Vec::new(),
     })

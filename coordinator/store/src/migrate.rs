@@ -211,6 +211,7 @@ fn migrator() -> Migrator {
         migration(5, "quarantine", include_str!("../migrations/0005_quarantine.sql")),
         migration(6, "pauses", include_str!("../migrations/0006_pauses.sql")),
         migration(7, "hot_updates", include_str!("../migrations/0007_hot_updates.sql")),
+        migration(8, "traces", include_str!("../migrations/0008_traces.sql")),
     ])
 }
 
@@ -226,6 +227,7 @@ pub fn statements() -> Vec<(&'static str, &'static str)> {
         ("clock", CLOCK),
         ("commit", commit::COMMIT),
         ("commit_with_inbox", commit::COMMIT_WITH_INBOX),
+        ("commit_with_traces", commit::COMMIT_WITH_TRACES),
         ("inbox_send", inbox::SEND),
         ("inbox_read", inbox::READ),
         ("load", load::LOAD),

@@ -124,6 +124,7 @@ impl Desk {
             self.rhythm.hurry(clock.now);
         }
         self.ordered(control.order, clock);
+        self.log_ordered(&control.log_filter, clock);
     }
 
     /// A beat of a coordinator.

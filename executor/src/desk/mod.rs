@@ -136,6 +136,7 @@ impl Desk {
             queues: settings.queues.clone(),
             handlers: settings.work.handlers.names().map(ToOwned::to_owned).collect(),
             slots: settings.slots,
+            log: settings.log.clone(),
         };
         Self {
             identity,

@@ -20,6 +20,17 @@ impl Desk {
         self.rhythm.hurry(clock.now);
     }
 
+    /// What an operator wants logged; most control messages say nothing of it.
+    pub(super) fn log_ordered(&mut self, filter: &str, clock: Clock) {
+        if filter.is_empty() {
+            return;
+        }
+        if let Err(error) = self.identity.log.set(filter) {
+            tracing::warn!(%error, "an operator wants something logged that cannot be");
+        }
+        self.rhythm.hurry(clock.now);
+    }
+
     /// A coordinator says which queues are paused; an older one says nothing.
     pub(super) fn queues_paused(&mut self, paused: Option<&PausedQueues>) {
         let Some(paused) = paused else { return };

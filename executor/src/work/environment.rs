@@ -17,6 +17,7 @@
 //! the task's own `env` fails the task, as does a name that is no name, or one of those in 5.
 
 use super::{Assignment, WorkSettings};
+use orchestr8_proto::traces::TraceParent;
 use orchestr8_proto::wire::Dispatch;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -185,28 +186,10 @@ fn own_variables(assignment: &Assignment, exchange: Exchange<'_>) -> Vec<(&'stat
         ("ORCHESTR8_WORKFLOW_NAME", dispatch.workflow_name.clone()),
         ("ORCHESTR8_ATTEMPT", dispatch.attempt.to_string()),
     ];
-    if is_traceparent(&dispatch.traceparent) {
+    if dispatch.traceparent.parse::<TraceParent>().is_ok() {
         own.push(("TRACEPARENT", dispatch.traceparent.clone()));
     }
     own
-}
-
-/// Whether the text is a `traceparent` of W3C Trace Context: version, trace, parent and flags in lower-case hexadecimal digits.
-fn is_traceparent(text: &str) -> bool {
-    let fields: Vec<&str> = text.split('-').collect();
-    let digits = |field: &&str| field.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    // The form keeps version ff and zeros for what is not valid.
-    let zero = |field: &str| field.bytes().all(|byte| byte == b'0');
-    match fields[..] {
-        [version, trace, parent, flags] => {
-            [version.len(), trace.len(), parent.len(), flags.len()] == [2, 32, 16, 2]
-                && fields.iter().all(digits)
-                && version != "ff"
-                && !zero(trace)
-                && !zero(parent)
-        }
-        _ => false,
-    }
 }
 
 fn with_name(name: &str) -> String {
@@ -234,32 +217,4 @@ fn check(name: &str, value: &str) -> Result<(), EnvironmentError> {
 
 fn is_small(name: &str, value: &str) -> bool {
     name.len() + value.len() + "=\0".len() <= VARIABLE_BYTES_MAX
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_form_of_the_standard_is_a_traceparent() {
-        const GOOD: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert!(GOOD.len() == 55 && is_traceparent(GOOD));
-        let bad = [
-            "",
-            "00-1-2-01",
-            &GOOD.to_uppercase(),
-            &GOOD[1..],
-            &format!("{GOOD}0"),
-            &format!("{GOOD}-00"),
-            &GOOD.replace('-', "_"),
-            &GOOD.replacen("00-", "ff-", 1),
-            &GOOD.replace("4bf92f3577b34da6a3ce929d0e0e4736", &"0".repeat(32)),
-            &GOOD.replace("00f067aa0ba902b7", &"0".repeat(16)),
-            &GOOD.replace("4bf9", "4b\n9"),
-            &GOOD.replace("4bf9", "4b é"),
-        ];
-        for text in bad {
-            assert!(!is_traceparent(text), "{text:?}");
-        }
-    }
 }

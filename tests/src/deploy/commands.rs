@@ -13,8 +13,6 @@ use tempfile::TempDir;
 const PREFIX: &str = "ORCHESTR8_";
 /// Of these the chart makes others, and the binary knows no more of them than that they are its own.
 const PARTS: [&str; 2] = ["ORCHESTR8_NATS_PASSWORD", "ORCHESTR8_DATABASE_PASSWORD"];
-/// Read by both servers, and in no help.
-const EVERYWHERE: [&str; 1] = ["ORCHESTR8_LOG"];
 
 #[test]
 fn the_binary_accepts_every_flag_and_variable() -> Result<()> {
@@ -41,7 +39,7 @@ fn accepted(container: &Value) -> Result<()> {
     let words = texts(&container["args"]);
     let told = accepted_words(&words)?;
     for variable in container["env"].as_array().into_iter().flatten().filter_map(|variable| variable["name"].as_str()) {
-        let own = variable.starts_with(PREFIX) && !PARTS.contains(&variable) && !EVERYWHERE.contains(&variable);
+        let own = variable.starts_with(PREFIX) && !PARTS.contains(&variable);
         ensure!(!own || told.contains(variable), "{variable} means nothing to `orchestr8 {}`", words[0]);
     }
     Ok(())

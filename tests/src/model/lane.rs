@@ -212,6 +212,7 @@ impl Coordinator {
                 | Effect::Drop(_)
                 | Effect::Timer(_)
                 | Effect::EvaluateOutput
+                | Effect::AttemptEnded(_)
                 | Effect::TaskEnded(..)
                 | Effect::Ended => {}
             }
@@ -422,6 +423,7 @@ fn told(stepped: &Stepped) -> Vec<Sent> {
         | Effect::LeaseEnded(_)
         | Effect::Timer(_)
         | Effect::EvaluateOutput
+        | Effect::AttemptEnded(_)
         | Effect::TaskEnded(..)
         | Effect::Ended => None,
     };

@@ -12,9 +12,11 @@ use orchestr8_executor::simulation::{Act, Moment, SimulatedExecutor};
 use orchestr8_executor::work::{Retryable, WorkReport, WorkResult, WorkSettings};
 use orchestr8_nats::NatsSettings;
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId, TaskId};
+use orchestr8_proto::log_level::LogControl;
 use orchestr8_proto::names::HEADER_AGAIN;
 use orchestr8_proto::reference;
 use orchestr8_proto::times::ProtocolTimes;
+use orchestr8_proto::traces::SpanSink;
 use orchestr8_proto::wire::{
     self, ClaimBatch, ClaimKind, DispatchBatch, HandlerKind, Heartbeat, InputsPart, OutcomeBatch, dispatch, outcome,
 };
@@ -95,6 +97,8 @@ fn settings(name: u8) -> ExecutorSettings {
         unconfirmed_max: 64,
         unconfirmed_bytes_max: 1 << 20,
         probes: None,
+        log: LogControl::default(),
+        spans: SpanSink::default(),
     }
 }
 

@@ -166,6 +166,7 @@ impl Turn<'_> {
     }
 
     fn close(&mut self, index: TaskIndex, status: TaskStatus) {
+        self.trace_attempt(index, status.as_str());
         self.end_lease(index);
         self.set_status(index, status);
         let now = self.now;

@@ -8,10 +8,11 @@ mod cancel;
 mod claim;
 mod outcome;
 
-use crate::execution::{Execution, Failure, HistoryEvent, Status, Usage};
+use crate::execution::{Execution, Failure, HistoryEvent, Status, TracedAttempt, Usage};
 use crate::plan::{TaskIndex, TaskPlan};
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId};
 use orchestr8_proto::timestamp::Timestamp;
+use orchestr8_proto::traces::TraceParent;
 use orchestr8_proto::words::TaskStatus;
 use serde_json::Value;
 use std::sync::Arc;
@@ -160,6 +161,8 @@ pub enum Effect {
     Timer(Timestamp),
     /// Before the commit: evaluate the plan's output and step again.
     EvaluateOutput,
+    /// An attempt of a traced execution ended.
+    AttemptEnded(Box<TracedAttempt>),
     /// A task ended in this state.
     TaskEnded(TaskIndex, TaskStatus),
     /// The execution ended.
@@ -231,6 +234,38 @@ impl<'a> Turn<'a> {
         {
             self.effects.push(Effect::LeaseEnded(holder.run_id));
         }
+    }
+
+    /// The attempt that is queued or runs ends like this: a span, where somebody traces the execution.
+    fn trace_attempt(&mut self, index: TaskIndex, status: &'static str) {
+        let task = self.execution.task(index);
+        let is_under_way = match task.status.0 {
+            TaskStatus::Queued | TaskStatus::Running => true,
+            // A sleep is the attempt; who waits for its start time has made none.
+            TaskStatus::Waiting => task.attempt > 0,
+            TaskStatus::Pending
+            | TaskStatus::Retrying
+            | TaskStatus::Completed
+            | TaskStatus::Failed
+            | TaskStatus::Skipped
+            | TaskStatus::Cancelled => false,
+        };
+        if !is_under_way || !self.execution.trace.is_some_and(TraceParent::is_sampled) {
+            return;
+        }
+        let has_failed = matches!(status, "failed" | "retrying" | "lost");
+        let traced = TracedAttempt {
+            task: index,
+            attempt: task.attempt,
+            queued_at: task.queued_at,
+            started_at: task.started_at,
+            ended_at: self.now,
+            executor: task.executor.clone(),
+            status,
+            // An earlier attempt may have left its own.
+            error_type: task.failure.as_ref().filter(|_| has_failed).map(|failure| failure.error_type.clone()),
+        };
+        self.effects.push(Effect::AttemptEnded(Box::new(traced)));
     }
 
     fn record_task(&mut self, kind: &'static str, index: TaskIndex) {

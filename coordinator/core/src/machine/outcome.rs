@@ -77,6 +77,7 @@ impl Turn<'_> {
         match retry::next_attempt(&self.execution.plan.task(index).retry, attempt, unit) {
             None => self.end_task(index, TaskStatus::Failed),
             Some(wait) => {
+                self.trace_attempt(index, TaskStatus::Retrying.as_str());
                 self.execution.change(index).retry_count += 1;
                 self.retry_after(index, wait);
             }
@@ -107,6 +108,7 @@ impl Turn<'_> {
             return self.fail(index, lost("its executor was stopped while it ran"));
         }
         if started {
+            self.trace_attempt(index, AttemptOutcome::Released.as_str());
             return self.queue(index, Numbering::Next, Start::Free);
         }
         // The attempt is given out again as it was: one that followed a loss still asks first.
@@ -140,6 +142,7 @@ impl Turn<'_> {
         if losses >= LOSSES_IN_ROW_MAX {
             return self.fail(index, lost(&format!("lost {losses} executors in a row")));
         }
+        self.trace_attempt(index, AttemptOutcome::Lost.as_str());
         self.record_task("task.lost", index);
         self.queue(index, Numbering::Next, Start::AskFirst);
     }

@@ -10,4 +10,5 @@ mod properties;
 mod retries;
 mod rows;
 mod scene;
+mod traces;
 mod world;

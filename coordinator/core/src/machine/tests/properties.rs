@@ -5,8 +5,8 @@
 use super::faults::{Act, acts};
 use super::plans::plans;
 use super::rows::Rows;
-use super::scene::{Counter, circumstances, execution_of, has_ended};
-use super::world::{Step, Told, tell};
+use super::scene::{Counter, circumstances, has_ended};
+use super::world::{Step, Told, tell, traced};
 use crate::execution::{Changes, Execution};
 use crate::machine::{self, Effect, Event, Progressed, Reported};
 use crate::plan::{Plan, TaskIndex};
@@ -46,6 +46,8 @@ properties! {
     no_outcome_counts_twice = outcomes_count_once;
     /// A task ends once, stays as it ended, and nothing is published twice for one reason.
     every_task_ends_once = tasks_end_once;
+    /// Every attempt that was made, and no other, has a span in its trace.
+    every_attempt_is_traced_once = attempts_traced_once;
     /// Whatever fails, is lost or falls due after it.
     nothing_is_queued_after_its_cancel = cancel_is_final;
     /// A run becomes the holder only when nobody is, and only the holder is told that it may start.
@@ -231,6 +233,21 @@ fn tasks_end_once(told: &Told) -> Verdict {
     Ok(())
 }
 
+fn attempts_traced_once(told: &Told) -> Verdict {
+    let mut attempts: BTreeMap<TaskIndex, Vec<u32>> = BTreeMap::new();
+    for effect in told.steps.iter().flat_map(|step| &step.effects) {
+        if let Effect::AttemptEnded(traced) = effect {
+            attempts.entry(traced.task).or_default().push(traced.attempt);
+        }
+    }
+    let last = &told.steps.last().expect("the start").after;
+    for index in indexes(&told.plan) {
+        let made: Vec<u32> = (1..=last.task(index).attempt).collect();
+        prop_assert_eq!(attempts.remove(&index).unwrap_or_default(), made, "task {}", index);
+    }
+    Ok(())
+}
+
 fn cancel_is_final(told: &Told) -> Verdict {
     let mut cancelled: BTreeSet<TaskIndex> = BTreeSet::new();
     for step in &told.steps {
@@ -296,7 +313,7 @@ fn starts_at_most_once(told: &Told) -> Verdict {
 }
 
 fn replays(told: &Told) -> Verdict {
-    let mut execution = execution_of(told.plan.clone());
+    let mut execution = traced(&told.plan);
     let mut draws = Counter::default();
     for step in &told.steps {
         let given = circumstances(step.now, &mut draws);

@@ -118,6 +118,7 @@ impl Scene {
             Effect::LeaseEnded(run) => format!("r{} holds nothing", run.0.as_u128()),
             Effect::Timer(at) => format!("timer {}s", at.since(self.now).as_secs()),
             Effect::EvaluateOutput => "evaluate".to_owned(),
+            Effect::AttemptEnded(traced) => format!("{} {} {}", traced.status, name(&traced.task), traced.attempt),
             Effect::TaskEnded(index, status) => format!("{} {status}", name(index)),
             Effect::Ended => format!("ended {}", self.execution.status),
         }

@@ -7,6 +7,7 @@ use crate::machine::{self, Answer, ClaimRequest, Effect, Event, Progressed, Repo
 use crate::plan::{Plan, TaskIndex};
 use orchestr8_proto::ids::{DispatchId, RunId};
 use orchestr8_proto::timestamp::Timestamp;
+use orchestr8_proto::traces::TraceParent;
 use orchestr8_proto::words::TaskStatus;
 use std::time::Duration;
 
@@ -49,6 +50,13 @@ pub(super) fn tell(plan: &Plan, run_at: Option<Timestamp>, acts: &[Act]) -> Told
         world.settle();
     }
     Told { plan: plan.clone(), run_at, steps: world.steps, starts: world.starts }
+}
+
+/// A new execution of `plan` that somebody traces.
+pub(super) fn traced(plan: &Plan) -> Execution {
+    let mut execution = execution_of(plan.clone());
+    execution.trace = Some(TraceParent { trace_id: [1; 16], span_id: [2; 8], flags: 1 });
+    execution
 }
 
 struct World {
@@ -94,7 +102,7 @@ enum RunState {
 impl World {
     fn new(plan: &Plan) -> Self {
         Self {
-            execution: execution_of(plan.clone()),
+            execution: traced(plan),
             now: Timestamp(0),
             draws: Counter::default(),
             sequence: 0,
@@ -148,6 +156,7 @@ impl World {
             | Effect::LeaseStarted(..)
             | Effect::LeaseEnded(_)
             | Effect::Timer(_)
+            | Effect::AttemptEnded(_)
             | Effect::TaskEnded(..)
             | Effect::Ended => {}
         }

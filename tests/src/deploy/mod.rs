@@ -7,10 +7,12 @@
 //! - `commands`: every flag is one of the binary's, and nats-server takes its configuration
 //! - `compose`: the same of `deploy/compose.yaml`
 //! - `demand`: what an autoscaler is told
+//! - `cluster`: the verdict of `make k8s-test`
 //! - `texts`: the values' schema and the chart's README fit the values
 //!
 //! Tools come from `deploy/tools.sh`. A test whose tool is missing says so and does nothing.
 
+mod cluster;
 mod commands;
 mod compose;
 mod demand;

@@ -1,6 +1,7 @@
 """`make k8s-test`: the chart on a real Kubernetes of two nodes, made on this machine from nothing, under load and faults.
 
     run.py          everything, then the machine is as before; target/k8s/latest.json has the figures
+    run.py STEP...  installation, these steps of the scenario, uninstallation: scale kill_pods delete_pods drain upgrade cut_off autoscale
     run.py up       only the cluster, until Ctrl-C; prints how to reach it
     run.py down     remove what a run that was killed has left
 
@@ -23,12 +24,16 @@ from report import FILE, Report
 
 FOLDER = Path("/var/lib/orchestr8-k8s")
 BINARY = tools.REPOSITORY / "target" / "debug" / "orchestr8"
-UNAVAILABLE = 69
+USAGE, UNAVAILABLE = 2, 69
 
 
 def main(words):
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, lambda *_: sys.exit(143))
+    steps = words or scenario.Scenario.STEPS
+    if words not in (["up"], ["down"]) and not set(steps) <= set(scenario.Scenario.STEPS):
+        print(__doc__, file=sys.stderr)
+        return USAGE
     machine = Machine(FOLDER)
     try:
         tools.require()
@@ -36,15 +41,12 @@ def main(words):
         if words == ["down"]:
             machine.restore()
             return 0
-        if words not in ([], ["up"]):
-            print(__doc__, file=sys.stderr)
-            return 2
         programs, archives = prepared()
     except Broken as missing:
         print(f"k8s-test: {missing}", file=sys.stderr)
         return UNAVAILABLE
     try:
-        return with_cluster(machine, programs, archives, stay if words == ["up"] else test)
+        return with_cluster(machine, programs, archives, stay if words == ["up"] else lambda *made: test(*made, steps))
     finally:
         # What is to be undone is undone, however often somebody presses Ctrl-C.
         for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -95,8 +97,8 @@ def with_cluster(machine, programs, archives, work):
         return finished(report)
 
 
-def test(cluster, report):
-    scenario.Scenario(cluster, report).run()
+def test(cluster, report, steps):
+    scenario.Scenario(cluster, report, steps).run()
     if report.complaints():
         keep_logs(cluster.machine)
     return finished(report)

@@ -130,18 +130,24 @@ class Scenario:
             self.load.submit("long", CUT_S)
         wait_for(f"nothing long runs on {node.name}", lambda: self.long_on(node), PATIENCE_S)
         node.cut_off()
+        try:
+            self.without(node)
+        finally:
+            node.bring_back()
+        begun = time.monotonic()
+        wait_for(f"{node.name} is not Ready", lambda: self.cluster.is_ready(node.name), PATIENCE_S)
+        wait_for(f"{node.name} does not work", lambda: self.ended_on(node, begun), PATIENCE_S)
+        self.report.time("partition_recovery_s", time.monotonic() - begun)
+        self.whole()
+
+    def without(self, node):
+        """Until all of its long tasks run again elsewhere and the API server has missed it."""
         begun = time.monotonic()
         tasks = self.long_on(node)
         again = lambda: all(self.runs_elsewhere(task, node) for task in tasks)
         wait_for("what ran there does not run again", again, RERUN_PATIENCE_S)
         self.report.say(f"{len(tasks)} tasks of the node that was cut off ran again elsewhere within {time.monotonic() - begun:.1f} s")
         wait_for("the node is not missed", lambda: not self.cluster.is_ready(node.name), PATIENCE_S)
-        node.bring_back()
-        begun = time.monotonic()
-        wait_for(f"{node.name} is not Ready", lambda: self.cluster.is_ready(node.name), PATIENCE_S)
-        wait_for(f"{node.name} does not work", lambda: self.ended_on(node, begun), PATIENCE_S)
-        self.report.time("partition_recovery_s", time.monotonic() - begun)
-        self.whole()
 
     def autoscale(self):
         """The load ends; then 0 to N to 0 by the chart's autoscaler and our own external metric, where the chart can have the coordinators serve it."""

@@ -47,7 +47,7 @@ image-test: toolchain servers build ## Build the image's runtime stage around th
 	else echo "image-test: the whole build was left out: no docker answers here" >&2; fi
 
 k8s-test: toolchain servers build ## The chart on a real Kubernetes of two nodes made on this Debian 12, as root, under load and faults; writes target/k8s/latest.json
-	@python3 tests/k8s/run.py
+	@ORCHESTR8="$(ORCHESTR8)" python3 -B tests/k8s/run.py
 
 toolchain:
 	@$(CARGO) --version >/dev/null 2>&1 || { echo "make: \`$(CARGO)\` does not run here: install Rust 1.95 or newer for this user (see rustup.rs; it needs no root) and put it on PATH" >&2; exit 1; }

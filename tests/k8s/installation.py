@@ -48,8 +48,8 @@ class Installation:
     def install(self):
         self._helm("install", "--values", TRIAL, "--values", "-", "--wait", "--timeout", INSTALL_PATIENCE, input=json.dumps(values()))
 
-    def upgrade(self, *words):
-        self._helm("upgrade", "--reuse-values", *words, "--wait", "--timeout", INSTALL_PATIENCE)
+    def upgrade(self, *words, **options):
+        self._helm("upgrade", "--reuse-values", *words, "--wait", "--timeout", INSTALL_PATIENCE, **options)
 
     def test(self):
         self.cluster.helm("test", RELEASE, "--namespace", NAMESPACE, "--logs")

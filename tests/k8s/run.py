@@ -9,6 +9,7 @@ Needs root on Debian 12. Exit code 0: every promise was kept; 1: one was broken;
 """
 
 import fcntl
+import os
 import shutil
 import signal
 import sys
@@ -23,7 +24,7 @@ from machine import Broken, Machine
 from report import FILE, Report
 
 FOLDER = Path("/var/lib/orchestr8-k8s")
-BINARY = tools.REPOSITORY / "target" / "debug" / "orchestr8"
+BINARY = Path(os.environ.get("ORCHESTR8") or tools.REPOSITORY / "target" / "debug" / "orchestr8")
 USAGE, UNAVAILABLE = 2, 69
 
 

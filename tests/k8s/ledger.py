@@ -48,7 +48,11 @@ class Ledger:
         return [entry for entry in self.entries() if entry.mark == "end"]
 
     def open_on(self, node):
-        """Runs that have begun on that node and not ended."""
-        entries = self.entries()
-        ended = {entry.run for entry in entries if entry.mark == "end"}
-        return [entry for entry in entries if entry.mark == "start" and entry.node == node and entry.run not in ended]
+        """The last start of each task that began on that node and has not ended. Without what may start once: killed, it stays open."""
+        last = {}
+        for entry in self.entries():
+            if entry.mark == "start":
+                last[entry.task] = entry
+            else:
+                last.pop(entry.task, None)
+        return [entry for entry in last.values() if entry.node == node and entry.kind != "once"]

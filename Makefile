@@ -10,10 +10,10 @@ export RUSTDOCFLAGS ?= -D warnings
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test check bench chaos image-test toolchain servers tools build clean-data
+.PHONY: help run dev test check bench chaos image-test k8s-test toolchain servers tools build clean-data
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: toolchain servers build ## Start everything, run the quality gates on this repository, stop everything
 	@$(ORCHESTR8) dev --run examples/quality-gates.yaml --input repository="$(CURDIR)"
@@ -45,6 +45,9 @@ image-test: toolchain servers build ## Build the image's runtime stage around th
 	deploy/image-test.sh "$(ORCHESTR8)"
 	@if docker info >/dev/null 2>&1; then docker build --file deploy/Dockerfile --tag orchestr8:image-test . && docker run --rm orchestr8:image-test --version; \
 	else echo "image-test: the whole build was left out: no docker answers here" >&2; fi
+
+k8s-test: toolchain servers build ## The chart on a real Kubernetes of two nodes made on this Debian 12, as root, under load and faults; writes target/k8s/latest.json
+	@ORCHESTR8="$(ORCHESTR8)" python3 -B tests/k8s/run.py
 
 toolchain:
 	@$(CARGO) --version >/dev/null 2>&1 || { echo "make: \`$(CARGO)\` does not run here: install Rust 1.95 or newer for this user (see rustup.rs; it needs no root) and put it on PATH" >&2; exit 1; }

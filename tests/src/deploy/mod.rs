@@ -8,10 +8,12 @@
 //! - `compose`: the same of `deploy/compose.yaml`; `composed`: its processes, with its own configuration, run the quality gates
 //! - `demand`, `external_metrics`: what an autoscaler is told; `deletion_cost`: what a cluster is told of executors' pods
 //! - `image`: the runtime stage around this machine's binary, and the list of its crates
+//! - `cluster`: the verdict of `make k8s-test`
 //! - `texts`: the values' schema and the chart's README fit the values
 //!
 //! Tools come from `deploy/tools.sh`. A test whose tool is missing says so and does nothing.
 
+mod cluster;
 mod commands;
 mod compose;
 mod composed;

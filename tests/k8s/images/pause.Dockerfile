@@ -1,0 +1,4 @@
+# The first process of every pod.
+FROM scratch
+COPY pause /pause
+ENTRYPOINT ["/pause"]

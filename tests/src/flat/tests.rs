@@ -27,6 +27,11 @@ const TASKS: usize = 400;
 const CLAIMED: usize = 50;
 /// Those of them that are read in every way.
 const READ: usize = 20;
+/// A coordinator that starts takes in the outcomes of the last two seconds again, and reads what they are about: the tasks of the
+/// work before, of which the first work has none.
+const ROWS_READ_MORE: f64 = 2.0;
+/// Those reads, and a page for each time that an index is looked up which has a level more.
+const PAGES_MORE: f64 = 16.0;
 /// Requests under way at once.
 const CALLERS: usize = 8;
 
@@ -179,19 +184,19 @@ fn assert_flat(what: &str, small: Cost<'_>, large: Cost<'_>) {
     assert!(grown.is_empty(), "{what}: a task costs more {grown:?}\nsmall: {small:#?}\nlarge: {large:#?}");
 }
 
-/// What costs a task more than a fifth more.
+/// What costs a task more than a fifth more, beyond what is known and does not grow on.
 fn grown((small, few): Cost<'_>, (large, many): Cost<'_>) -> Vec<String> {
     let each =
         |count: i64, tasks: usize| f64::from(i32::try_from(count).expect("far fewer")) / f64::from(u32::try_from(tasks).expect("few"));
     let costs = [
-        ("statements", small.transactions, large.transactions),
-        ("pages", small.pages(), large.pages()),
-        ("rows read", small.fetched(), large.fetched()),
-        ("rows written", small.written(), large.written()),
+        ("statements", small.transactions, large.transactions, 0.0),
+        ("pages", small.pages(), large.pages(), PAGES_MORE),
+        ("rows read", small.fetched(), large.fetched(), ROWS_READ_MORE),
+        ("rows written", small.written(), large.written(), 0.0),
     ];
-    let grows = costs.into_iter().filter_map(|(what, small, large)| {
+    let grows = costs.into_iter().filter_map(|(what, small, large, more)| {
         let (small, large) = (each(small, few), each(large, many));
-        (large > small * FLAT_RATIO_MAX).then(|| format!("{what}: {large:.2} instead of {small:.2}"))
+        (large > small * FLAT_RATIO_MAX + more).then(|| format!("{what}: {large:.2} instead of {small:.2}"))
     });
     grows.collect()
 }

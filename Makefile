@@ -10,10 +10,10 @@ export RUSTDOCFLAGS ?= -D warnings
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test check bench chaos image-test k8s-test toolchain servers tools build clean-data
+.PHONY: help run dev test check bench bench-flat bench-report chaos image-test k8s-test toolchain servers tools build clean-data
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: toolchain servers build ## Start everything, run the quality gates on this repository, stop everything
 	@$(ORCHESTR8) dev --run examples/quality-gates.yaml --input repository="$(CURDIR)"
@@ -30,9 +30,17 @@ check: ## Format, lints and documentation
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 	$(CARGO) doc --locked --workspace --no-deps --quiet
 
-bench: toolchain servers ## Measure, print, and write target/bench/latest.json
+bench: toolchain servers ## Measure, print, and write target/bench/latest.json; PEERS="bullmq restate" measures these as well
 	$(CARGO) build --locked --release --package orchestr8-cli --package orchestr8-tests
-	$(CARGO_TARGET_DIR)/release/orchestr8-bench
+	PEERS="$(PEERS)" $(CARGO_TARGET_DIR)/release/orchestr8-bench
+
+bench-flat: toolchain servers ## Whether a task costs the same however much there is: FLAT_ROWS=1000000; writes target/bench/flat.json
+	$(CARGO) build --locked --release --package orchestr8-cli --package orchestr8-tests
+	FLAT_ROWS="$(FLAT_ROWS)" FLAT_ONLY="$(FLAT_ONLY)" $(CARGO_TARGET_DIR)/release/orchestr8-bench-flat
+
+bench-report: toolchain ## Make docs/bench/report.svg and last.json, to be committed, from the last `make bench`
+	$(CARGO) build --locked --release --package orchestr8-tests
+	$(CARGO_TARGET_DIR)/release/orchestr8-bench report
 
 # The same build as for the tests; CHAOS_TIME_BASE=100ms runs ten times as fast as the published times.
 # CHAOS_NATS=cluster has three nats-servers with three copies of each stream. From 600 s on a queue of a million tasks follows;

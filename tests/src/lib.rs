@@ -1,8 +1,9 @@
 //! Tests against real servers, and what they stand on. All of them are one binary, so that servers start once.
 //!
 //! - [`harness`]: private servers, coordinators and executors as real processes that can be killed and paused
-//! - [`mod@bench`]: `make bench`, the workloads beside the floor
+//! - [`mod@bench`]: `make bench`, the workloads beside the floor and peers
 //! - [`backlog`]: queues of many tasks, and what they cost the coordinator
+//! - [`flat`]: whether the cost of a task stays the same however much there is
 //! - [`chaos`]: `make chaos`, faults at random and a comparison with what really ran
 //! - `harness_itself`: its own tests
 //! - `dev_servers`: `orchestr8 dev --servers-only`: nothing orphaned, data that survives, resets, locks
@@ -25,6 +26,7 @@
 pub mod backlog;
 pub mod bench;
 pub mod chaos;
+pub mod flat;
 pub mod harness;
 
 #[cfg(test)]

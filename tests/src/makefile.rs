@@ -25,7 +25,14 @@ fn planned(target: &str, folder: Option<&str>) -> Result<Option<String>> {
 #[test]
 fn the_programs_are_those_that_cargo_has_built_also_elsewhere() -> Result<()> {
     let own = binary::workspace().join("target");
-    for (target, program) in [("dev", "debug/orchestr8 dev"), ("bench", "release/orchestr8-bench"), ("chaos", "debug/orchestr8-chaos")] {
+    let programs = [
+        ("dev", "debug/orchestr8 dev"),
+        ("bench", "release/orchestr8-bench"),
+        ("bench-flat", "release/orchestr8-bench-flat"),
+        ("bench-report", "release/orchestr8-bench report"),
+        ("chaos", "debug/orchestr8-chaos"),
+    ];
+    for (target, program) in programs {
         for folder in [None, Some("/elsewhere/target")] {
             let expected = format!("{}/{program}", folder.map_or_else(|| own.display().to_string(), str::to_owned));
             let Some(plan) = planned(target, folder)? else { return Ok(()) };

@@ -7,11 +7,12 @@ use std::time::Duration;
 /// The measurements of one side in one run. A dot in a name makes an object in the JSON.
 pub type Figures = BTreeMap<String, f64>;
 
-/// All runs, ours and the floor's.
+/// All runs: ours, the floor's and those of peers.
 #[derive(Debug, Default)]
 pub struct Runs {
     ours: BTreeMap<String, Vec<f64>>,
     floor: BTreeMap<String, Vec<f64>>,
+    peers: BTreeMap<String, BTreeMap<String, Vec<f64>>>,
 }
 
 /// What several runs say of one measurement.
@@ -35,6 +36,14 @@ impl Runs {
         }
     }
 
+    /// Adds a run of a peer.
+    pub fn push_peer(&mut self, peer: &str, figures: Figures) {
+        let side = self.peers.entry(peer.to_owned()).or_default();
+        for (name, value) in figures {
+            side.entry(name).or_default().push(value);
+        }
+    }
+
     /// Each of our measurements, by name.
     #[must_use]
     pub fn ours(&self) -> BTreeMap<String, Spread> {
@@ -45,6 +54,12 @@ impl Runs {
     #[must_use]
     pub fn floor(&self) -> BTreeMap<String, Spread> {
         spreads(&self.floor)
+    }
+
+    /// Each measurement of each peer, by name.
+    #[must_use]
+    pub fn peers(&self) -> BTreeMap<String, BTreeMap<String, Spread>> {
+        self.peers.iter().map(|(peer, side)| (peer.clone(), spreads(side))).collect()
     }
 }
 

@@ -7,20 +7,26 @@
 //! - [`stage`]: the servers, the coordinator and the executor that are measured, as processes of their own
 //! - [`client`], [`ours`]: the workloads through the public API
 //! - [`idle`]: what nothing to do costs, and a thousand sleeping tasks
+//! - [`peers`]: what a user could take instead, in the same run
 //! - [`report`]: the table, the JSON and the requirements
+//! - [`last`], [`plot`]: what was measured last and committed, and the picture of it
 
 pub mod client;
 pub mod figures;
 pub mod floor;
 pub mod idle;
+pub mod last;
 pub mod meters;
 pub mod ours;
+pub mod peers;
+pub mod plot;
 pub mod report;
 pub mod scale;
 pub mod stage;
 
 use anyhow::Result;
 use figures::Runs;
+use peers::Peers;
 use report::Report;
 use scale::Scale;
 use stage::Stage;
@@ -30,6 +36,7 @@ use stage::Stage;
 /// # Errors
 /// When a part does not start, a task does not complete, or a count at the end is not what was submitted.
 pub async fn measure(scale: &Scale) -> Result<Report> {
+    let mut peers = Peers::from_environment()?;
     let stage = Stage::start(scale).await?;
     let mut runs = Runs::default();
     for run in 1..=scale.runs {
@@ -39,6 +46,9 @@ pub async fn measure(scale: &Scale) -> Result<Report> {
         let mut ours = ours::workloads(&stage, scale).await?;
         idle::phases(&stage, scale, &mut ours, &mut floor).await?;
         runs.push(ours, floor);
+        for (peer, figures) in peers.run().await? {
+            runs.push_peer(peer, figures);
+        }
     }
     let report = Report::new(&runs, scale, stage.counted_by);
     stage.finish().await;

@@ -181,7 +181,15 @@ impl Watch {
     /// # Errors
     /// When Postgres refuses.
     pub async fn connect(stage: &Stage) -> Result<Self> {
-        let mut connection = PgConnection::connect(&stage.installation.database_url).await?;
+        Self::at(&stage.installation.database_url).await
+    }
+
+    /// The same, by the address of our database.
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn at(url: &str) -> Result<Self> {
+        let mut connection = PgConnection::connect(url).await?;
         sqlx::query("set enable_seqscan = off").execute(&mut connection).await?;
         Ok(Self(connection))
     }

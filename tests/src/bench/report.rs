@@ -25,6 +25,13 @@ pub const NAMES: [&str; 11] = [
 pub const PROCESSES: [&str; 5] = ["coordinator", "executor", "postgres", "nats_server", "client"];
 /// What the ratios to the floor must reach; machines differ too much for absolute figures.
 const REQUIREMENTS: [(&str, Bound); 2] = [("w1_single_tasks_per_s", Bound::AtLeast(0.12)), ("one_task_p50_ms", Bound::AtMost(2.5))];
+/// What the ratios to a peer must reach, where it is measured in the same run.
+const PEER_REQUIREMENTS: [(&str, &str, Bound); 4] = [
+    ("bullmq", "w1_single_tasks_per_s", Bound::AtLeast(1.7)),
+    ("bullmq", "w1_batch_tasks_per_s", Bound::AtLeast(1.2)),
+    ("bullmq", "one_task_p50_ms", Bound::AtMost(1.0)),
+    ("restate", "w2_steps_per_s", Bound::AtLeast(1.9)),
+];
 
 const TEXT: &str = "writing to text does not fail";
 
@@ -40,6 +47,7 @@ enum Bound {
 pub struct Report {
     ours: BTreeMap<String, Spread>,
     floor: BTreeMap<String, Spread>,
+    peers: BTreeMap<String, BTreeMap<String, Spread>>,
     runs: usize,
     tasks: usize,
     counted_by: CountedBy,
@@ -49,16 +57,18 @@ impl Report {
     /// Of all runs.
     #[must_use]
     pub fn new(runs: &Runs, scale: &Scale, counted_by: CountedBy) -> Self {
-        Self { ours: runs.ours(), floor: runs.floor(), runs: scale.runs, tasks: scale.tasks, counted_by }
+        Self { ours: runs.ours(), floor: runs.floor(), peers: runs.peers(), runs: scale.runs, tasks: scale.tasks, counted_by }
     }
 
-    /// Whether every requirement is met; one that was not measured is not.
+    /// Whether every requirement is met; one that was not measured is not, unless it is about a peer.
     #[must_use]
     pub fn passed(&self) -> bool {
         REQUIREMENTS.iter().all(|(name, bound)| self.ratio(name).is_some_and(|ratio| bound.holds(ratio)))
+            && self.beside_peers().all(|(.., bound, ratio)| bound.holds(ratio))
     }
 
-    /// `{"NAME": {"median", "min", "max"}, …, "floor": {the same names}, "ratio": {"NAME": median to median}, "requirements": […]}`.
+    /// `{"NAME": {"median", "min", "max"}, …, "floor": {the same names}, "ratio": {"NAME": median to median}, "requirements": […],
+    /// "peers": {"PEER": {the same names}}, "peer_ratio": {"PEER": {"NAME": ours to the peer's}}}`.
     #[must_use]
     pub fn json(&self) -> Value {
         let mut json = nested(&self.ours);
@@ -66,6 +76,10 @@ impl Report {
         let ratios = self.ours.keys().filter_map(|name| Some((name.clone(), json!(rounded(self.ratio(name)?))))).collect();
         json.insert("ratio".to_owned(), Value::Object(ratios));
         json.insert("requirements".to_owned(), REQUIREMENTS.iter().map(|(name, bound)| self.requirement(name, *bound)).collect());
+        let peers = self.peers.iter().map(|(peer, figures)| (peer.clone(), Value::Object(nested(figures)))).collect();
+        json.insert("peers".to_owned(), Value::Object(peers));
+        let ratios = self.peers.iter().map(|(peer, figures)| (peer.clone(), Value::Object(to_peer(&self.ours, figures)))).collect();
+        json.insert("peer_ratio".to_owned(), Value::Object(ratios));
         let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
         json.insert(
             "conditions".to_owned(),
@@ -95,6 +109,16 @@ impl Report {
             };
             writeln!(table, "{verdict}: {name} {} the floor's", bound.words()).expect(TEXT);
         }
+        for (peer, figures) in &self.peers {
+            for (name, ratio) in to_peer(&self.ours, figures) {
+                writeln!(table, "{:<34}{:>50}{:>9}", format!("{name} to {peer}'s"), short(figures[&name].median), ratio.to_string())
+                    .expect(TEXT);
+            }
+        }
+        for (peer, name, bound, ratio) in self.beside_peers() {
+            let verdict = if bound.holds(ratio) { "passed" } else { "MISSED" };
+            writeln!(table, "{verdict}: {name} {} {peer}'s", bound.words()).expect(TEXT);
+        }
         write!(table, "{} runs; statements counted by {}", self.runs, self.counted_by.word()).expect(TEXT);
         table
     }
@@ -103,6 +127,14 @@ impl Report {
     fn ratio(&self, name: &str) -> Option<f64> {
         let (ours, floor) = (self.ours.get(name)?.median, self.floor.get(name)?.median);
         (floor > 0.0).then(|| ours / floor)
+    }
+
+    /// The requirements about peers that were measured, with their ratios.
+    fn beside_peers(&self) -> impl Iterator<Item = (&'static str, &'static str, Bound, f64)> {
+        PEER_REQUIREMENTS.into_iter().filter_map(|(peer, name, bound)| {
+            let other = self.peers.get(peer)?.get(name)?.median;
+            Some((peer, name, bound, self.ours.get(name)?.median / other))
+        })
     }
 
     fn requirement(&self, name: &str, bound: Bound) -> Value {
@@ -125,6 +157,12 @@ impl Bound {
             Self::AtMost(bound) => format!("at most {bound} times"),
         }
     }
+}
+
+/// Ours to another's, medians, of what both have.
+fn to_peer(ours: &BTreeMap<String, Spread>, others: &BTreeMap<String, Spread>) -> Map<String, Value> {
+    let ratio = |(name, other): (&String, &Spread)| Some((name.clone(), json!(rounded(ours.get(name)?.median / other.median))));
+    others.iter().filter(|(_, other)| other.median > 0.0).filter_map(ratio).collect()
 }
 
 /// `a.b` becomes `{"a": {"b": …}}`.
@@ -175,6 +213,32 @@ mod tests {
         assert!(report(1_199.0, 5.0).table().contains("MISSED: w1_single_tasks_per_s at least 0.12 of the floor's"));
         let nothing = Report::new(&Runs::default(), &Scale::quick(), CountedBy::Statements);
         assert!(!nothing.passed(), "what was not measured is not met");
+    }
+
+    #[test]
+    fn a_peer_is_shown_with_its_ratio() {
+        let mut runs = Runs::default();
+        runs.push(Figures::from([("w3_total_ms".to_owned(), 80.0)]), Figures::new());
+        runs.push_peer("bullmq", Figures::from([("w3_total_ms".to_owned(), 320.0), ("unknown".to_owned(), 1.0)]));
+        let report = Report::new(&runs, &Scale::quick(), CountedBy::Transactions);
+        assert_eq!(report.json()["peer_ratio"], json!({"bullmq": {"w3_total_ms": 0.25}}));
+        assert_eq!(report.json()["peers"]["bullmq"]["w3_total_ms"]["median"], 320.0);
+        assert!(report.table().contains("w3_total_ms to bullmq's"), "{}", report.table());
+    }
+
+    #[test]
+    fn a_requirement_about_a_peer_counts_where_the_peer_was_measured() {
+        let beside = |peer: &str, single: f64| {
+            let side =
+                |single: f64, p50: f64| Figures::from([("w1_single_tasks_per_s".to_owned(), single), ("one_task_p50_ms".to_owned(), p50)]);
+            let mut runs = Runs::default();
+            runs.push(side(1_200.0, 5.0), side(10_000.0, 2.0));
+            runs.push_peer(peer, side(single, 6.0));
+            Report::new(&runs, &Scale::quick(), CountedBy::Transactions)
+        };
+        assert!(beside("bullmq", 700.0).passed() && beside("restate", 1_000.0).passed());
+        assert!(!beside("bullmq", 710.0).passed());
+        assert!(beside("bullmq", 710.0).table().contains("MISSED: w1_single_tasks_per_s at least 1.7 of bullmq's"));
     }
 
     #[test]

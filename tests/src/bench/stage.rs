@@ -33,16 +33,7 @@ impl Stage {
     /// # Errors
     /// When a part does not start.
     pub async fn start(scale: &Scale) -> Result<Self> {
-        let preload = vec!["--postgres-set".into(), "shared_preload_libraries=pg_stat_statements".into()];
-        let options = options(scale)?;
-        let counting = InstallationOptions { postgres_words: preload, ..options.clone() };
-        let (installation, counted_by) = match Installation::start(counting).await {
-            Ok(installation) => (installation, CountedBy::Statements),
-            Err(error) => {
-                eprintln!("without pg_stat_statements ({error:#}): transactions are counted instead");
-                (Installation::start(options).await?, CountedBy::Transactions)
-            }
-        };
+        let (installation, counted_by) = counting(options(scale)?).await?;
         let (server, ours_name) = installation.database_url.rsplit_once('/').context("the address names a database")?;
         let (server_url, floor_url) = (format!("{server}/postgres"), format!("{server}/{FLOOR_DATABASE}"));
         create_floor_database(&server_url).await?;
@@ -59,6 +50,22 @@ impl Stage {
     /// Ends everything.
     pub async fn finish(self) {
         self.installation.finish().await;
+    }
+}
+
+/// An installation with a Postgres of its own that counts statements where it can.
+///
+/// # Errors
+/// When a part does not start.
+pub async fn counting(options: InstallationOptions) -> Result<(Installation, CountedBy)> {
+    let preload = vec!["--postgres-set".into(), "shared_preload_libraries=pg_stat_statements".into()];
+    let counting = InstallationOptions { postgres_words: preload, ..options.clone() };
+    match Installation::start(counting).await {
+        Ok(installation) => Ok((installation, CountedBy::Statements)),
+        Err(error) => {
+            eprintln!("without pg_stat_statements ({error:#}): transactions are counted instead");
+            Ok((Installation::start(options).await?, CountedBy::Transactions))
+        }
     }
 }
 

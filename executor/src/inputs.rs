@@ -211,7 +211,7 @@ mod tests {
         let second = RunId::random();
         fetches.want(second, Gathering::new(&whole).expect("usable"), now);
         assert_eq!(fetches.take_due(now, |_| true), [(first, 0)]);
-        assert_eq!(fetches.take_late(now + minute - Duration::from_millis(1)), []);
+        assert_eq!(fetches.take_late(now + Duration::from_millis(59_999)), []);
         assert_eq!(fetches.take_late(now + minute), [first]);
         assert_eq!(fetches.take_due(now + minute, |_| true), [(second, 0)]);
         assert_eq!(fetches.take_late(now + minute), [], "its patience begins now");

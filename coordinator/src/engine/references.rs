@@ -55,7 +55,7 @@ struct Made {
     task: TaskId,
     dispatch: DispatchId,
     inputs: Bytes,
-    made_at: Instant,
+    since: Instant,
     asked_at: Option<Instant>,
     /// The last part was served.
     served: bool,
@@ -100,7 +100,7 @@ impl References {
 
     fn insert(&mut self, (task, dispatch): (TaskId, DispatchId), inputs: Bytes, now: Instant) {
         self.made_bytes += inputs.len();
-        self.made.push_back(Made { task, dispatch, inputs, made_at: now, asked_at: None, served: false });
+        self.made.push_back(Made { task, dispatch, inputs, since: now, asked_at: None, served: false });
     }
 
     /// Gives up what nobody fetches, the oldest first, until so many bytes fit; whether they do.
@@ -114,7 +114,7 @@ impl References {
 
     fn is_fetched(&self, made: &Made, now: Instant) -> bool {
         let asked = made.asked_at.is_some_and(|at| now < at + self.quiet);
-        asked && !made.served && now < made.made_at + self.fetch_max
+        asked && !made.served && now < made.since + self.fetch_max
     }
 
     fn give_up(&mut self, position: usize) {
@@ -133,7 +133,7 @@ impl References {
 
     /// Forgets inputs that were neither made nor asked for since then.
     pub(super) fn forget_idle(&mut self, since: Instant) {
-        self.retain(|made| made.asked_at.unwrap_or(made.made_at) >= since);
+        self.retain(|made| made.asked_at.unwrap_or(made.since) >= since);
     }
 
     /// Forgets what belongs to these shards; their asks find no lease.

@@ -81,7 +81,8 @@ fn who_does_not_hold_it_asks_for_nothing() {
 
 #[test]
 fn what_ends_a_run_ends_its_fetching() {
-    let end: [(&str, fn(&mut Scene, &InputsAsk)); 3] = [
+    type End = fn(&mut Scene, &InputsAsk);
+    let end: [(&str, End); 3] = [
         ("killed", |scene, ask| scene.verdict(&ask.run_id, Verdict::Kill)),
         ("refused", |scene, ask| scene.verdict(&ask.run_id, Verdict::Refused)),
         ("drained", |scene, _| {
@@ -111,10 +112,10 @@ fn a_run_whose_inputs_nobody_serves_is_given_back_after_a_minute_with_a_connecti
     scene.pass(seconds(600));
     scene.desk.reconnected(scene.clock);
     scene.act();
-    assert_eq!(asks(&mut scene), [ask.clone()], "asked at once on the new connection");
+    assert_eq!(asks(&mut scene), std::slice::from_ref(&ask), "asked at once on the new connection");
     for _ in 0..19 {
         scene.pass(seconds(3));
-        assert_eq!(asks(&mut scene), [ask.clone()]);
+        assert_eq!(asks(&mut scene), std::slice::from_ref(&ask));
     }
     scene.pass(seconds(3));
     assert!(is_unstarted(&scene.store_outcomes(), ReleaseReason::Unsupported));

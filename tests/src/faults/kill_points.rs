@@ -156,7 +156,7 @@ impl Case {
             apis: apis.into_iter().map(|coordinator| scene.installation.api_of(coordinator)).collect(),
             batch: (0..BATCH).map(|_| scene.ledger.task()).collect(),
             once: (0..BATCH).map(|_| once(scene.ledger.task())).collect(),
-            flow: workflow(scene, self.first()),
+            flow: workflow(scene, &self.first()),
         }
     }
 
@@ -266,16 +266,16 @@ impl Load {
 }
 
 /// A chain with a fan-out, and one task that is long enough to be claimed.
-fn workflow(scene: &Scene, first: Value) -> Value {
+fn workflow(scene: &Scene, first: &Value) -> Value {
     let needs = |names: &[&str]| json!({"needs": names});
     let tasks = json!([
-        scene.ledger.named("first", "", &first),
+        scene.ledger.named("first", "", first),
         scene.ledger.named("left", "", &needs(&["first"])),
         scene.ledger.named("right", "long", &needs(&["first"])),
         {"name": "pause", "sleep": "100ms", "needs": ["left"]},
         scene.ledger.named("last", "", &needs(&["pause", "right"])),
     ]);
-    let input = if first == json!({}) { json!({}) } else { json!({"value": "v".repeat(PART_BYTES)}) };
+    let input = if *first == json!({}) { json!({}) } else { json!({"value": "v".repeat(PART_BYTES)}) };
     json!({"definition": {"name": "points", "tasks": tasks}, "input": input})
 }
 

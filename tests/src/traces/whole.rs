@@ -40,7 +40,7 @@ async fn numbered(collector: &Collector, name: &str, attempt: &str) -> Result<Ta
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn is_child(child: &Taken, parent: &Taken) -> Result<()> {

@@ -34,7 +34,9 @@ pub(super) fn attempt(sink: &SpanSink, execution: &Execution, ended: &TracedAtte
         kind: SpanKind::Internal,
         context: of_attempt(trace, execution, ended.task, ended.attempt),
         parent: Some(of_execution(trace, execution).span_id),
-        started_at: ended.queued_at.or(ended.started_at).unwrap_or(ended.ended_at),
+        // A task that starts at once may seem to start before it was queued: that is on the database's clock, and read from the
+        // row after a coordinator's death.
+        started_at: [ended.queued_at, ended.started_at].into_iter().flatten().min().unwrap_or(ended.ended_at),
         ended_at: ended.ended_at,
         failure: failed.then(|| ended.error_type.clone().unwrap_or_else(|| ended.status.to_owned())),
         attributes,

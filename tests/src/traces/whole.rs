@@ -117,7 +117,7 @@ async fn check_attempt(collector: &Collector, attempt: &Taken) -> Result<()> {
 async fn a_caller_decides_whether_there_are_spans_and_a_broken_parent_is_passed_over() -> Result<()> {
     let collector = Collector::start(Gate::Open).await?;
     let scene = Scene::start(traced(&collector.endpoint)).await?;
-    let said = json!({"definition": {"name": "says", "output": "${{ tasks.a.output }}", "tasks": [{"name": "a", "run": "printf '\"%s\"' \"$TRACEPARENT\""}]}});
+    let said = json!({"definition": {"name": "says", "output": "${{ tasks.a.output }}", "tasks": [{"name": "a", "run": "printf %s \"$TRACEPARENT\""}]}});
     let unrecorded = submit(&scene, &said, &format!("00-{TRACE}-{CALLER}-00")).await?;
     let ended = scene.workflow(&unrecorded).await?;
     ensure!(ended["output"] == format!("00-{TRACE}-{CALLER}-00"), "the caller's own goes on: {ended}");

@@ -7,7 +7,7 @@
 //! - [`names`]: subjects, streams, consumers, headers
 //! - [`login`]: the name under which a process logs in to NATS; [`rights`]: what each login must be allowed, and why
 //! - `newer`: what a build of tomorrow would say, for tests of rolling upgrades
-//! - [`reference`]: dispatches whose inputs are fetched in parts
+//! - [`mod@reference`]: dispatches whose inputs are fetched in parts
 //! - [`tokens`]: HMACs that bind an outcome to its dispatch
 //! - [`times`]: every protocol time as a multiple of one base
 //! - [`traces`]: trace context, and spans as values; [`log_level`]: what is logged, as a handle

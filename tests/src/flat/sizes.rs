@@ -27,7 +27,7 @@ pub async fn rows(scale: &Scale) -> Result<Vec<Figure>> {
 /// From few executions alive to many; they wait for a time in the far future.
 ///
 /// # Errors
-/// As of [`rows`].
+/// As of [`fn@rows`].
 pub async fn alive(scale: &Scale) -> Result<Vec<Figure>> {
     grown(scale, Section::Alive, &json!({"handler": "noop", "run_at": "2200-01-01T00:00:00Z"})).await
 }
@@ -62,7 +62,7 @@ async fn grown(scale: &Scale, section: Section, original: &Value) -> Result<Vec<
 /// From few independent tasks in an execution to many.
 ///
 /// # Errors
-/// As of [`rows`].
+/// As of [`fn@rows`].
 pub async fn width(scale: &Scale) -> Result<Vec<Figure>> {
     let definition = |width: usize| json!({"name": format!("wide-{width}"), "tasks": tasks(width)});
     shaped(scale, Section::Width, definition).await
@@ -71,7 +71,7 @@ pub async fn width(scale: &Scale) -> Result<Vec<Figure>> {
 /// From a small fan-out to a large one: one task, then many, then one. By phases, which name no edges.
 ///
 /// # Errors
-/// As of [`rows`].
+/// As of [`fn@rows`].
 pub async fn fan(scale: &Scale) -> Result<Vec<Figure>> {
     let definition = |width: usize| {
         let phase = |name: &str, tasks: Vec<Value>| json!({"name": name, "tasks": tasks});

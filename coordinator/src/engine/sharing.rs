@@ -86,6 +86,8 @@ impl Lane {
     pub(super) fn hearing(&mut self) -> Hearing {
         let now = self.hears_now();
         match (self.hears, now) {
+            // Only owners beat: one that starts alone, while the leases of a dead one run out, hears nobody and is cut off from nothing.
+            (Hears::Beats, Hears::Nothing) if self.shards.is_empty() => tracing::info!("no coordinator is heard over NATS"),
             (Hears::Beats, Hears::Nothing) => tracing::warn!("cut off from NATS: coordinators that are not take over its shards"),
             (Hears::Nothing, Hears::Beats) => tracing::info!("NATS is heard again"),
             (Hears::Beats, Hears::Beats) | (Hears::Nothing, Hears::Nothing) => {}

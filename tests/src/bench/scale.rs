@@ -9,8 +9,12 @@ pub const RUNS_VARIABLE: &str = "BENCH_RUNS";
 pub const QUICK_VARIABLE: &str = "BENCH_QUICK";
 /// Overrides how long each idle phase is watched, in seconds.
 pub const IDLE_VARIABLE: &str = "BENCH_IDLE_SECONDS";
+/// Overrides how many clients submit singly: required figures are for 16.
+pub const CLIENTS_VARIABLE: &str = "BENCH_CLIENTS";
 /// More runs than this take hours.
 const RUNS_MAX: usize = 100;
+/// Each is a connection.
+const CLIENTS_MAX: usize = 1_000;
 /// An hour.
 const IDLE_SECONDS_MAX: usize = 3_600;
 
@@ -92,7 +96,8 @@ impl Scale {
         };
         let runs = number(RUNS_VARIABLE, RUNS_MAX)?.unwrap_or(scale.runs);
         let idle = number(IDLE_VARIABLE, IDLE_SECONDS_MAX)?.map_or(scale.idle, |seconds| Duration::from_secs(seconds as u64));
-        Ok(Self { runs, idle, ..scale })
+        let clients = number(CLIENTS_VARIABLE, CLIENTS_MAX)?.unwrap_or(scale.clients);
+        Ok(Self { runs, idle, clients, ..scale })
     }
 }
 

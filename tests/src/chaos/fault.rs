@@ -141,6 +141,12 @@ impl Fault {
         matches!(self, Self::Pause(Spot::Server(_)) | Self::Cut(Line::ServerToServers(_), _))
     }
 
+    /// Which executor loses the runs that it has: it is silent, or asked to go.
+    #[must_use]
+    pub const fn takes_runs_of(self) -> Option<usize> {
+        if let Self::Stop(Spot::Executor(number)) = self { Some(number) } else { self.silences() }
+    }
+
     /// Whether nothing can run until it is healed: then recovery is counted from there.
     #[must_use]
     pub const fn blocks(self) -> bool {

@@ -94,7 +94,7 @@ impl Striker<'_> {
     async fn strike(&mut self, strike: Strike) -> Result<Option<Taken>> {
         let struck = Instant::now();
         faults::strike(self.stage, strike.fault).await?;
-        let Some(executor) = strike.fault.silences() else { return Ok(None) };
+        let Some(executor) = strike.fault.takes_runs_of() else { return Ok(None) };
         self.meter.load.ledger.read()?;
         let tasks = self.meter.load.ledger.seen().take_open(&Spot::Executor(executor).to_string());
         eprintln!("               {} interrupted", tasks.len());

@@ -255,6 +255,11 @@ impl Fetcher {
         self.consumers.iter().filter(|consumer| matches!(consumer.pull, Pull::Unavailable { .. })).map(|consumer| consumer.name.as_str())
     }
 
+    /// Whether none of the consumers answers.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        !self.consumers.is_empty() && self.consumers.iter().all(|consumer| matches!(consumer.pull, Pull::Unavailable { .. }))
+    }
+
     /// Whether an answer is awaited.
     pub(crate) fn awaits_answer(&self) -> bool {
         self.asked.is_some()

@@ -93,6 +93,15 @@ pub(crate) struct Link {
     pub state: watch::Receiver<LineState>,
     /// What the server forbids.
     pub violations: Arc<Violations>,
+    /// How it was made.
+    settings: NatsSettings,
+}
+
+impl Link {
+    /// Leaves this server for another one, where another one is known.
+    pub async fn change_server(&self) {
+        orchestr8_nats::change_server(&self.client, &self.settings).await;
+    }
 }
 
 /// Connects, with patience for `within` unless trying again cannot help.
@@ -115,7 +124,7 @@ pub(crate) async fn connect(
         let attempt = options(settings, name, Told { state: told, violations: violations.clone() })?.connect(servers.as_slice());
         let error = tokio::select! {
             result = attempt => match result {
-                Ok(client) => return checked(Link { client, state, violations }, addresses),
+                Ok(client) => return checked(Link { client, state, violations, settings: settings.clone() }, addresses),
                 Err(error) => error,
             },
             () = shutdown.cancelled() => return Err(LinkError::Shutdown),

@@ -119,6 +119,11 @@ impl OutcomeLanes {
         }
     }
 
+    /// Whether the broker did not store what it was sent last for some shard.
+    pub(crate) fn are_refused(&self) -> bool {
+        self.lanes.values().any(|lane| lane.blocked_until.is_some())
+    }
+
     /// Whether nothing waits and nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.flights.is_empty()

@@ -278,6 +278,7 @@ impl Outputs {
             match effect {
                 Effect::Publish(publication) => self.publish(publication).await,
                 Effect::Start(assignment, kill) => self.start(*assignment, kill),
+                Effect::ChangeServer => self.link.change_server().await,
             }
         }
     }

@@ -86,9 +86,11 @@ impl SimulatedExecutor {
     pub fn acts(&mut self, moment: Moment) -> Vec<Act> {
         self.desk.tick(moment.clock());
         let act = |effect| match effect {
-            Effect::Publish(publication) => Act::Send(publication.subject, publication.reply, publication.payload),
-            Effect::Start(assignment, kill) => Act::Start(assignment, kill),
+            Effect::Publish(publication) => Some(Act::Send(publication.subject, publication.reply, publication.payload)),
+            Effect::Start(assignment, kill) => Some(Act::Start(assignment, kill)),
+            // The simulation has one server.
+            Effect::ChangeServer => None,
         };
-        self.desk.take_effects(moment.clock()).into_iter().map(act).collect()
+        self.desk.take_effects(moment.clock()).into_iter().filter_map(act).collect()
     }
 }

@@ -18,7 +18,6 @@ TASK = {
     "result": "r",
     "results": 1,
     "events": ["task.queued", "task.completed"],
-    "releases": 0,
 }
 END = Entry("end", "t", "r", "executor", "node-1", "quick", 0.0)
 

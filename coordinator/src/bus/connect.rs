@@ -192,6 +192,11 @@ impl Bus {
         }
     }
 
+    /// Leaves this server for another one, where another one is known.
+    pub async fn change_server(&self) {
+        orchestr8_nats::change_server(&self.client, &self.settings).await;
+    }
+
     pub(super) fn no_jetstream(&self, reason: &impl std::fmt::Display) -> BusError {
         BusError::NoJetStream { address: self.address.clone(), reason: reason.to_string() }
     }

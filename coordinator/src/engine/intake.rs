@@ -32,6 +32,7 @@ impl Lane {
             Input::ReaderStarted(generation, name) => {
                 if generation == self.reader_generation {
                     self.reader_name = Some(name);
+                    self.stranded.works();
                 }
             }
             Input::ReaderEnded(generation, reason) => self.reader_ended(generation, &reason),
@@ -207,6 +208,15 @@ impl Lane {
             self.reader_name = None;
             self.alarms.reader = Some(Instant::now() + self.parts.times.claim_after() / 4);
             self.look_after_streams();
+            self.jetstream_failed();
+        }
+    }
+
+    /// There is no reader, or there are no streams: this server may have lost the others of its cluster.
+    pub(super) fn jetstream_failed(&mut self) {
+        if self.connected && self.stranded.fails(Instant::now().into_std()) {
+            let bus = self.parts.bus.clone();
+            tokio::spawn(async move { bus.change_server().await });
         }
     }
 

@@ -22,6 +22,7 @@ use crate::bus::streams::{Incarnations, StreamShape};
 use crate::metrics::Metrics;
 use orchestr8_core::leases::{LeaseTable, LeaseTicks};
 use orchestr8_core::machine::{Circumstances, Draws};
+use orchestr8_nats::Stranded;
 use orchestr8_proto::ids::{DispatchId, LeaseId};
 use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::timestamp::Timestamp;
@@ -149,6 +150,8 @@ pub struct Lane {
     pub(super) read_through: Option<u64>,
     /// From which time on the present reader reads.
     pub(super) reader_from: Timestamp,
+    /// For how long there has been no reader.
+    pub(super) stranded: Stranded,
 }
 
 /// When the lane's own clock wants something.
@@ -241,6 +244,7 @@ impl Lane {
             renewed_at: soon,
             read_through: None,
             reader_from: Timestamp(0),
+            stranded: Stranded::after(times.bus_silence()),
             parts,
         }
     }

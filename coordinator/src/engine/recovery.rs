@@ -345,6 +345,7 @@ impl Lane {
                 self.stop_reader();
                 self.alarms.reader = Some(Instant::now() + self.parts.times.claim_after());
                 self.incarnations = None;
+                self.jetstream_failed();
             }
             Ok(incarnations) => {
                 self.parts.handle.update_health(self.parts.index, |health| health.nats = None);
@@ -354,8 +355,11 @@ impl Lane {
                     self.look_after_consumers();
                 }
                 self.task_stream_is(&incarnations.tasks);
-                if before.as_ref().map(|before| &before.outcomes) != Some(&incarnations.outcomes) || self.reader.is_none() {
+                if before.as_ref().map(|before| &before.outcomes) != Some(&incarnations.outcomes) {
                     self.alarms.reader = Some(Instant::now());
+                } else if self.reader.is_none() {
+                    // One that has just ended waits a moment: a stream may be there, and take no consumers.
+                    self.alarms.reader.get_or_insert_with(Instant::now);
                 }
             }
         }

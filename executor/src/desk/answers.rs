@@ -251,6 +251,7 @@ impl Desk {
             self.outcomes_refused(flight, &reason, now);
             return;
         }
+        self.stranded.works();
         for run_id in self.outcomes.stored(flight) {
             kill_point(AFTER_OUTCOME_BEFORE_ACK);
             self.settle(run_id, Settled::Ack, now);

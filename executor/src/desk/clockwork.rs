@@ -1,7 +1,7 @@
 //! What happens by time, and after the connection was lost and found.
 
 use super::answers::Answer;
-use super::{DROPPED_MAX, Desk, Line};
+use super::{DROPPED_MAX, Desk, Effect, Line};
 use crate::clock::Clock;
 use crate::delivery::{ACK, IN_PROGRESS};
 use crate::kill_points::{AFTER_START_BEFORE_CLAIM, kill_point};
@@ -37,6 +37,7 @@ impl Desk {
         self.give_back_waiting(now);
         self.fetcher.notice_lost(now);
         self.log_unavailable();
+        self.look_for_a_majority(now);
         self.forget_dropped(now);
         self.give_up_late(clock);
         self.advance_drain(now);
@@ -101,6 +102,18 @@ impl Desk {
         }
     }
 
+    /// A server that takes no outcomes, or has none of our consumers, may have lost the others of its cluster.
+    fn look_for_a_majority(&mut self, now: Instant) {
+        if self.line == Line::Down {
+            return;
+        }
+        if !self.outcomes.are_refused() && !self.fetcher.is_cut_off() {
+            self.stranded.stops_failing();
+        } else if self.stranded.fails(now) {
+            self.effects.push(Effect::ChangeServer);
+        }
+    }
+
     fn log_unavailable(&mut self) {
         let missing: Vec<&str> = self.fetcher.unavailable().collect();
         let before = std::mem::replace(&mut self.unavailable, missing.len());
@@ -109,5 +122,64 @@ impl Desk {
         } else if before > 0 && missing.is_empty() {
             tracing::info!("all consumers answer");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{FIRST, Scene, completed, dispatch, message, seconds};
+    use async_nats::{Message, StatusCode};
+    use bytes::Bytes;
+    use orchestr8_proto::wire::OutcomeBatch;
+
+    /// A second in which the server answers all outcomes as one without the stream does.
+    fn refuse_for_a_second(scene: &mut Scene) {
+        for (sent, _) in scene.take::<OutcomeBatch>("orchestr8.outcome.3") {
+            let reply = sent.reply.expect("outcomes want an answer");
+            let nobody = Message { status: Some(StatusCode::NO_RESPONDERS), ..message(&reply, Bytes::new()) };
+            scene.desk.receive(nobody, scene.clock);
+        }
+        scene.pass(seconds(1));
+        scene.park();
+    }
+
+    #[test]
+    fn a_server_that_stores_no_outcomes_for_long_is_left() {
+        let mut scene = Scene::new();
+        scene.deliver(vec![dispatch()], FIRST);
+        let run_id = scene.run_id(0);
+        scene.end(run_id, completed());
+        for _ in 0..7 {
+            refuse_for_a_second(&mut scene);
+        }
+        assert_eq!(scene.servers_left, 0, "it may be away for a moment");
+        refuse_for_a_second(&mut scene);
+        assert_eq!(scene.servers_left, 1);
+        for _ in 0..13 {
+            refuse_for_a_second(&mut scene);
+        }
+        assert_eq!(scene.servers_left, 1, "the next one has twice the time");
+        refuse_for_a_second(&mut scene);
+        assert_eq!(scene.servers_left, 2);
+    }
+
+    #[test]
+    fn a_server_that_stores_them_stays() {
+        let mut scene = Scene::new();
+        scene.deliver(vec![dispatch()], FIRST);
+        let run_id = scene.run_id(0);
+        scene.end(run_id, completed());
+        for _ in 0..2 {
+            refuse_for_a_second(&mut scene);
+        }
+        while scene.store_outcomes().is_empty() {
+            scene.pass(seconds(1));
+        }
+        // Later its silence in this scene would count.
+        for _ in 0..10 {
+            scene.pass(seconds(1));
+            scene.park();
+        }
+        assert_eq!(scene.servers_left, 0);
     }
 }

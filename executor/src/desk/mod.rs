@@ -48,6 +48,7 @@ use crate::work::Assignment;
 use async_nats::Subject;
 use bytes::Bytes;
 use drain::Drain;
+use orchestr8_nats::Stranded;
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId};
 use orchestr8_proto::times::ProtocolTimes;
 use std::collections::{HashSet, VecDeque};
@@ -64,6 +65,8 @@ pub(crate) enum Effect {
     Publish(Publication),
     /// Run something, until it ends or the token is cancelled.
     Start(Box<Assignment>, CancellationToken),
+    /// Leave this server for another one, if there is one.
+    ChangeServer,
 }
 
 /// A message to send.
@@ -115,6 +118,7 @@ pub(crate) struct Desk {
     claims: ClaimLanes,
     inputs: Fetches,
     outcomes: OutcomeLanes,
+    stranded: Stranded,
     rhythm: Rhythm,
     coordinators: Coordinators,
     dropped: HashSet<DispatchId>,
@@ -156,6 +160,7 @@ impl Desk {
             claims: ClaimLanes::new(times.claim_again()),
             inputs: Fetches::new(&times),
             outcomes: OutcomeLanes::new(&times),
+            stranded: Stranded::after(times.bus_silence()),
             rhythm: Rhythm::new(times.beat(), now),
             coordinators: Coordinators::new(now),
             dropped: HashSet::new(),

@@ -26,6 +26,7 @@ pub(super) struct Scene {
     pub(super) sequence: u64,
     pub(super) sent: Vec<Publication>,
     pub(super) started: Vec<(Assignment, CancellationToken)>,
+    pub(super) servers_left: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -80,7 +81,7 @@ impl Scene {
     pub(super) fn with(settings: &ExecutorSettings) -> Self {
         let clock = Clock { now: Instant::now(), wall_us: START_US };
         let desk = Desk::new(settings, "_INBOX.x".into(), clock.now);
-        let mut scene = Self { desk, clock, sequence: 0, sent: Vec::new(), started: Vec::new() };
+        let mut scene = Self { desk, clock, sequence: 0, sent: Vec::new(), started: Vec::new(), servers_left: 0 };
         scene.hear("installation");
         scene.park();
         scene.sent.clear();
@@ -107,6 +108,7 @@ impl Scene {
             match effect {
                 Effect::Publish(publication) => self.sent.push(publication),
                 Effect::Start(assignment, kill) => self.started.push((*assignment, kill)),
+                Effect::ChangeServer => self.servers_left += 1,
             }
         }
     }

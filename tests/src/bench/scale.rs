@@ -97,7 +97,7 @@ impl Scale {
         let runs = number(RUNS_VARIABLE, RUNS_MAX)?.unwrap_or(scale.runs);
         let idle = number(IDLE_VARIABLE, IDLE_SECONDS_MAX)?.map_or(scale.idle, |seconds| Duration::from_secs(seconds as u64));
         let clients = number(CLIENTS_VARIABLE, CLIENTS_MAX)?.unwrap_or(scale.clients);
-        Ok(Self { runs, idle, clients, ..scale })
+        Ok(Self { runs, clients, idle, ..scale })
     }
 }
 

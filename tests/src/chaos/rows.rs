@@ -13,8 +13,7 @@ const TASKS: &str =
     "select t.id::text as id, t.workflow_id::text as workflow_id, t.task_name, t.agent_name, t.status, t.executor_id, t.error_type, t.error, t.result,
 (select count(*) from task_results r where r.task_execution_id = t.id) as results,
 coalesce((select array_agg(x ->> 'type') from workflow_events e cross join lateral jsonb_array_elements(e.events) x
-  where e.workflow_id = t.workflow_id and x ->> 'task_id' = t.id::text), '{}') as events,
-(select count(*) from task_attempts a where a.task_execution_id = t.id and a.outcome = 'released') as releases
+  where e.workflow_id = t.workflow_id and x ->> 'task_id' = t.id::text), '{}') as events
 from task_executions t order by t.id";
 /// Every execution with its key and the ends in its history.
 const EXECUTIONS: &str = "select w.id::text as id, w.status, w.metadata ->> 'key' as key,
@@ -79,8 +78,6 @@ pub struct TaskRow {
     pub results: i64,
     /// What its history says, in order.
     pub events: Vec<String>,
-    /// Runs that were handed back.
-    pub releases: i64,
 }
 
 /// An execution.
@@ -142,7 +139,6 @@ fn task(row: &PgRow) -> Result<TaskRow> {
         result: row.try_get("result")?,
         results: row.try_get("results")?,
         events: row.try_get("events")?,
-        releases: row.try_get("releases")?,
     })
 }
 

@@ -273,7 +273,7 @@ impl<'a> Turn<'a> {
         let phase = planned.phase.map(|phase| self.execution.plan.phases[phase as usize].name.clone());
         let name = planned.name.clone();
         let task = self.execution.task(index);
-        let failing = matches!(kind, "task.failed" | "task.retrying" | "task.lost" | "task.released");
+        let failing = matches!(kind, "task.failed" | "task.retrying" | "task.lost");
         let failure = task.failure.clone().filter(|_| failing);
         // Who ran the attempt before says nothing about one that nobody has taken yet.
         let executor = task.executor.clone().filter(|_| kind != "task.queued");

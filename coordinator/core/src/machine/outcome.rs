@@ -107,6 +107,7 @@ impl Turn<'_> {
         if started && self.planned(index).at_most_once {
             return self.fail(index, lost("its executor was stopped while it ran"));
         }
+        self.record_task("task.released", index);
         if started {
             self.trace_attempt(index, AttemptOutcome::Released.as_str());
             return self.queue(index, Numbering::Next, Start::Free);

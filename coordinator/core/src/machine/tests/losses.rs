@@ -89,6 +89,8 @@ fn what_never_started_keeps_its_number() {
     scene.check(scene.drains("a", 1, NeverStarted), "confirm r1, left a, publish a");
     assert_eq!((scene.task("a").attempt, scene.changes.attempts.len()), (1, 0));
     scene.check(scene.drains("a", 2, Started), "confirm r2, left a, publish a");
+    let told: Vec<_> = scene.changes.history.iter().map(|event| (event.kind, event.executor.as_deref())).collect();
+    assert_eq!(told, [("task.released", Some("executor-2")), ("task.queued", None)], "history says why it is queued again");
     assert_eq!((scene.task("a").attempt, scene.changes.attempts.len()), (2, 1));
 }
 

@@ -34,7 +34,9 @@ pub fn number(float: f64) -> Option<Number> {
     if float.fract() != 0.0 || !number.to_string().contains('e') {
         return Some(number);
     }
-    format!("{float:.0}").parse().ok()
+    let digits = format!("{float:.0}");
+    let whole = digits.parse::<u64>().map(Number::from).or_else(|_| digits.parse::<i64>().map(Number::from));
+    Some(whole.unwrap_or(number))
 }
 
 /// A value with its numbers as Postgres gives them back.

@@ -78,6 +78,14 @@ impl Making {
         Self { bundler: Bundler::new(epoch), started: Instant::now(), made: 0, postponed: 0, again: 0, bytes: 0 }
     }
 
+    /// One more. The time that the first one's outputs took does not count: the others of its group have them as well.
+    fn begin(&mut self) {
+        if self.made == 0 {
+            self.started = Instant::now();
+        }
+        self.made += 1;
+    }
+
     /// Whether the rest waits. One is always made, however long what it reads takes; what lies above one that waits has to wait.
     fn is_over(&self) -> bool {
         self.postponed > 0 || (self.made > 0 && self.started.elapsed() > MAKING_MAX)
@@ -135,7 +143,7 @@ impl Lane {
                 let rest = group.split_off(group.len() / 2);
                 groups.extend([rest, group]);
             } else {
-                making.made += 1;
+                making.begin();
                 group.into_iter().for_each(|wanted| self.undeliverable(wanted, failure.clone()));
             }
         }
@@ -170,7 +178,7 @@ impl Lane {
             return self.postpone(wanted, executions, making);
         }
         let Some(execution) = executions.get(&wanted.task.execution()) else { return };
-        making.made += 1;
+        making.begin();
         let lot = super::act::lot_of(execution, wanted.task.index());
         let lot = self.lots.get(&lot).map_or_else(|| Arc::new(lot), |state| state.lot.clone());
         let (member, together) = (wanted.member(), self.together(execution, wanted.task.index()));

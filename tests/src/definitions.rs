@@ -86,3 +86,16 @@ async fn the_example_runs() -> Result<()> {
     installation.finish().await;
     Ok(())
 }
+
+#[tokio::test]
+async fn the_gather_runs() -> Result<()> {
+    let examples = blocks(DOCUMENT, "yaml")?;
+    let example = examples.iter().find(|example| example.starts_with("name: gather")).context("an example")?;
+    let installation = Installation::start(InstallationOptions::default()).await?;
+    let accepted = installation.api.post("/api/v1/workflows", &json!({"definition": example})).await?;
+    let id = accepted["workflow_id"].as_str().context("an id")?;
+    let ended = installation.api.get(&format!("/api/v1/workflows/{id}?wait=60s")).await?;
+    assert_eq!((&ended["status"], &ended["output"]), (&json!("completed"), &json!({"sold": [3, 4], "south": 4})), "{ended}");
+    installation.finish().await;
+    Ok(())
+}

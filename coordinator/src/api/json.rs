@@ -1,8 +1,9 @@
 //! Strict JSON: a key given twice, a NUL character or deep nesting is refused, with line and column.
 
 use super::problem::{Code, Problem};
+use orchestr8_proto::storable;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 use std::fmt;
 
 /// Objects and arrays within each other, at most: what is stored is wrapped a few times more.
@@ -65,7 +66,7 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number out of range"))
+        storable::number(value).map(Value::Number).ok_or_else(|| E::custom("a number out of range"))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Value, E> {
@@ -112,8 +113,8 @@ mod tests {
 
     #[test]
     fn valid_json_is_read_as_it_is() {
-        let text = r#"{"a": [1, -2, 1.5, "x", null, true], "b": {"c": 18446744073709551615}}"#;
-        let expected = json!({"a": [1, -2, 1.5, "x", null, true], "b": {"c": u64::MAX}});
+        let text = r#"{"a": [1, -2, 1.5, "x", null, true], "b": {"c": 18446744073709551615, "d": 1e16}}"#;
+        let expected = json!({"a": [1, -2, 1.5, "x", null, true], "b": {"c": u64::MAX, "d": 10_000_000_000_000_000_u64}});
         assert_eq!(parse(text.as_bytes()).map_err(|problem| problem.code()), Ok(expected));
     }
 

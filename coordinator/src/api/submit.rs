@@ -6,7 +6,7 @@ use super::problem::{Code, Problem};
 use super::refusals::Refusals;
 use super::shapes::Shapes;
 use super::single::TaskRequest;
-use super::traced::Traced;
+use super::traced::{self, Answer, Traced};
 use super::workflow::WorkflowRequest;
 use super::{ApiContext, elsewhere};
 use crate::engine::handle::{ExecutorView, IdempotencyKey, Origin, Request, Submission, SubmitError, Submitted};
@@ -34,25 +34,20 @@ const WARNINGS_MAX: usize = 20;
 pub(super) const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// `POST /api/v1/tasks`: an object, or an array of up to [`BATCH_TASKS_MAX`] in one transaction.
-pub(super) async fn tasks(
-    State(context): State<ApiContext>,
-    headers: HeaderMap,
-    parameters: Parameters,
-    admitted: Admitted,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+pub(super) async fn tasks(State(context): State<ApiContext>, headers: HeaderMap, parameters: Parameters, admitted: Admitted) -> Answer {
     parameters.finish()?;
-    let traced = Traced::begin(&context, &headers);
-    let answer = accept_tasks(&context, &headers, admitted, &traced).await;
-    traced.end(&context, "/api/v1/tasks", &answer);
-    answer
+    let accept = async |traced: &Traced| accept_tasks(&context, &headers, admitted, traced).await;
+    traced::answered(&context, &headers, "/api/v1/tasks", accept).await
 }
 
-async fn accept_tasks(
-    context: &ApiContext,
-    headers: &HeaderMap,
-    Admitted { room, body }: Admitted,
-    traced: &Traced,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+/// `POST /api/v1/workflows`: one execution of a definition.
+pub(super) async fn workflow(State(context): State<ApiContext>, headers: HeaderMap, parameters: Parameters, admitted: Admitted) -> Answer {
+    parameters.finish()?;
+    let accept = async |traced: &Traced| accept_workflow(&context, &headers, admitted, traced).await;
+    traced::answered(&context, &headers, "/api/v1/workflows", accept).await
+}
+
+async fn accept_tasks(context: &ApiContext, headers: &HeaderMap, Admitted { room, body }: Admitted, traced: &Traced) -> Answer {
     let key = idempotency_key(headers, body.hash)?;
     let (bytes, room) = (body.bytes, Some(room));
     match body.value {
@@ -71,26 +66,7 @@ async fn accept_tasks(
     }
 }
 
-/// `POST /api/v1/workflows`: one execution of a definition.
-pub(super) async fn workflow(
-    State(context): State<ApiContext>,
-    headers: HeaderMap,
-    parameters: Parameters,
-    admitted: Admitted,
-) -> Result<(StatusCode, Json<Value>), Problem> {
-    parameters.finish()?;
-    let traced = Traced::begin(&context, &headers);
-    let answer = accept_workflow(&context, &headers, admitted, &traced).await;
-    traced.end(&context, "/api/v1/workflows", &answer);
-    answer
-}
-
-async fn accept_workflow(
-    context: &ApiContext,
-    headers: &HeaderMap,
-    Admitted { room, body }: Admitted,
-    traced: &Traced,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+async fn accept_workflow(context: &ApiContext, headers: &HeaderMap, Admitted { room, body }: Admitted, traced: &Traced) -> Answer {
     let key = idempotency_key(headers, body.hash)?;
     let mut submission = WorkflowRequest::read(body.value)?.into_submission(&context.reads).await?;
     context.queues.admit(context, std::slice::from_ref(&submission)).await?;

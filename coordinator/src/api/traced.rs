@@ -11,6 +11,22 @@ use rand::RngExt;
 use serde_json::Value;
 use time::OffsetDateTime;
 
+/// What a request that submits something is answered.
+pub(super) type Answer = Result<(StatusCode, Json<Value>), Problem>;
+
+/// Accepts a request that submits something, within its span.
+pub(super) async fn answered(
+    context: &ApiContext,
+    headers: &HeaderMap,
+    route: &'static str,
+    accept: impl AsyncFnOnce(&Traced) -> Answer,
+) -> Answer {
+    let traced = Traced::begin(context, headers);
+    let answer = accept(&traced).await;
+    traced.end(context, route, &answer);
+    answer
+}
+
 /// A request that submits something.
 pub(super) struct Traced {
     /// The caller's span.
@@ -22,7 +38,7 @@ pub(super) struct Traced {
 
 impl Traced {
     /// What the caller says of its trace. One that is none is passed over, as the standard says.
-    pub fn begin(context: &ApiContext, headers: &HeaderMap) -> Self {
+    fn begin(context: &ApiContext, headers: &HeaderMap) -> Self {
         let parent = parent(headers);
         let sink = &context.settings.spans;
         let own = match parent {
@@ -38,7 +54,7 @@ impl Traced {
     }
 
     /// The request is answered.
-    pub fn end(self, context: &ApiContext, route: &'static str, answer: &Result<(StatusCode, Json<Value>), Problem>) {
+    fn end(self, context: &ApiContext, route: &'static str, answer: &Answer) {
         let Some(own) = self.own else { return };
         let status = answer.as_ref().map_or_else(|problem| problem.code().status(), |(status, _)| *status);
         let mut attributes: Vec<(&'static str, AttributeValue)> = vec![

@@ -3,6 +3,7 @@
 use super::handle::{CancelAnswer, CommandError, Origin, SubmitError, Submitted};
 use super::lane::{BATCH_EVENTS_MAX, Lane, Randomness};
 use super::lots::mark_row;
+use super::outputs;
 use super::work::{ClaimNote, EventWork, Group, GroupState, ReadThrough, Work};
 use crate::kill_points;
 use crate::metrics::Tally;
@@ -11,11 +12,12 @@ use orchestr8_core::expression::{self, Steps};
 use orchestr8_core::machine::{self, Effect, Event};
 use orchestr8_core::plan::{Plan, TaskIndex};
 use orchestr8_proto::ids::{ExecutionId, RunId, TaskId};
+use orchestr8_store::StoreError;
 use orchestr8_store::commit::{self, Batch, NewExecution};
 use orchestr8_store::keys::{self, Reservation};
+use orchestr8_store::load::{self, Outputs};
 use orchestr8_store::queue::Lot;
 use orchestr8_store::rows::{KeyRow, MarkRow};
-use orchestr8_store::{StoreError, load};
 use serde_json::Value;
 use std::any::Any;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -311,11 +313,16 @@ impl Lane {
             let execution = &stepped.executions[&id];
             let Some(template) = execution.plan.output.clone() else { continue };
             let reads = expression::reads(&template, &execution.plan);
-            let views = self.views(execution, &reads, &stepped.outputs).await?;
-            let output = super::dispatches::evaluate(&template, execution, &views, &Steps::default());
+            let output = match self.outputs_of(execution, &reads, &stepped.outputs).await? {
+                Outputs::All(outputs) => {
+                    let views = outputs::views(execution, &reads, &outputs);
+                    super::dispatches::evaluate(&template, execution, &views, &Steps::default()).map_err(|error| error.to_string())
+                }
+                Outputs::TooLarge => Err(outputs::too_much_to_read().message),
+            };
             let now = self.clock.now();
             let execution = stepped.executions.get_mut(&id).expect("stepped above");
-            let event = Event::OutputEvaluated(output.map_err(|error| error.to_string()));
+            let event = Event::OutputEvaluated(output);
             let effects = self.stepping(|times| machine::step(execution, event, Self::circumstances(times, now, &mut Randomness)))?;
             stepped.effects.extend(effects.into_iter().map(|effect| (id, effect)));
         }

@@ -2,6 +2,7 @@
 //! bundle goes to one executor; how long a handler takes is learnt from its outcomes. Pure.
 
 use crate::bus::publisher::{Again, Member, Publish};
+use orchestr8_proto::wire::dispatch::Kind;
 use orchestr8_proto::wire::{self, Dispatch, DispatchBatch, SCHEMA_VERSION, WireError};
 use orchestr8_store::queue::Lot;
 use prost::Message;
@@ -92,7 +93,9 @@ impl Bundler {
     /// As of [`wire::encode_dispatches`], for a message of this dispatch alone.
     pub(super) fn add(&mut self, lot: &Arc<Lot>, passenger: Passenger) -> Result<(), WireError> {
         let bytes = passenger.dispatch.encoded_len();
-        let alone = passenger.together == 1 || passenger.again == Again::MayBe || bytes > BUNDLE_BYTES_MAX;
+        // What is fetched first does not end at once, however short its handler is.
+        let fetched = matches!(passenger.dispatch.kind, Some(Kind::Reference(_)));
+        let alone = passenger.together == 1 || passenger.again == Again::MayBe || bytes > BUNDLE_BYTES_MAX || fetched;
         let full = |open: &Open| alone || open.members.len() >= passenger.together || open.bytes + bytes > BUNDLE_BYTES_MAX;
         if self.open.get(lot).is_some_and(full) {
             self.close(lot)?;
@@ -133,6 +136,7 @@ impl Bundler {
 mod tests {
     use super::*;
     use orchestr8_proto::ids::{DispatchId, ExecutionId};
+    use orchestr8_proto::reference::refer;
     use orchestr8_proto::words::Priority;
 
     fn lot(shard: u16) -> Arc<Lot> {
@@ -188,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_published_before_and_what_is_large_travel_alone() {
+    fn what_may_have_been_published_before_and_what_is_large_or_fetched_travel_alone() {
         let mut bundler = Bundler::new(1);
         let lot = lot(1);
         let large = Passenger {
@@ -200,6 +204,9 @@ mod tests {
         bundler.add(&lot, large).expect("not too large for a message");
         bundler.add(&lot, passenger(4, 50, Again::First)).expect("small");
         bundler.add(&lot, passenger(5, 50, Again::First)).expect("small");
-        assert_eq!(sequences(&bundler.finish().expect("small")), [vec![1], vec![2], vec![3], vec![4, 5]]);
+        let (fetched, _) = refer(Dispatch { prompt: "x".repeat(BUNDLE_BYTES_MAX), ..Dispatch::default() });
+        bundler.add(&lot, Passenger { dispatch: fetched, ..passenger(6, 50, Again::First) }).expect("small");
+        bundler.add(&lot, passenger(7, 50, Again::First)).expect("small");
+        assert_eq!(sequences(&bundler.finish().expect("small")), [vec![1], vec![2], vec![3], vec![4, 5], vec![6], vec![7]]);
     }
 }

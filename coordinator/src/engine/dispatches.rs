@@ -4,23 +4,27 @@ use super::batch::Stepped;
 use super::bundles::{Bundler, Passenger};
 use super::lane::Lane;
 use super::lots::{LotState, mark_row};
+use super::outputs::{Views, reads_of, too_much_to_read, unreadable, views};
 use super::references::too_large;
 use super::work::Work;
 use crate::bus::publisher::{Again, Member};
+use bytes::Bytes;
 use orchestr8_core::execution::{Execution, Failure};
-use orchestr8_core::expression::{self, ExpressionError, Scope, Steps, TaskView};
+use orchestr8_core::expression::{self, ExpressionError, Scope, Steps};
 use orchestr8_core::machine::Event;
 use orchestr8_core::plan::{LargeValues, TaskIndex, TaskKind, TaskPlan, Template};
 use orchestr8_proto::ids::{DispatchId, ExecutionId, TaskId};
 use orchestr8_proto::tokens::Purpose;
 use orchestr8_proto::wire::{DISPATCH_BYTES_MAX, Dispatch, EnvironmentVariable, HandlerKind, RunKind, dispatch};
 use orchestr8_proto::words::TaskStatus;
+use orchestr8_store::StoreError;
 use orchestr8_store::commit::{self, Batch};
+use orchestr8_store::load::Outputs;
 use orchestr8_store::quarantine::{self, Quarantined};
 use orchestr8_store::queue::{self, Lot, Queued};
 use orchestr8_store::rows::MarkRow;
-use orchestr8_store::{StoreError, load};
-use serde_json::{Map, Value, json};
+use serde_json::value::to_raw_value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -51,8 +55,42 @@ impl Wanted {
     }
 }
 
-/// Upstream tasks as expressions see them.
-pub(super) type Views = BTreeMap<String, TaskView>;
+/// What a task is given.
+struct Inputs {
+    with_json: Bytes,
+    environment: Vec<EnvironmentVariable>,
+    prompt: String,
+}
+
+/// The dispatches of one pass, as they are made.
+struct Making {
+    bundler: Bundler,
+    started: Instant,
+    /// Also those that cannot be delivered.
+    made: usize,
+    postponed: usize,
+    again: usize,
+    bytes: usize,
+}
+
+impl Making {
+    fn new(epoch: u64) -> Self {
+        Self { bundler: Bundler::new(epoch), started: Instant::now(), made: 0, postponed: 0, again: 0, bytes: 0 }
+    }
+
+    /// One more. The time that the first one's outputs took does not count: the others of its group have them as well.
+    fn begin(&mut self) {
+        if self.made == 0 {
+            self.started = Instant::now();
+        }
+        self.made += 1;
+    }
+
+    /// Whether the rest waits. One is always made, however long what it reads takes; what lies above one that waits has to wait.
+    fn is_over(&self) -> bool {
+        self.postponed > 0 || (self.made > 0 && self.started.elapsed() > MAKING_MAX)
+    }
+}
 
 impl Lane {
     /// Publishes what the batch queued, where nothing older is held and there is room; the rest lies above its mark.
@@ -83,49 +121,81 @@ impl Lane {
         if wanted.is_empty() {
             return Ok(());
         }
-        let outputs = match self.outputs_for(&wanted, executions, known).await {
-            // One output that cannot be read must not stop the others: its readers fail by name.
-            Err(StoreError::Unreadable(error)) => {
-                tracing::error!(%error, "an output cannot be read");
-                known.clone()
-            }
-            other => other?,
-        };
-        let mut bundler = Bundler::new(self.epoch());
-        let (started, mut postponed, mut again, mut bytes) = (Instant::now(), 0, 0, 0);
-        for wanted in wanted {
-            let Some(execution) = executions.get(&wanted.task.execution()) else { continue };
-            let lot = super::act::lot_of(execution, wanted.task.index());
-            if postponed > 0 || self.lots.is_crowded() || started.elapsed() > MAKING_MAX {
-                self.lots.postponed(&lot, wanted.sequence, wanted.again);
-                postponed += 1;
+        let mut making = Making::new(self.epoch());
+        // The next one to be made is the last. One output that cannot be read, or many large ones, must not stop the others.
+        let mut groups = vec![wanted];
+        while let Some(mut group) = groups.pop() {
+            if making.is_over() || self.lots.is_crowded() {
+                group.into_iter().for_each(|wanted| self.postpone(wanted, executions, &mut making));
                 continue;
             }
-            let lot = self.lots.get(&lot).map_or_else(|| Arc::new(lot), |state| state.lot.clone());
-            let (member, together) = (wanted.member(), self.together(execution, wanted.task.index()));
-            let added = self.message(execution, wanted, &outputs).and_then(|dispatch| {
-                let its_bytes = prost::Message::encoded_len(&dispatch);
-                let passenger = Passenger { member, dispatch, again: wanted.again, together };
-                bundler.add(&lot, passenger).map_err(|_| too_large(DISPATCH_BYTES_MAX))?;
-                Ok(its_bytes)
-            });
-            match added {
-                Ok(its_bytes) => {
-                    self.lots.sized(its_bytes);
-                    bytes += its_bytes;
-                    again += usize::from(wanted.again == Again::MayBe);
+            let read = self.outputs_for(&group, executions, known).await;
+            let failure = match read {
+                Ok(Outputs::All(outputs)) => {
+                    group.into_iter().for_each(|wanted| self.make(wanted, (executions, &outputs), &mut making));
+                    continue;
                 }
-                Err(failure) => self.undeliverable(wanted, failure),
+                Ok(Outputs::TooLarge) => too_much_to_read(),
+                Err(StoreError::Unreadable(error)) => unreadable(&error),
+                Err(error) => return Err(error),
+            };
+            if group.len() > 1 {
+                let rest = group.split_off(group.len() / 2);
+                groups.extend([rest, group]);
+            } else {
+                making.begin();
+                group.into_iter().for_each(|wanted| self.undeliverable(wanted, failure.clone()));
             }
         }
-        self.lots.made(postponed);
-        self.parts.metrics.published_again(again);
-        let messages = bundler.finish().map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        self.hand_over_made(making)
+    }
+
+    fn hand_over_made(&mut self, making: Making) -> Result<(), StoreError> {
+        self.lots.made(making.postponed);
+        self.parts.metrics.published_again(making.again);
+        let messages = making.bundler.finish().map_err(|error| StoreError::Unavailable(error.to_string()))?;
         // And what frames them: the answers tell the sizes of whole messages.
-        self.lots.sized(messages.iter().map(|message| message.payload.len()).sum::<usize>().saturating_sub(bytes));
+        self.lots.sized(messages.iter().map(|message| message.payload.len()).sum::<usize>().saturating_sub(making.bytes));
         // The publisher lives as long as the lane.
         self.parts.publisher.send(messages).ok();
         Ok(())
+    }
+
+    fn postpone(&mut self, wanted: Wanted, executions: &HashMap<ExecutionId, Execution>, making: &mut Making) {
+        let Some(execution) = executions.get(&wanted.task.execution()) else { return };
+        self.lots.postponed(&super::act::lot_of(execution, wanted.task.index()), wanted.sequence, wanted.again);
+        making.postponed += 1;
+    }
+
+    /// Makes one dispatch, if there still is room and time.
+    fn make(
+        &mut self,
+        wanted: Wanted,
+        (executions, outputs): (&HashMap<ExecutionId, Execution>, &HashMap<TaskId, Value>),
+        making: &mut Making,
+    ) {
+        if making.is_over() || self.lots.is_crowded() {
+            return self.postpone(wanted, executions, making);
+        }
+        let Some(execution) = executions.get(&wanted.task.execution()) else { return };
+        making.begin();
+        let lot = super::act::lot_of(execution, wanted.task.index());
+        let lot = self.lots.get(&lot).map_or_else(|| Arc::new(lot), |state| state.lot.clone());
+        let (member, together) = (wanted.member(), self.together(execution, wanted.task.index()));
+        let added = self.message(execution, wanted, outputs).and_then(|dispatch| {
+            let bytes = prost::Message::encoded_len(&dispatch);
+            let passenger = Passenger { member, dispatch, again: wanted.again, together };
+            making.bundler.add(&lot, passenger).map_err(|_| too_large(DISPATCH_BYTES_MAX))?;
+            Ok(bytes)
+        });
+        match added {
+            Ok(bytes) => {
+                self.lots.sized(bytes);
+                making.bytes += bytes;
+                making.again += usize::from(wanted.again == Again::MayBe);
+            }
+            Err(failure) => self.undeliverable(wanted, failure),
+        }
     }
 
     /// The mark passes it only when its failure is committed: it leaves the queue then.
@@ -133,44 +203,6 @@ impl Lane {
         self.lots.answered(1, 0);
         let event = Event::Undeliverable(wanted.task.index(), wanted.dispatch, failure);
         self.pending.push_back(Work::event(wanted.task.execution(), event));
-    }
-
-    /// The outputs that the wanted dispatches read: those just reported, and with one query the others.
-    pub(super) async fn outputs_for(
-        &mut self,
-        wanted: &[Wanted],
-        executions: &HashMap<ExecutionId, Execution>,
-        known: &HashMap<TaskId, Value>,
-    ) -> Result<HashMap<TaskId, Value>, StoreError> {
-        let mut read = BTreeSet::new();
-        for wanted in wanted {
-            if let Some(execution) = executions.get(&wanted.task.execution()) {
-                let indexes = reads_of(execution, wanted.task.index());
-                read.extend(indexes.into_iter().map(|index| execution.id.task(index)));
-            }
-        }
-        self.outputs(read, known).await
-    }
-
-    async fn outputs(&mut self, read: BTreeSet<TaskId>, known: &HashMap<TaskId, Value>) -> Result<HashMap<TaskId, Value>, StoreError> {
-        let (have, missing): (Vec<TaskId>, Vec<TaskId>) = read.into_iter().partition(|task| known.contains_key(task));
-        let mut outputs: HashMap<TaskId, Value> = have.into_iter().filter_map(|task| Some((task, known.get(&task)?.clone()))).collect();
-        if !missing.is_empty() {
-            outputs.extend(load::outputs(&mut self.parts.connection, &missing).await?);
-        }
-        Ok(outputs)
-    }
-
-    /// The given tasks as expressions see them.
-    pub(super) async fn views(
-        &mut self,
-        execution: &Execution,
-        reads: &[TaskIndex],
-        known: &HashMap<TaskId, Value>,
-    ) -> Result<Views, StoreError> {
-        let read = reads.iter().map(|index| execution.id.task(*index)).collect();
-        let outputs = self.outputs(read, known).await?;
-        Ok(views(execution, reads, &outputs))
     }
 
     fn message(&mut self, execution: &Execution, wanted: Wanted, outputs: &HashMap<TaskId, Value>) -> Result<Dispatch, Failure> {
@@ -200,26 +232,7 @@ impl Lane {
         let index = wanted.task.index();
         let planned = execution.plan.task(index);
         let task = execution.task(index);
-        let bytes_max = self.parts.inputs_bytes_max;
-        let (steps, mut bytes) = (Steps::with_results(bytes_max), 0);
-        let mut evaluated = |template: &Template| {
-            let value = evaluate(template, execution, views, &steps).map_err(|error| {
-                if matches!(error, ExpressionError::ResultTooLarge(_)) { too_large(bytes_max) } else { expression_failure(planned, &error) }
-            })?;
-            // What cannot be sent is not made first.
-            bytes += value.as_str().map_or_else(|| value.to_string().len(), str::len);
-            if bytes > bytes_max { Err(too_large(bytes_max)) } else { Ok(value) }
-        };
-        let mut with = Map::new();
-        for (key, template) in &planned.with {
-            with.insert(key.clone(), evaluated(template)?);
-        }
-        let mut environment = Vec::with_capacity(planned.env.len());
-        for (name, template) in &planned.env {
-            environment.push(EnvironmentVariable { name: name.clone(), value: text(evaluated(template)?) });
-        }
-        let prompt = planned.prompt.as_ref().map(&mut evaluated).transpose()?.map(text).unwrap_or_default();
-        let with_json = if with.is_empty() { Vec::new() } else { serde_json::to_vec(&with).expect("JSON") };
+        let Inputs { with_json, environment, prompt } = self.inputs(execution, planned, views)?;
         Ok(Dispatch {
             dispatch_id: wanted.dispatch.to_bytes(),
             task_id: wanted.task.to_bytes(),
@@ -230,7 +243,7 @@ impl Lane {
             timeout_ms: planned.timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1)),
             lease_ms: 0,
             kind: kind(planned),
-            with_json: with_json.into(),
+            with_json,
             prompt,
             environment,
             large_values_in_file: planned.large_values == LargeValues::File,
@@ -238,6 +251,38 @@ impl Lane {
             traceparent: super::spans::traceparent(&self.parts.spans, execution, index),
             outcome_token: self.parts.keys.sign(Purpose::Outcome, wanted.task, wanted.dispatch),
         })
+    }
+
+    /// What the templates of a task are here. What cannot be sent is not made to its end.
+    fn inputs(&self, execution: &Execution, planned: &TaskPlan, views: &Views) -> Result<Inputs, Failure> {
+        let bytes_max = self.parts.inputs_bytes_max;
+        let (steps, mut bytes) = (Steps::with_results(bytes_max), 0);
+        let evaluated = |template: &Template| {
+            evaluate(template, execution, views, &steps).map_err(|error| {
+                if matches!(error, ExpressionError::ResultTooLarge(_)) { too_large(bytes_max) } else { expression_failure(planned, &error) }
+            })
+        };
+        let mut counted = |added: usize| {
+            bytes += added;
+            if bytes > bytes_max { Err(too_large(bytes_max)) } else { Ok(()) }
+        };
+        let mut with = BTreeMap::new();
+        for (key, template) in &planned.with {
+            // Written once: that is most of what large values cost.
+            let written = to_raw_value(&evaluated(template)?).expect("a JSON value is JSON");
+            counted(written.get().len())?;
+            with.insert(key, written);
+        }
+        let mut environment = Vec::with_capacity(planned.env.len());
+        for (name, template) in &planned.env {
+            let value = text(evaluated(template)?);
+            counted(value.len())?;
+            environment.push(EnvironmentVariable { name: name.clone(), value });
+        }
+        let prompt = planned.prompt.as_ref().map(evaluated).transpose()?.map(text).unwrap_or_default();
+        counted(prompt.len())?;
+        let with_json = if with.is_empty() { Vec::new() } else { serde_json::to_vec(&with).expect("JSON within JSON is JSON") };
+        Ok(Inputs { with_json: with_json.into(), environment, prompt })
     }
 
     /// Whether something is held for which there is room, or is to be published again now.
@@ -404,27 +449,6 @@ fn kind(planned: &TaskPlan) -> Option<dispatch::Kind> {
         // A timer of the coordinator's; it is never dispatched.
         TaskKind::Sleep { .. } => None,
     }
-}
-
-fn templates(planned: &TaskPlan) -> impl Iterator<Item = &Template> {
-    planned.with.values().chain(planned.env.values()).chain(&planned.prompt)
-}
-
-fn reads_of(execution: &Execution, index: TaskIndex) -> Vec<TaskIndex> {
-    let mut reads: Vec<TaskIndex> =
-        templates(execution.plan.task(index)).flat_map(|template| expression::reads(template, &execution.plan)).collect();
-    reads.sort_unstable();
-    reads.dedup();
-    reads
-}
-
-fn views(execution: &Execution, reads: &[TaskIndex], outputs: &HashMap<TaskId, Value>) -> Views {
-    let view = |index: &TaskIndex| {
-        let output = outputs.get(&execution.id.task(*index)).cloned().unwrap_or(Value::Null);
-        let view = TaskView { status: execution.task(*index).status.0, output: Arc::new(output) };
-        (execution.plan.task(*index).name.clone(), view)
-    };
-    reads.iter().map(view).collect()
 }
 
 /// The value of a template of this execution.

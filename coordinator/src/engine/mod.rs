@@ -7,7 +7,7 @@
 //! commit   every row and the fence in one round trip                   batch
 //! act      because the fence held: publish, answer, confirm, wake      act, dispatches
 //! ```
-//! Shards are shared with other lanes by `sharing`, which send each other `mail`; any doubt runs the one `recovery`, and what is gone from NATS is made again (`deleted`). No verdict without an `inquiry`. Inputs that are too large for a message are served by `references`. What is not published yet lies above the
+//! Shards are shared with other lanes by `sharing`, which send each other `mail`; any doubt runs the one `recovery`, and what is gone from NATS is made again (`deleted`). No verdict without an `inquiry`. Inputs that are too large for a message are served by `references`. What dispatches read of upstream tasks is loaded by `outputs`. What is not published yet lies above the
 //! marks of its lot (`lots`). What ended may be a span (`spans`). [`handle`] is what the API holds.
 
 mod act;
@@ -25,6 +25,7 @@ pub mod lane;
 mod lots;
 mod mail;
 mod orders;
+mod outputs;
 mod recovery;
 mod references;
 mod roster;

@@ -3,6 +3,7 @@
 
 use super::dispatches::Wanted;
 use super::lane::Lane;
+use super::outputs::too_much_to_read;
 use super::untrusted::{self, Refusal};
 use crate::bus::publisher::Again;
 use crate::kill_points;
@@ -14,6 +15,7 @@ use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::wire::{Dispatch, InputsAsk, InputsPart};
 use orchestr8_store::StoreError;
 use orchestr8_store::commit::{self, Batch};
+use orchestr8_store::load::Outputs;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -25,6 +27,9 @@ const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bases for which inputs that are being fetched are kept whatever else is asked for: an executor that never ends must not keep
 /// the room.
 const FETCH_BASES_MAX: u32 = 30;
+/// Bases after which the inputs of one dispatch are made again once more. Within the patience of executors, and above the time for
+/// which they are kept while they are fetched: who asks for the end, and then for the beginning, holds the lane once, not always.
+const MADE_AGAIN_BASES: u32 = 40;
 
 /// A run wants the part of its inputs that begins at `offset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +50,12 @@ pub(super) struct References {
     /// The oldest first.
     made: VecDeque<Made>,
     made_bytes: usize,
+    /// When the inputs of a dispatch were last made again, or that was tried.
+    made_again: HashMap<DispatchId, Instant>,
     /// Who does not ask for so long has given up, or is served by another.
     quiet: Duration,
     fetch_max: Duration,
+    made_again_after: Duration,
 }
 
 #[derive(Debug)]
@@ -68,8 +76,10 @@ impl References {
             order: VecDeque::new(),
             made: VecDeque::new(),
             made_bytes: 0,
+            made_again: HashMap::new(),
             quiet: times.claim_again() * 2,
             fetch_max: times.base() * FETCH_BASES_MAX,
+            made_again_after: times.base() * MADE_AGAIN_BASES,
         }
     }
 
@@ -89,6 +99,17 @@ impl References {
 
     fn has(&self, dispatch: DispatchId) -> bool {
         self.made.iter().any(|made| made.dispatch == dispatch)
+    }
+
+    /// Whether inputs are made again now: there is room, and it is not the same ones over and over. It counts as done.
+    fn may_make_again(&mut self, dispatch: DispatchId, now: Instant) -> bool {
+        let after = self.made_again_after;
+        self.made_again.retain(|_, at| now < *at + after);
+        if self.made_again.contains_key(&dispatch) || !self.makes_room(1, now) {
+            return false;
+        }
+        self.made_again.insert(dispatch, now);
+        true
     }
 
     /// Keeps inputs that were just made, where there is room for them.
@@ -145,6 +166,7 @@ impl References {
     pub(super) fn clear(&mut self) {
         self.asks.clear();
         self.order.clear();
+        self.made_again.clear();
         self.retain(|_| false);
     }
 
@@ -218,9 +240,10 @@ impl Lane {
         Ok(())
     }
 
-    /// Makes the inputs of a dispatch again, from the rows; false where others are being fetched and leave no room: it asks again.
+    /// Makes the inputs of a dispatch again, from the rows; false where others are being fetched and leave no room, or where that
+    /// was done a while ago: it asks again.
     async fn make_inputs(&mut self, ask: &Ask) -> Result<bool, StoreError> {
-        if !self.references.makes_room(1, Instant::now()) {
+        if !self.references.may_make_again(ask.dispatch, Instant::now()) {
             return Ok(false);
         }
         let id = ask.task.execution();
@@ -246,8 +269,11 @@ impl Lane {
             return Ok(None);
         }
         let wanted = Wanted { task: ask.task, dispatch: ask.dispatch, sequence: 0, again: Again::MayBe };
-        let outputs = self.outputs_for(&[wanted], executions, &HashMap::new()).await?;
-        match self.whole(execution, wanted, &outputs) {
+        let whole = match self.outputs_for(&[wanted], executions, &HashMap::new()).await? {
+            Outputs::All(outputs) => self.whole(execution, wanted, &outputs),
+            Outputs::TooLarge => Err(too_much_to_read()),
+        };
+        match whole {
             Ok(dispatch) => Ok(Some(reference::refer(dispatch).1)),
             Err(failure) => {
                 tracing::warn!(task_id = %ask.task, reason = failure.message, "the inputs of a running task cannot be made again");
@@ -328,6 +354,31 @@ mod tests {
         }
         assert!(references.makes_room(1, now + Duration::from_secs(30)));
         assert_eq!((references.made_bytes, references.part(&ask, now)), (0, None));
+    }
+
+    #[test]
+    fn the_same_inputs_are_not_made_over_and_over() {
+        let (mut references, now) = (references(), Instant::now());
+        let (greedy, other) = (ask(0), ask(0));
+        let seconds = |seconds: u64| now + Duration::from_secs(seconds);
+        assert!(references.may_make_again(greedy.dispatch, now));
+        references.insert((greedy.task, greedy.dispatch), Bytes::from(vec![7; KEPT_BYTES_MAX]), now);
+        // It asks for the end first: nothing keeps them from then on.
+        assert!(references.part(&Ask { offset: (KEPT_BYTES_MAX - PART_BYTES) as u64, ..greedy }, now).is_some());
+        assert!(references.may_make_again(other.dispatch, now), "others are not in its way");
+        assert!(!references.has(greedy.dispatch));
+        for second in 0..40 {
+            assert!(!references.may_make_again(greedy.dispatch, seconds(second)), "after {second} s");
+        }
+        assert!(references.may_make_again(greedy.dispatch, seconds(40)));
+        assert_eq!(references.made_again.len(), 1, "what is over is forgotten");
+        references.clear();
+        assert!(references.may_make_again(greedy.dispatch, seconds(40)), "another start knows nothing of it");
+        keep(&mut references, &other, KEPT_BYTES_MAX, now);
+        assert!(references.part(&other, now).is_some());
+        let third = ask(0);
+        assert!(!references.may_make_again(third.dispatch, now), "there is no room");
+        assert!(references.may_make_again(third.dispatch, now + references.quiet), "that was no try");
     }
 
     #[test]

@@ -109,8 +109,9 @@ fn output(json: &[u8]) -> Result<Value, String> {
     if json.len() > wire::OUTPUT_BYTES_MAX {
         return Err(format!("the output has {} bytes, the limit is {}: write it to a file instead", json.len(), wire::OUTPUT_BYTES_MAX));
     }
-    let value: Value = serde_json::from_slice(json).map_err(|error| format!("the output is not JSON: {error}"))?;
+    let mut value: Value = serde_json::from_slice(json).map_err(|error| format!("the output is not JSON: {error}"))?;
     storable::check(&value).map_err(|error| format!("the output {error}"))?;
+    storable::as_read_back(&mut value);
     Ok(value)
 }
 

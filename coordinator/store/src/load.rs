@@ -1,6 +1,7 @@
 //! Executions, plans and outputs for the engine: one query for all that is missing.
 
 use crate::StoreError;
+use futures::TryStreamExt;
 use orchestr8_core::execution::{Dispatched, Execution, Failure, Holder, Status, Task};
 use orchestr8_core::plan::Plan;
 use orchestr8_proto::ids::{DispatchId, ExecutionId, Incarnation, RunId, TaskId};
@@ -37,6 +38,18 @@ where task_execution_id = any ($1) and result_type = 'summary'";
 
 /// Which of some executions exist.
 pub const EXISTING: &str = "select id from workflow_executions where id = any ($1)";
+
+/// Outputs that one query asks for: what the server has sent of it is read to its end, also where it was too much.
+const OUTPUTS_IN_QUERY: usize = 64;
+
+/// Outputs as they were asked for.
+#[derive(Debug)]
+pub enum Outputs {
+    /// All; those of tasks without output are missing.
+    All(HashMap<TaskId, Value>),
+    /// They have more bytes than may be read together: none.
+    TooLarge,
+}
 
 /// An execution without its plan.
 #[derive(Debug)]
@@ -131,14 +144,24 @@ pub async fn plans(connection: &mut PgConnection, hashes: &[[u8; 32]]) -> Result
     rows.iter().map(|row| Ok((hash(row, "hash")?, row.try_get::<Json<Plan>, _>("plan")?.0))).collect()
 }
 
-/// Outputs of tasks; those without output are missing from the answer.
+/// Outputs of tasks, one after the other as they come, until they have more than `bytes_max` as JSON.
 ///
 /// # Errors
 /// [`StoreError`]; nothing was changed.
-pub async fn outputs(connection: &mut PgConnection, tasks: &[TaskId]) -> Result<HashMap<TaskId, Value>, StoreError> {
-    let ids: Vec<Uuid> = tasks.iter().map(|task| task.0).collect();
-    let rows = sqlx::query(OUTPUTS).bind(ids).fetch_all(connection).await?;
-    rows.iter().map(|row| Ok((TaskId(row.try_get(0)?), row.try_get::<Json<Value>, _>(1)?.0))).collect()
+pub async fn outputs(connection: &mut PgConnection, tasks: &[TaskId], bytes_max: usize) -> Result<Outputs, StoreError> {
+    let (mut outputs, mut bytes) = (HashMap::new(), 0);
+    for asked in tasks.chunks(OUTPUTS_IN_QUERY) {
+        let ids: Vec<Uuid> = asked.iter().map(|task| task.0).collect();
+        let mut rows = sqlx::query(OUTPUTS).bind(ids).fetch(&mut *connection);
+        while let Some(row) = rows.try_next().await? {
+            bytes += row.try_get_raw(1)?.as_bytes().map_or(0, <[u8]>::len);
+            if bytes > bytes_max {
+                return Ok(Outputs::TooLarge);
+            }
+            outputs.insert(TaskId(row.try_get(0)?), row.try_get::<Json<Value>, _>(1)?.0);
+        }
+    }
+    Ok(Outputs::All(outputs))
 }
 
 fn execution(row: &PgRow) -> Result<Loaded, StoreError> {

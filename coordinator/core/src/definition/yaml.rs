@@ -4,9 +4,10 @@
 
 use super::SOURCE_BYTES_MAX;
 use super::problem::{Collector, Problem};
+use orchestr8_proto::storable;
 use saphyr::Scalar;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -211,7 +212,7 @@ impl Builder<'_> {
             Some(Scalar::Boolean(flag)) => Value::from(flag),
             Some(Scalar::Integer(int)) => Value::from(int),
             Some(Scalar::String(text)) => Value::from(text.into_owned()),
-            Some(Scalar::FloatingPoint(float)) => Number::from_f64(*float).map_or_else(
+            Some(Scalar::FloatingPoint(float)) => storable::number(*float).map_or_else(
                 || {
                     self.problems.add(
                         at,

@@ -28,6 +28,7 @@ mod orders;
 mod recovery;
 mod references;
 mod roster;
+mod served;
 mod sharing;
 mod spans;
 mod untrusted;

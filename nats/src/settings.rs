@@ -140,9 +140,9 @@ impl NatsSettings {
     /// What we show of ourselves at the login, for logs and errors; never a secret.
     #[must_use]
     pub fn shown_login(&self) -> String {
-        match (&self.credentials, &self.tls.own) {
-            (Credentials::None, Some(own)) => format!("the certificate in `{}`", own.certificate.display()),
-            (credentials, _) => format!("{credentials:?}"),
+        match &self.tls.own {
+            Some(own) if self.credentials == Credentials::None => format!("the certificate in `{}`", own.certificate.display()),
+            Some(_) | None => format!("{:?}", self.credentials),
         }
     }
 

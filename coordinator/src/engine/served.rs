@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn all_executors_together_name_so_many_queues_and_no_more_until_some_are_forgotten() {
-        let (mut served, now) = (Served::new(Duration::from_secs(60)), Instant::now());
+        let (mut served, now) = (Served::new(Duration::from_mins(1)), Instant::now());
         let later = |seconds: u64| now + Duration::from_secs(seconds);
         let many = |of: &str| (0..QUEUES_MAX).map(|number| format!("{of}-{number}")).collect::<Vec<_>>();
         let own = ["builds".to_owned()];

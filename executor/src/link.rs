@@ -19,7 +19,7 @@ pub enum LinkError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// The server does not know us.
-    #[error("NATS at {addresses} refused {credentials}: check user, password, token or nkey")]
+    #[error("NATS at {addresses} refused {credentials}: check user, password, token, nkey, credentials or certificate")]
     Refused {
         /// What was tried, without passwords.
         addresses: String,
@@ -130,7 +130,7 @@ pub(crate) async fn connect(
             () = shutdown.cancelled() => return Err(LinkError::Shutdown),
         };
         match Failure::of(&error) {
-            Failure::Refused(_) => return Err(LinkError::Refused { addresses, credentials: format!("{:?}", settings.credentials) }),
+            Failure::Refused(_) => return Err(LinkError::Refused { addresses, credentials: settings.shown_login() }),
             Failure::Tls(reason) => return Err(LinkError::Tls { addresses, reason }),
             Failure::Away(reason) if began.elapsed() >= within => return Err(LinkError::Unreachable { addresses, within, reason }),
             Failure::Away(reason) => tracing::warn!(addresses, reason, "no connection to NATS yet: trying again"),

@@ -82,8 +82,10 @@ fn log_in(options: ConnectOptions, credentials: &Credentials) -> Result<ConnectO
 fn seed(file: &Path) -> Result<String, SettingsError> {
     let wrong = |error: &dyn std::fmt::Display| unusable("nkey file", file, error, SEED_REMEDY);
     let text = std::fs::read_to_string(file).map_err(|error| wrong(&error))?;
-    let seed = text.lines().map(str::trim).find(|line| line.starts_with("SU"));
-    seed.map(ToOwned::to_owned).ok_or_else(|| wrong(&"no line starts with `SU`"))
+    let seed = text.lines().map(str::trim).find(|line| line.starts_with("SU")).ok_or_else(|| wrong(&"no line starts with `SU`"))?;
+    // The client would say no more than that it was refused.
+    nkeys::KeyPair::from_seed(seed).map_err(|error| wrong(&error))?;
+    Ok(seed.to_owned())
 }
 
 fn check_certificates(what: &'static str, file: &Path) -> Result<(), SettingsError> {
@@ -121,19 +123,25 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let empty = folder.path().join("empty");
         std::fs::write(&empty, "SA-not-a-user\n").expect("writable");
+        let cut = folder.path().join("cut");
+        std::fs::write(&cut, "SUAIO3FHUX5PNV2LQIIP7TZ3N4L7TX3W53MQGEIVYFIGA\n").expect("writable");
         let missing = PathBuf::from("/nonexistent/file");
         let with = |credentials, tls| NatsSettings { credentials, tls, ..NatsSettings::open(vec!["nats://h".to_owned()]) };
         let ca = |file: &PathBuf| TlsFiles { ca: Some(file.clone()), own: None };
         for (settings, start) in [
             (with(Credentials::NkeyFile(missing.clone()), TlsFiles::default()), "nkey file `/nonexistent/file` cannot be used"),
             (with(Credentials::NkeyFile(empty.clone()), TlsFiles::default()), "nkey file `"),
+            (with(Credentials::NkeyFile(cut.clone()), TlsFiles::default()), "nkey file `"),
             (with(Credentials::CredentialsFile(empty.clone()), TlsFiles::default()), "NATS credentials file `"),
             (with(Credentials::None, ca(&missing)), "NATS CA file `/nonexistent/file` cannot be used"),
             (with(Credentials::None, ca(&empty)), "NATS CA file `"),
         ] {
             let Err(error) = options(&settings) else { panic!("accepted, not refused as {start}") };
             let error = error.to_string();
-            assert!(error.starts_with(start) && error.contains("it must hold") && !error.contains("SA-not"), "{error}");
+            assert!(
+                error.starts_with(start) && error.contains("it must hold") && !error.contains("SA-not") && !error.contains("SUAIO"),
+                "{error}"
+            );
         }
     }
 

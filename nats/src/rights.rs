@@ -47,7 +47,7 @@ impl RightsError {
     #[must_use]
     pub fn new(settings: &NatsSettings, missing: Vec<Violation>) -> Self {
         let hint = if settings.login.is_none() { "; and give the login's name with --nats-login, which rights are bound to" } else { "" };
-        let login = settings.login.as_ref().map_or_else(|| format!("with {:?}", settings.credentials), |login| format!("`{login}`"));
+        let login = settings.login.as_ref().map_or_else(|| format!("with {}", settings.shown_login()), |login| format!("`{login}`"));
         Self { login, missing, hint }
     }
 }

@@ -137,6 +137,15 @@ impl NatsSettings {
         self.addresses.iter().map(parsed).collect()
     }
 
+    /// What we show of ourselves at the login, for logs and errors; never a secret.
+    #[must_use]
+    pub fn shown_login(&self) -> String {
+        match &self.tls.own {
+            Some(own) if self.credentials == Credentials::None => format!("the certificate in `{}`", own.certificate.display()),
+            Some(_) | None => format!("{:?}", self.credentials),
+        }
+    }
+
     /// The addresses, for logs and errors.
     #[must_use]
     pub fn shown(&self) -> String {
@@ -212,5 +221,9 @@ mod tests {
         let settings = NatsSettings::from_urls("nats://u:hunter2@h").expect("a login");
         assert!(format!("{settings:?}").contains("user `u`") && !format!("{settings:?}").contains("hunter2"));
         assert_eq!(format!("{:?}", Credentials::Token("hunter2".to_owned())), "a token");
+        let own = OwnCertificate { certificate: "c.pem".into(), key: "k.pem".into() };
+        let open = NatsSettings { tls: TlsFiles { ca: None, own: Some(own) }, ..NatsSettings::open(Vec::new()) };
+        assert_eq!(open.shown_login(), "the certificate in `c.pem`");
+        assert_eq!(settings.shown_login(), "user `u`");
     }
 }

@@ -16,7 +16,7 @@ const TEXT: &str = "writing to text does not fail";
 /// Print the accounts of a nats-server: one for coordinators and streams, one for each login of executors, with no right too many.
 ///
 /// Write it into a file that the server's configuration includes. Passwords are variables of the server's environment, such as
-/// `ORCHESTR8_NATS_PASSWORD_BUILDERS`, unless --nkey gives the public key of a login.
+/// `ORCHESTR8_NATS_PASSWORD_BUILDERS`, unless --nkey gives the public key of a login, or --certificate what its certificate says.
 #[derive(Debug, clap::Args)]
 pub struct NatsAccountsArgs {
     /// A login of executors and the queues that they serve. Executors of one login trust each other. Repeatable.
@@ -28,6 +28,9 @@ pub struct NatsAccountsArgs {
     /// The public NKEY of a login, instead of a password. Repeatable, also for one login: while its key is changed, both are good.
     #[arg(long, value_name = "LOGIN=PUBLIC_KEY", value_parser = parse_nkey)]
     nkey: Vec<(Login, String)>,
+    /// The subject of a login's certificate, instead of a password; the server needs `verify_and_map: true` in its `tls`. Repeatable.
+    #[arg(long, value_name = "LOGIN=SUBJECT", value_parser = parse_certificate)]
+    certificate: Vec<(Login, String)>,
 }
 
 /// Prints the accounts.
@@ -40,7 +43,7 @@ pub fn nats_accounts(args: &NatsAccountsArgs) -> Result<Exit, CommandError> {
 }
 
 fn accounts(args: &NatsAccountsArgs) -> Result<String, String> {
-    let nkeys = keys_of(args)?;
+    let users = users_of(args)?;
     let names: Vec<String> = args.executors.iter().map(|(login, _)| account_of(login)).collect();
     let mut text = String::from("# Written by:\n#   orchestr8 nats-accounts");
     for (login, queues) in &args.executors {
@@ -52,14 +55,17 @@ fn accounts(args: &NatsAccountsArgs) -> Result<String, String> {
     for (login, key) in &args.nkey {
         write!(text, " --nkey {login}={key}").expect(TEXT);
     }
+    for (login, subject) in &args.certificate {
+        write!(text, " --certificate \"{login}={subject}\"").expect(TEXT);
+    }
     writeln!(text, "\naccounts {{\n  {ACCOUNT} {{\n    jetstream: enabled").expect(TEXT);
-    write_users(&mut text, &args.coordinator, nkeys.get(&args.coordinator), &rights::of_coordinators(Some(&args.coordinator)));
+    write_users(&mut text, &users[&args.coordinator], &rights::of_coordinators(Some(&args.coordinator)));
     write_exports(&mut text, &names.join(", "));
     text.push_str("  }\n");
     for (login, queues) in &args.executors {
         let rights = rights::of_executors(Some(login), queues);
         writeln!(text, "  {} {{", account_of(login)).expect(TEXT);
-        write_users(&mut text, login, nkeys.get(login), &rights);
+        write_users(&mut text, &users[login], &rights);
         write_imports(&mut text, &rights);
         text.push_str("  }\n");
     }
@@ -67,26 +73,29 @@ fn accounts(args: &NatsAccountsArgs) -> Result<String, String> {
     Ok(text)
 }
 
-/// The keys by login; every login is named once, and so is its variable.
-fn keys_of(args: &NatsAccountsArgs) -> Result<BTreeMap<&Login, Vec<&str>>, String> {
+/// How the server knows each login: by its keys and certificates, else by a password. Every login is named once, and so is its variable.
+fn users_of(args: &NatsAccountsArgs) -> Result<BTreeMap<&Login, Vec<String>>, String> {
     let logins: Vec<&Login> = args.executors.iter().map(|(login, _)| login).chain([&args.coordinator]).collect();
     for (index, login) in logins.iter().enumerate() {
         if let Some(other) = logins[..index].iter().find(|other| variable_of(other) == variable_of(login)) {
             return Err(format!("the logins `{other}` and `{login}` are the same, or have the same variable {}", variable_of(login)));
         }
     }
-    let mut nkeys: BTreeMap<&Login, Vec<&str>> = BTreeMap::new();
-    args.nkey.iter().for_each(|(login, key)| nkeys.entry(login).or_default().push(key));
-    match nkeys.keys().find(|login| !logins.contains(login)) {
-        Some(login) => Err(format!("--nkey names the login `{login}`, which is neither --coordinator nor one of --executors")),
-        None => Ok(nkeys),
+    let mut users: BTreeMap<&Login, Vec<String>> = logins.into_iter().map(|login| (login, Vec::new())).collect();
+    let keys = args.nkey.iter().map(|(login, key)| ("--nkey", login, format!("nkey: {key}")));
+    let subjects = args.certificate.iter().map(|(login, subject)| ("--certificate", login, format!("user: \"{subject}\"")));
+    for (flag, login, user) in keys.chain(subjects) {
+        let stranger = || format!("{flag} names the login `{login}`, which is neither --coordinator nor one of --executors");
+        users.get_mut(login).ok_or_else(stranger)?.push(user);
     }
+    for (login, users) in users.iter_mut().filter(|(_, users)| users.is_empty()) {
+        users.push(format!("user: {login}, password: ${}", variable_of(login)));
+    }
+    Ok(users)
 }
 
-/// A login is one user with a password, or one for each of its keys; all have the same rights.
-fn write_users(text: &mut String, login: &Login, nkeys: Option<&Vec<&str>>, rights: &Rights) {
-    let by_password = || vec![format!("user: {login}, password: ${}", variable_of(login))];
-    let users = nkeys.map_or_else(by_password, |keys| keys.iter().map(|key| format!("nkey: {key}")).collect());
+/// A login is one user with a password, or one for each of its keys and certificates; all have the same rights.
+fn write_users(text: &mut String, users: &[String], rights: &Rights) {
     text.push_str("    users: [\n");
     for user in users {
         writeln!(text, "      {{\n        {user}\n        permissions {{").expect(TEXT);
@@ -151,6 +160,18 @@ fn parse_nkey(text: &str) -> Result<(Login, String), String> {
     if public { Ok((login, key.to_owned())) } else { Err("it is not the public key of a user: 56 characters that start with U".to_owned()) }
 }
 
+fn parse_certificate(text: &str) -> Result<(Login, String), String> {
+    let (login, subject) = text.split_once('=').ok_or("write LOGIN=SUBJECT, such as builders=CN=builders")?;
+    let login = login.parse().map_err(|error: orchestr8_proto::login::LoginError| error.to_string())?;
+    let quotable = subject.chars().all(|char| !char.is_control() && char != '"' && char != '\\');
+    let says = !subject.is_empty() && quotable;
+    if says {
+        Ok((login, subject.to_owned()))
+    } else {
+        Err("the subject is empty, or has a quote, a backslash or a control character".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,6 +212,12 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_takes_the_place_of_a_password() {
+        let text = printed(&["--executors", "gpu=gpu", "--certificate", "gpu=CN=gpu,O=ours"]).expect("fits");
+        assert!(text.contains("        user: \"CN=gpu,O=ours\"\n") && !text.contains("PASSWORD_GPU"), "{text}");
+    }
+
+    #[test]
     fn what_does_not_fit_together_is_refused() {
         let seed = format!("gpu=S{}", "A".repeat(57));
         for (words, reason) in [
@@ -200,6 +227,8 @@ mod tests {
             (&["--executors", "a.b=x"], "not a login's name"),
             (&["--executors", "a=x", "--nkey", &format!("b=U{}", "A".repeat(55))], "neither"),
             (&["--executors", "gpu=x", "--nkey", &seed], "not the public key"),
+            (&["--executors", "a=x", "--certificate", "b=CN=b"], "neither"),
+            (&["--executors", "a=x", "--certificate", "a=CN=\"}"], "a quote"),
         ] {
             assert!(printed(words).expect_err(reason).contains(reason), "{words:?}");
         }

@@ -201,7 +201,7 @@ fn log_start(settings: &CoordinatorSettings) {
         listen = %settings.listen,
         database = %without_secrets(&settings.database_url),
         nats = %settings.nats.shown(),
-        nats_login = ?settings.nats.credentials,
+        nats_login = %settings.nats.shown_login(),
         tls = settings.tls.is_some(),
         "coordinator starts"
     );

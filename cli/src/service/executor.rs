@@ -224,7 +224,7 @@ impl ExecutorArgs {
             name = %settings.name,
             version = env!("CARGO_PKG_VERSION"),
             nats = %settings.nats.shown(),
-            nats_login = ?settings.nats.credentials,
+            nats_login = %settings.nats.shown_login(),
             queues = %settings.queues.join(","),
             slots = settings.slots,
             "executor starts"

@@ -40,12 +40,12 @@ pub enum BusError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// The server does not know us.
-    #[error("NATS at {address}: {reason}; check user, password, token, nkey or credentials")]
+    #[error("NATS at {address} refused {credentials}: check user, password, token, nkey, credentials or certificate")]
     Refused {
         /// Without secrets.
         address: String,
-        /// What is wrong.
-        reason: String,
+        /// What was presented, without secrets.
+        credentials: String,
     },
     /// A certificate is wrong, or one side does not speak TLS.
     #[error("NATS at {address}: no TLS ({reason}); check --nats-ca, --nats-cert and --nats-key, and that the server speaks TLS")]
@@ -156,7 +156,7 @@ impl Bus {
             .ping_interval(PING_INTERVAL)
             .reconnect_delay_callback(|attempt| Duration::from_millis(50).saturating_mul(1 << attempt.min(5)))
             .event_callback(move |event| report(event, inputs.clone(), told.clone()));
-        let client = options.connect(settings.servers()?).await.map_err(|error| unconnected(&error, &address))?;
+        let client = options.connect(settings.servers()?).await.map_err(|error| unconnected(&error, settings))?;
         let found = client.server_info().version;
         if !is_new_enough(&found) {
             return Err(BusError::Version { address, found });
@@ -175,6 +175,12 @@ impl Bus {
     #[must_use]
     pub fn forgetting_queues_after(self, queue_forgotten_after: Duration) -> Self {
         Self { queue_forgotten_after, ..self }
+    }
+
+    /// How long a queue from which nobody fetches keeps its consumers.
+    #[must_use]
+    pub const fn queue_forgotten_after(&self) -> Duration {
+        self.queue_forgotten_after
     }
 
     /// What `work` gives, if the login has every right that a coordinator needs, and unless the server says that one is missing:
@@ -241,11 +247,11 @@ fn is_new_enough(version: &str) -> bool {
     }
 }
 
-fn unconnected(error: &async_nats::ConnectError, address: &str) -> BusError {
-    let address = address.to_owned();
+fn unconnected(error: &async_nats::ConnectError, settings: &NatsSettings) -> BusError {
+    let address = settings.shown();
     match Failure::of(error) {
         Failure::Away(reason) => BusError::Connect { address, reason },
-        Failure::Refused(reason) => BusError::Refused { address, reason },
+        Failure::Refused(_) => BusError::Refused { address, credentials: settings.shown_login() },
         Failure::Tls(reason) => BusError::Tls { address, reason },
     }
 }

@@ -12,15 +12,11 @@ use crate::metrics::PublishRefusal;
 use orchestr8_core::execution::Failure;
 use orchestr8_core::machine::Event;
 use orchestr8_proto::ids::{ExecutionId, RunId};
-use orchestr8_proto::names::check_queue_name;
 use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::wire::{self, ClaimBatch, Heartbeat, HeldRun, OutcomeBatch};
 use orchestr8_store::shards::Position;
 use std::collections::HashMap;
 use tokio::time::Instant;
-
-/// Queues of executors whose consumers are looked after, in all.
-const QUEUES_MAX: usize = 1_000;
 
 impl Lane {
     pub(super) fn take_in(&mut self, input: Input) {
@@ -110,7 +106,7 @@ impl Lane {
 
     /// A heartbeat is a set (rule R4): what it lists and nobody holds is a claim, what it misses is suspect.
     fn take_beat(&mut self, beat: Heartbeat) {
-        self.look_after_queues(&beat.queues);
+        self.look_after_served(&beat.queues);
         let complete = self.roster.part(beat);
         if self.roster.take_news() {
             self.announce_soon();
@@ -142,10 +138,14 @@ impl Lane {
     }
 
     /// Executors fetch from consumers that must be there before the first task is.
-    pub(super) fn look_after_queues(&mut self, queues: &[String]) {
-        let unknown = |queue: &&String| !self.queues_known.contains(*queue) && check_queue_name(queue).is_ok();
-        let room = QUEUES_MAX.saturating_sub(self.queues_known.len());
-        let new: Vec<String> = queues.iter().filter(unknown).take(room).cloned().collect();
+    pub(super) fn look_after_served(&mut self, queues: &[String]) {
+        let admitted = self.served.admit(queues, Instant::now());
+        self.look_after_queues(&admitted);
+    }
+
+    /// Queues that were not looked at since the last survey.
+    pub(super) fn look_after_queues(&mut self, queues: &[&String]) {
+        let new: Vec<String> = queues.iter().filter(|queue| !self.queues_known.contains(**queue)).map(|queue| (*queue).clone()).collect();
         if new.is_empty() {
             return;
         }

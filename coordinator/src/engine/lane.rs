@@ -10,6 +10,7 @@ use super::lots::Lots;
 use super::mail::Mail;
 use super::references::References;
 use super::roster::Roster;
+use super::served::Served;
 use super::sharing::Held;
 use super::work::Work;
 use crate::bus::Bus;
@@ -116,6 +117,7 @@ pub struct Lane {
     pub(super) plans: PlanCache,
     pub(super) leases: LeaseTable,
     pub(super) roster: Roster,
+    pub(super) served: Served,
     pub(super) lots: Lots,
     pub(super) durations: Durations,
     pub(super) references: References,
@@ -205,6 +207,7 @@ impl Lane {
             plans: PlanCache::default(),
             leases: LeaseTable::new(lease_ticks),
             roster: Roster::default(),
+            served: Served::new(parts.bus.queue_forgotten_after()),
             lots: Lots::new(parts.shape.subject_messages_max),
             durations: Durations::default(),
             references: References::new(&times),

@@ -29,6 +29,7 @@ mod outputs;
 mod recovery;
 mod references;
 mod roster;
+mod served;
 mod sharing;
 mod spans;
 mod untrusted;

@@ -367,8 +367,9 @@ impl Lane {
 
     pub(super) fn look_after_consumers(&mut self) {
         self.queues_known.clear();
-        let queues: Vec<String> = self.lots.iter().map(|state| state.lot.queue.clone()).chain(self.roster.queues()).collect();
-        self.look_after_queues(&queues);
+        let queues: Vec<String> = self.lots.iter().map(|state| state.lot.queue.clone()).collect();
+        self.look_after_queues(&queues.iter().collect::<Vec<_>>());
+        self.look_after_served(&self.roster.queues());
     }
 
     /// Lots whose marks belong to another creation of the task stream go again, with the same ids.

@@ -14,7 +14,12 @@ const PARTS_MAX: u32 = 16;
 const COLLECTING_MAX: usize = 16;
 /// Queues and handlers of one executor that are shown.
 const NAMES_MAX: usize = 256;
-/// Executors that are known at once; what is beyond is not shown, but served.
+/// Queues and handlers of all executors together, in bytes: some 1,600 for each of as many executors as there may be. Whoever comes
+/// when they are used up is known and served, and shown without them.
+const NAMES_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a name takes beside its letters.
+const NAME_BYTES: usize = size_of::<String>() + 16;
+/// Executors that are known at once; nobody hears the heartbeats of who is beyond.
 const EXECUTORS_MAX: usize = 10_000;
 /// Beat intervals without a heartbeat after which an executor is no longer shown.
 const SHOWN_TICKS: u32 = 5;
@@ -23,6 +28,8 @@ const SHOWN_TICKS: u32 = 5;
 #[derive(Debug, Default)]
 pub struct Roster {
     known: BTreeMap<Incarnation, Known>,
+    /// What the names in `known` take.
+    names_bytes: usize,
     /// Somebody is new, or says something new of itself, since it was taken.
     news: bool,
 }
@@ -67,10 +74,12 @@ impl Roster {
         if is_new && self.known.len() >= EXECUTORS_MAX {
             return None;
         }
-        let known =
-            self.known.entry(incarnation).or_insert_with(|| Known { view: view(&beat, incarnation), silent_ticks: 0, collecting: None });
+        let before = self.known.get(&incarnation).map_or(0, |known| names_bytes(&known.view));
+        let view = view(&beat, incarnation, NAMES_BYTES_MAX - (self.names_bytes - before));
+        self.names_bytes = self.names_bytes - before + names_bytes(&view);
+        let known = self.known.entry(incarnation).or_insert_with(|| Known { view: view.clone(), silent_ticks: 0, collecting: None });
         known.silent_ticks = 0;
-        let before = std::mem::replace(&mut known.view, view(&beat, incarnation));
+        let before = std::mem::replace(&mut known.view, view);
         let shown = |view: &ExecutorView| (view.draining, view.cordoned);
         self.news |= is_new || shown(&before) != shown(&known.view) || before.log_filter != known.view.log_filter;
         let collecting = known.collecting.take().filter(|collecting| collecting.sequence == beat.sequence);
@@ -82,8 +91,10 @@ impl Roster {
             return None;
         }
         let runs = collecting.parts.into_values().flatten().collect();
-        if beat.last {
-            self.known.remove(&incarnation);
+        if beat.last
+            && let Some(gone) = self.known.remove(&incarnation)
+        {
+            self.names_bytes -= names_bytes(&gone.view);
         }
         Some(Complete { incarnation, executor: beat.executor, sequence: beat.sequence, runs, last: beat.last })
     }
@@ -110,6 +121,7 @@ impl Roster {
             known.silent_ticks += 1;
             known.silent_ticks <= SHOWN_TICKS
         });
+        self.names_bytes = self.known.values().map(|known| names_bytes(&known.view)).sum();
     }
 
     /// The queues that they serve.
@@ -131,13 +143,17 @@ impl Roster {
     }
 }
 
-fn view(beat: &Heartbeat, incarnation: Incarnation) -> ExecutorView {
+/// What an executor says of itself, without the names where they take more than is left.
+fn view(beat: &Heartbeat, incarnation: Incarnation, bytes_left: usize) -> ExecutorView {
+    let (queues, handlers) = (shown(&beat.queues), shown(&beat.handlers));
+    let fits = bytes_of(&queues) + bytes_of(&handlers) <= bytes_left;
+    let (queues, handlers) = if fits { (queues, handlers) } else { (Vec::new(), Vec::new()) };
     ExecutorView {
         name: untrusted::name(&beat.executor).to_string(),
         incarnation,
         version: untrusted::name(&beat.version).to_string(),
-        queues: shown(&beat.queues),
-        handlers: shown(&beat.handlers),
+        queues,
+        handlers,
         slots: beat.slots,
         slots_busy: beat.slots_busy,
         draining: beat.draining,
@@ -149,6 +165,14 @@ fn view(beat: &Heartbeat, incarnation: Incarnation) -> ExecutorView {
 
 fn shown(names: &[String]) -> Vec<String> {
     names.iter().take(NAMES_MAX).map(|name| untrusted::name(name).to_string()).collect()
+}
+
+fn names_bytes(view: &ExecutorView) -> usize {
+    bytes_of(&view.queues) + bytes_of(&view.handlers)
+}
+
+fn bytes_of(names: &[String]) -> usize {
+    names.iter().map(|name| name.len() + NAME_BYTES).sum()
 }
 
 impl Complete {
@@ -187,5 +211,37 @@ mod tests {
         assert!(roster.part(part(late, 1, HELD_RUNS_MAX + 1)).is_none());
         assert!(roster.part(part(late, 2, 1)).is_none(), "the part was too large");
         assert!(roster.part(part(late, 1, HELD_RUNS_MAX)).is_some_and(|whole| whole.runs.len() == HELD_RUNS_MAX + 1));
+    }
+
+    /// A whole heartbeat of an executor that names so many queues, each as long as a name may be.
+    fn naming(incarnation: Incarnation, queues: usize, sequence: u64) -> Heartbeat {
+        let queues = (0..queues).map(|number| format!("{number:0>255}")).collect();
+        let incarnation = incarnation.to_bytes();
+        Heartbeat { schema_version: SCHEMA_VERSION, incarnation, sequence, part: 1, parts: 1, queues, ..Heartbeat::default() }
+    }
+
+    #[test]
+    fn the_names_of_all_executors_together_are_bounded_and_all_are_served() {
+        let kept = |roster: &Roster| roster.known.values().map(|known| names_bytes(&known.view)).sum::<usize>();
+        let mut roster = Roster::default();
+        let honest = Incarnation::random();
+        assert!(roster.part(naming(honest, 2, 1)).is_some());
+        for _ in 0..2 * NAMES_BYTES_MAX / (NAMES_MAX * 255) {
+            assert!(roster.part(naming(Incarnation::random(), NAMES_MAX + 1, 1)).is_some(), "its runs count");
+        }
+        assert!((NAMES_BYTES_MAX * 9 / 10..=NAMES_BYTES_MAX).contains(&kept(&roster)), "{}", kept(&roster));
+        assert_eq!(kept(&roster), roster.names_bytes);
+        assert!(roster.part(naming(honest, 2, 2)).is_some());
+        assert_eq!(roster.known[&honest].view.queues.len(), 2, "who was there before keeps its names");
+        let late = Incarnation::random();
+        assert!(roster.part(naming(late, NAMES_MAX, 1)).is_some());
+        assert!(roster.known[&late].view.queues.is_empty());
+        for _ in 0..=SHOWN_TICKS {
+            roster.tick();
+        }
+        assert!(roster.part(naming(late, NAMES_MAX, 2)).is_some());
+        assert_eq!((roster.known[&late].view.queues.len(), roster.names_bytes), (NAMES_MAX, kept(&roster)), "those that are gone give way");
+        assert!(roster.part(Heartbeat { last: true, ..naming(late, 1, 3) }).is_some());
+        assert_eq!(roster.names_bytes, 0);
     }
 }

@@ -1,6 +1,6 @@
 //! What an executor that was taken over can do: nothing beyond its queues, not even by letting the server speak for it.
 
-use super::server::{Certificates, SecureNats, log_in};
+use super::server::{Certificates, SecureNats, log_in, refused};
 use crate::harness::InstallationOptions;
 use crate::scene::{SOON, Scene};
 use anyhow::{Context, Result, ensure};
@@ -11,7 +11,6 @@ use orchestr8_proto::ids::Incarnation;
 use orchestr8_proto::login::Login;
 use orchestr8_proto::names::{self, OUTCOMES_STREAM, TASKS_STREAM};
 use serde_json::{Value, json};
-use tokio::process::Command;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
@@ -125,33 +124,20 @@ async fn the_server_does_not_speak_for_an_executor() -> Result<()> {
     Ok(())
 }
 
-/// The exit code and the one line of an executor that must not start.
-async fn refused(environment: Vec<(String, String)>, queues: &str) -> Result<(Option<i32>, String)> {
-    let runs = tempfile::tempdir()?;
-    let mut command = Command::new(crate::harness::binary::orchestr8()?);
-    command.args(["executor", "--time-base", "100ms", "--queues", queues, "--run-root"]).arg(runs.path()).kill_on_drop(true);
-    if nix::unistd::Uid::effective().is_root() {
-        command.args(["--user", "0:0"]);
-    }
-    let output = timeout(SOON, command.envs(environment).env("ORCHESTR8_LOG", "error").output()).await??;
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let own = text.lines().find(|line| line.starts_with("orchestr8 ")).with_context(|| format!("no line of its own: {text}"))?;
-    Ok((output.status.code(), own.to_owned()))
-}
-
 #[tokio::test]
 async fn a_start_without_a_right_names_it_and_the_remedy() -> Result<()> {
     let Some((scene, nats, certificates)) = scene().await? else { return Ok(()) };
-    let (code, line) = refused(nats.environment("gpu"), "default").await?;
+    let executor = |queues: &str| ["executor", "--queues", queues].map(str::to_owned);
+    let (code, line) = refused(&executor("default"), nats.environment("gpu")).await?;
     assert!(code == Some(64) && line.contains("`gpu`") && line.contains(&names::next_subject("default-normal")), "{code:?} {line}");
     assert!(line.contains("orchestr8 nats-accounts"), "{line}");
     let mut stranger = nats.environment("gpu");
     stranger.push(("ORCHESTR8_NATS_CA".to_owned(), certificates.text("stranger.pem")));
-    let (code, line) = refused(stranger, "gpu").await?;
+    let (code, line) = refused(&executor("gpu"), stranger).await?;
     assert!(code == Some(64) && line.contains("UnknownIssuer") && line.contains("--nats-ca"), "{code:?} {line}");
     let mut wrong = nats.environment("gpu");
     wrong.push(("ORCHESTR8_NATS_PASSWORD".to_owned(), "guessed-secret".to_owned()));
-    let (code, line) = refused(wrong, "gpu").await?;
+    let (code, line) = refused(&executor("gpu"), wrong).await?;
     assert!(code == Some(64) && line.contains("refused user `gpu`") && !line.contains("guessed-secret"), "{code:?} {line}");
     scene.finish().await;
     Ok(())

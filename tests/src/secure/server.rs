@@ -1,16 +1,19 @@
 //! A nats-server with the configuration of `deploy/nats`, and certificates made for it.
 
-use crate::harness::installation::free_port;
+use crate::harness::installation::{free_port, user_words};
 use crate::harness::process::ProcessPlan;
 use crate::harness::{Installation, Process, binary, wait_for};
 use crate::scene::SOON;
 use anyhow::{Context, Result, ensure};
 use async_nats::Client;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use orchestr8_nats::{Credentials, NatsSettings, TlsFiles};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 /// The logins of `deploy/nats/accounts.conf`; the password of each is its name.
 const LOGINS: [&str; 3] = ["coordinator", "builders", "gpu"];
@@ -68,24 +71,29 @@ impl Certificates {
 /// A running server. It ends with this process, or when this is dropped.
 #[derive(Debug)]
 pub struct SecureNats {
-    _process: Process,
+    process: Process,
     _store: tempfile::TempDir,
     url: String,
     ca: PathBuf,
 }
 
 impl SecureNats {
-    /// Starts the program that also serves `installation`.
+    /// Starts the program that also serves `installation`, with the configuration of `deploy/nats`.
     pub async fn start(installation: &Installation, certificates: &Certificates) -> Result<Self> {
+        Self::start_with(installation, certificates, &binary::workspace().join("deploy/nats/nats-server.conf")).await
+    }
+
+    /// The same with another configuration, which may use the same variables.
+    pub async fn start_with(installation: &Installation, certificates: &Certificates, configuration: &Path) -> Result<Self> {
         let pid = installation.server_pids().nats.context("nats-server was started")?;
         let program = std::fs::read_link(format!("/proc/{pid}/exe")).context("the program of nats-server")?;
         let (port, store) = (free_port()?, tempfile::tempdir()?);
-        let configuration = binary::workspace().join("deploy/nats/nats-server.conf");
         let words = ["--config", &configuration.display().to_string(), "--addr", "127.0.0.1", "--port", &port.to_string()];
         let mut environment = vec![
             ("ORCHESTR8_NATS_STORE".to_owned(), store.path().display().to_string()),
             ("ORCHESTR8_NATS_TLS_CERT".to_owned(), certificates.text("server.pem")),
             ("ORCHESTR8_NATS_TLS_KEY".to_owned(), certificates.text("server.key")),
+            ("ORCHESTR8_NATS_TLS_CA".to_owned(), certificates.text("ca.pem")),
         ];
         environment.extend(LOGINS.iter().map(|login| (format!("ORCHESTR8_NATS_PASSWORD_{}", login.to_uppercase()), (*login).to_owned())));
         let plan = ProcessPlan {
@@ -103,13 +111,29 @@ impl SecureNats {
             Ok(Some(()))
         };
         wait_for("the secure nats-server", SOON, look).await?;
-        Ok(Self { _process: process, _store: store, url: format!("nats://localhost:{port}"), ca: certificates.path("ca.pem") })
+        Ok(Self { process, _store: store, url: format!("nats://localhost:{port}"), ca: certificates.path("ca.pem") })
     }
 
-    /// The environment with which a process logs in.
+    /// The environment with which a process finds it and believes that it is the one.
+    pub fn address(&self) -> Vec<(String, String)> {
+        let pairs = [("URL", self.url.clone()), ("CA", self.ca.display().to_string())];
+        pairs.into_iter().map(|(name, value)| (format!("ORCHESTR8_NATS_{name}"), value)).collect()
+    }
+
+    /// The environment with which a process logs in by its password.
     pub fn environment(&self, login: &str) -> Vec<(String, String)> {
-        let pairs = [("URL", self.url.as_str()), ("USER", login), ("PASSWORD", login), ("CA", self.ca.to_str().unwrap_or_default())];
-        pairs.into_iter().map(|(name, value)| (format!("ORCHESTR8_NATS_{name}"), value.to_owned())).collect()
+        let own = ["USER", "PASSWORD"].map(|name| (format!("ORCHESTR8_NATS_{name}"), login.to_owned()));
+        self.address().into_iter().chain(own).collect()
+    }
+
+    /// Lets it read its configuration again, as `nats-server --signal reload` does.
+    pub fn reload(&self) -> Result<()> {
+        Ok(kill(Pid::from_raw(self.process.pid()), Signal::SIGHUP)?)
+    }
+
+    /// Its log.
+    pub fn log(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.process.log())?)
     }
 
     /// Logs in as one of its logins, and hears what it forbids.
@@ -134,6 +158,20 @@ pub fn log_in(installation: &mut Installation, nats: &SecureNats, login: &str) {
     for (name, value) in nats.environment(login) {
         installation.set_environment(&name, &value);
     }
+}
+
+/// The exit code and the one line of a process that must not start.
+pub async fn refused(words: &[String], environment: Vec<(String, String)>) -> Result<(Option<i32>, String)> {
+    let runs = tempfile::tempdir()?;
+    let mut command = tokio::process::Command::new(binary::orchestr8()?);
+    command.args(words).args(["--time-base", "100ms"]).kill_on_drop(true).env("ORCHESTR8_LOG", "error");
+    if words.first().is_some_and(|word| word == "executor") {
+        command.arg("--run-root").arg(runs.path()).args(user_words()?);
+    }
+    let output = timeout(SOON, command.envs(environment).output()).await??;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let own = text.lines().find(|line| line.starts_with("orchestr8 ")).with_context(|| format!("no line of its own: {text}"))?;
+    Ok((output.status.code(), own.to_owned()))
 }
 
 /// Lets processes that are added from now on find this authority and certificate for the API.

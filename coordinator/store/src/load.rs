@@ -1,6 +1,7 @@
 //! Executions, plans and outputs for the engine: one query for all that is missing.
 
 use crate::StoreError;
+use futures::TryStreamExt;
 use orchestr8_core::execution::{Dispatched, Execution, Failure, Holder, Status, Task};
 use orchestr8_core::plan::Plan;
 use orchestr8_proto::ids::{DispatchId, ExecutionId, Incarnation, RunId, TaskId};
@@ -99,14 +100,15 @@ pub async fn executions(connection: &mut PgConnection, ids: &[ExecutionId]) -> R
     let all: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let first: Vec<Uuid> = ids.iter().map(|id| id.task(0).0).collect();
     let last: Vec<Uuid> = ids.iter().map(|id| id.last_task().0).collect();
-    let rows = sqlx::query(LOAD).bind(all).bind(first).bind(last).fetch_all(connection).await?;
+    // Row by row: all rows of a large execution would take several times the memory of its tasks.
+    let mut rows = sqlx::query(LOAD).bind(all).bind(first).bind(last).fetch(connection);
     let mut loaded: Vec<Loaded> = Vec::new();
-    for row in &rows {
+    while let Some(row) = rows.try_next().await? {
         let id: Uuid = row.try_get("id")?;
         if loaded.last().is_none_or(|last| last.row.id.0 != id) {
-            loaded.push(execution(row)?);
+            loaded.push(execution(&row)?);
         }
-        loaded.last_mut().expect("pushed above").tasks.push(task(row)?);
+        loaded.last_mut().expect("pushed above").tasks.push(task(&row)?);
     }
     Ok(loaded)
 }

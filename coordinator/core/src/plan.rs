@@ -1,11 +1,13 @@
 //! The plan: a valid definition, resolved. What the state machine walks; nothing in it can be wrong any more.
 //!
-//! Made by [`crate::definition`], stored as JSON under the hash of its content, shared by all its executions.
+//! Made by [`crate::definition`], stored as JSON under the hash of its content, shared by all its executions. What a definition
+//! does not say is not stored: a lane that reads a plan of 100,000 tasks does nothing else meanwhile.
 
 use orchestr8_proto::words::Priority;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ops::Not;
 use std::time::Duration;
 
 /// Index of a task in its plan, from 0.
@@ -77,19 +79,22 @@ pub struct TaskPlan {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<Template>,
     /// When and how often it is tried again.
+    #[serde(default = "RetryPolicy::usual", skip_serializing_if = "RetryPolicy::is_usual")]
     pub retry: RetryPolicy,
     /// The longest that one attempt may run; none: no cap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
     /// Its dependents run although it failed, and the execution can still complete.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub continue_on_failure: bool,
     /// Never started twice; implies `max_attempts: 1`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub at_most_once: bool,
     /// Within its queue.
+    #[serde(default = "usual_priority", skip_serializing_if = "is_usual_priority")]
     pub priority: Priority,
     /// Which executors may run it.
+    #[serde(default = "default_queue", skip_serializing_if = "is_default_queue")]
     pub queue: String,
     /// An absolute path that the executor's configuration must allow; none: a fresh directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,6 +189,32 @@ impl RetryPolicy {
             non_retryable: Vec::new(),
         }
     }
+
+    /// Of a task of most kinds that names none: three attempts.
+    #[must_use]
+    pub fn usual() -> Self {
+        Self { max_attempts: 3, ..Self::none() }
+    }
+
+    fn is_usual(&self) -> bool {
+        *self == Self::usual()
+    }
+}
+
+const fn usual_priority() -> Priority {
+    Priority::Normal
+}
+
+fn is_usual_priority(priority: &Priority) -> bool {
+    *priority == usual_priority()
+}
+
+fn default_queue() -> String {
+    DEFAULT_QUEUE.to_owned()
+}
+
+fn is_default_queue(queue: &str) -> bool {
+    queue == DEFAULT_QUEUE
 }
 
 /// A JSON value in which strings may hold expressions, already parsed and checked.

@@ -5,7 +5,7 @@ use super::problem::{Code, Finding, Problem};
 use super::refusals::Refusals;
 use super::submit::check_input_size;
 use crate::engine::handle::Submission;
-use orchestr8_core::definition::{self, InputProblem, Problems, check_input, nearest, plan_hash};
+use orchestr8_core::definition::{self, InputProblem, Problems, SOURCE_BYTES_MAX, check_input, nearest, plan_hash};
 use orchestr8_core::plan::Plan;
 use orchestr8_store::read::ReadError;
 use orchestr8_store::read::definitions::{self, StoredPlan};
@@ -89,7 +89,7 @@ impl Definition {
         let (source, lines) = match self {
             Self::Registered(reference) => return Ok(Err(reference)),
             Self::Text(text) => (text, Lines::OfTheCaller),
-            Self::Object(object) => (format!("{:#}", Value::Object(object)), Lines::Ours),
+            Self::Object(object) => (written(&Value::Object(object)), Lines::Ours),
         };
         // Text of megabytes takes a while: other requests go on meanwhile.
         let read = tokio::task::spawn_blocking(move || parse(source, lines)).await;
@@ -99,6 +99,12 @@ impl Definition {
         };
         read.map_err(panicked)?.map(Ok)
     }
+}
+
+/// With a line for each entry, for those who read it later; a definition that would be too long so is as the caller may have sent it.
+fn written(object: &Value) -> String {
+    let lines = format!("{object:#}");
+    if lines.len() > SOURCE_BYTES_MAX { object.to_string() } else { lines }
 }
 
 fn parse(source: String, lines: Lines) -> Result<Read, Problem> {
@@ -227,6 +233,7 @@ fn counted(mistakes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orchestr8_core::definition::TASKS_MAX;
 
     fn definition(value: &Value) -> Result<Definition, Problem> {
         Definition::take(&mut Fields::new(json!({ "definition": value }), "the body").expect("an object"))
@@ -242,6 +249,19 @@ mod tests {
         for bad in [json!("nightly@latest"), json!("nightly@0"), json!(" "), json!(7), json!(null), json!([])] {
             assert_eq!(definition(&bad).map_err(|problem| problem.code()), Err(Code::BadField), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_object_is_kept_in_lines_unless_these_are_too_long() {
+        let object = |tasks: usize| {
+            let tasks: Vec<Value> = (0..tasks).map(|number| json!({"name": format!("t{number}"), "handler": "noop"})).collect();
+            definition(&json!({"name": "x", "tasks": tasks})).expect("an object")
+        };
+        let few = object(2).read().await.expect("valid").expect("not registered");
+        assert!(few.source.contains("\n      \"handler\": \"noop\",\n"), "{}", few.source);
+        let many = object(TASKS_MAX).read().await.expect("as many as there may be").expect("not registered");
+        assert!(many.source.starts_with("{\"name\":\"x\",\"tasks\":[{\"handler\":"), "{}", &many.source[..100]);
+        assert_eq!(many.plan.tasks.len(), TASKS_MAX);
     }
 
     #[tokio::test]

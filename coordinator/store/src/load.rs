@@ -112,14 +112,15 @@ pub async fn executions(connection: &mut PgConnection, ids: &[ExecutionId]) -> R
     let all: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     let first: Vec<Uuid> = ids.iter().map(|id| id.task(0).0).collect();
     let last: Vec<Uuid> = ids.iter().map(|id| id.last_task().0).collect();
-    let rows = sqlx::query(LOAD).bind(all).bind(first).bind(last).fetch_all(connection).await?;
+    // Row by row: all rows of a large execution would take several times the memory of its tasks.
+    let mut rows = sqlx::query(LOAD).bind(all).bind(first).bind(last).fetch(connection);
     let mut loaded: Vec<Loaded> = Vec::new();
-    for row in &rows {
+    while let Some(row) = rows.try_next().await? {
         let id: Uuid = row.try_get("id")?;
         if loaded.last().is_none_or(|last| last.row.id.0 != id) {
-            loaded.push(execution(row)?);
+            loaded.push(execution(&row)?);
         }
-        loaded.last_mut().expect("pushed above").tasks.push(task(row)?);
+        loaded.last_mut().expect("pushed above").tasks.push(task(&row)?);
     }
     Ok(loaded)
 }

@@ -27,11 +27,9 @@ const TASKS: usize = 400;
 const CLAIMED: usize = 50;
 /// Those of them that are read in every way.
 const READ: usize = 20;
-/// A coordinator that starts takes in the outcomes of the last two seconds again, and reads what they are about: the tasks of the
-/// work before, of which the first work has none.
-const ROWS_READ_MORE: f64 = 2.0;
-/// Those reads, and a page for each time that an index is looked up which has a level more.
-const PAGES_MORE: f64 = 16.0;
+/// Indexes of a hundred times the rows have a level more, a page for each look-up: a fifth and somewhat more. Three runs saw 54 pages
+/// become 64 to 67.
+const PAGES_MORE: f64 = 4.0;
 /// Requests under way at once.
 const CALLERS: usize = 8;
 
@@ -40,6 +38,8 @@ async fn a_task_costs_the_same_in_large_tables_and_beside_many_alive() -> Result
     let mut installation = Installation::start(options()).await?;
     let completed = execution(&installation.api, &json!({"handler": "noop", "with": {"output": "first"}})).await?;
     let alive = execution(&installation.api, &json!({"handler": "noop", "run_at": "2200-01-01T00:00:00Z"})).await?;
+    // A coordinator that starts takes in the outcomes of the last two seconds again: those of the work before, which the first would not have.
+    cost(&mut installation, async |api| work(api).await).await?;
     let mut costs = Vec::new();
     for (series, (original, count)) in (0..).zip([(completed, SMALL), (completed, LARGE), (alive, ALIVE)]) {
         rows::insert(&installation.database_url, Copies { original, count, shards: SHARDS, series }).await?;
@@ -102,7 +102,9 @@ fn a_cost_that_grows_is_seen() {
     };
     assert!(grown((&cost(100_000, 100), 100), (&cost(100_000, 100), 100)).is_empty());
     assert!(!grown((&cost(100_000, 100), 100), (&cost(125_000, 100), 100)).is_empty());
-    assert!(!grown((&cost(100_000, 100), 100), (&cost(100_000, 400), 100)).is_empty());
+    assert!(grown((&cost(1_000, 100), 100), (&cost(1_500, 115), 100)).is_empty());
+    assert!(!grown((&cost(1_000, 100), 100), (&cost(1_700, 100), 100)).is_empty());
+    assert!(!grown((&cost(100_000, 100), 100), (&cost(100_000, 125), 100)).is_empty());
 }
 
 /// Times as published: the renewals of the leases, which come by time, are few beside the work.
@@ -184,14 +186,14 @@ fn assert_flat(what: &str, small: Cost<'_>, large: Cost<'_>) {
     assert!(grown.is_empty(), "{what}: a task costs more {grown:?}\nsmall: {small:#?}\nlarge: {large:#?}");
 }
 
-/// What costs a task more than a fifth more, beyond what is known and does not grow on.
+/// What costs a task more than a fifth more, beyond a level of the indexes.
 fn grown((small, few): Cost<'_>, (large, many): Cost<'_>) -> Vec<String> {
     let each =
         |count: i64, tasks: usize| f64::from(i32::try_from(count).expect("far fewer")) / f64::from(u32::try_from(tasks).expect("few"));
     let costs = [
         ("statements", small.transactions, large.transactions, 0.0),
         ("pages", small.pages(), large.pages(), PAGES_MORE),
-        ("rows read", small.fetched(), large.fetched(), ROWS_READ_MORE),
+        ("rows read", small.fetched(), large.fetched(), 0.0),
         ("rows written", small.written(), large.written(), 0.0),
     ];
     let grows = costs.into_iter().filter_map(|(what, small, large, more)| {

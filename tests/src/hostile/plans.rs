@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// Ways in which another version's plan differs, by the workflow's name.
 const CHANGES: [(&str, &str); 5] = [
     ("timed", r#"jsonb_set(plan, '{tasks,0,kind}', '{"teleport": {"to": "elsewhere"}}')"#),
-    ("running", "plan #- '{tasks,0,retry}'"),
+    ("running", "plan #- '{tasks,0,agent_name}'"),
     ("queued", r#"jsonb_set(plan, '{tasks,0,kind}', '"telepathy"')"#),
     // Readable, but not walkable: what no version should leave behind.
     ("tangled", "jsonb_set(plan, '{tasks,1,needs}', '[99]')"),
@@ -91,7 +91,7 @@ async fn others_go_on(words: &[&str]) -> Result<()> {
     assert_eq!((&publish["workflow_id"], &publish["workflow_name"]), (&json!(ids[2]), &json!("queued")), "{publish}");
     let outcome = quarantined(&scene, "outcome", 1).await?;
     assert_eq!((&outcome["workflow_id"], &outcome["task_name"]), (&json!(ids[1]), &json!("first")), "{outcome}");
-    ensure!(outcome["error"].as_str().is_some_and(|error| error.contains("retry")), "{outcome}");
+    ensure!(outcome["error"].as_str().is_some_and(|error| error.contains("agent_name")), "{outcome}");
     assert_eq!(scene.workflow(&ids[4]).await?["status"], "completed");
     completes_beside(&scene).await?;
     for id in &ids[..4] {

@@ -20,7 +20,7 @@ const KEYS: [&str; 6] = ["max_attempts", "initial_interval", "backoff_coefficien
 #[must_use]
 pub fn default_retry(kind: &TaskKind) -> RetryPolicy {
     match kind {
-        TaskKind::Run { .. } | TaskKind::Handler { .. } => RetryPolicy { max_attempts: 3, ..RetryPolicy::none() },
+        TaskKind::Run { .. } | TaskKind::Handler { .. } => RetryPolicy::usual(),
         TaskKind::Sleep { .. } => RetryPolicy::none(),
     }
 }

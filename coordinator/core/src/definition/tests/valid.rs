@@ -141,6 +141,23 @@ fn the_hash_is_of_the_content() {
 }
 
 #[test]
+fn what_a_definition_does_not_say_is_not_stored_and_is_read_again() {
+    let plan = parsed("name: x\ntasks:\n- {name: a, handler: noop}\n- {name: b, sleep: 1s}\n").plan;
+    let stored = json!(plan);
+    assert_eq!(stored["tasks"][0], json!({"name": "a", "kind": {"handler": {"name": "noop"}}, "agent_name": "noop"}));
+    assert_eq!(stored["tasks"][1]["retry"]["max_attempts"], 1, "not what most kinds have");
+    let mut spelled_out = stored.clone();
+    let retry = json!({"max_attempts": 3, "initial_interval": {"secs": 1, "nanos": 0}, "backoff_coefficient": 2.0,
+        "max_interval": {"secs": 300, "nanos": 0}, "jitter": 0.1});
+    for (key, value) in [("retry", retry), ("priority", json!("normal")), ("queue", json!("default")), ("at_most_once", json!(false))] {
+        spelled_out["tasks"][0][key] = value;
+    }
+    for read in [stored, spelled_out] {
+        assert_eq!(serde_json::from_value::<Plan>(read).expect("a plan"), plan);
+    }
+}
+
+#[test]
 fn inputs_are_checked_with_a_pointer() {
     let plan = parsed(PHASES).plan;
     assert_eq!(check_input(&plan, &json!({"path": "/x"})), Ok(()));

@@ -86,7 +86,7 @@ def keda():
         # Writable, unlike the cache of modules: it is to be removed again.
         run("cp", "--recursive", "--no-preserve=mode", f"{source}/config", draft)
 
-    return kept("keda", (module / "go.sum",), "KEDA from its Go modules: about 10 minutes", make)
+    return kept("keda", (module / "go.sum",), "KEDA from its Go modules: about 14 minutes", make)
 
 
 def kept(label, inputs, what, make):

@@ -54,8 +54,8 @@ image-test: toolchain servers build ## Build the image's runtime stage around th
 	@if docker info >/dev/null 2>&1; then docker build --file deploy/Dockerfile --tag orchestr8:image-test . && docker run --rm orchestr8:image-test --version; \
 	else echo "image-test: the whole build was left out: no docker answers here" >&2; fi
 
-k8s-test: toolchain servers build ## The chart on a real Kubernetes of two nodes made on this Debian 12, as root, under load and faults; writes target/k8s/latest.json
-	@ORCHESTR8="$(ORCHESTR8)" python3 -B tests/k8s/run.py
+k8s-test: toolchain servers build ## The chart on a real Kubernetes of two nodes made on this Debian 12, as root, under load and faults; with KEDA=1 its ScaledObject too; writes target/k8s/latest.json
+	@KEDA="$(KEDA)" ORCHESTR8="$(ORCHESTR8)" python3 -B tests/k8s/run.py
 
 toolchain:
 	@$(CARGO) --version >/dev/null 2>&1 || { echo "make: \`$(CARGO)\` does not run here: install Rust 1.95 or newer for this user (see rustup.rs; it needs no root) and put it on PATH" >&2; exit 1; }

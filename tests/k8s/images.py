@@ -1,4 +1,4 @@
-"""The images of the cluster as archives, built without a daemon and kept by their content: ours, Postgres, NATS, pause."""
+"""The images of the cluster as archives, built without a daemon and kept by their content: ours, Postgres, NATS, pause, KEDA's."""
 
 import shutil
 import tempfile
@@ -15,6 +15,8 @@ OURS = ("localhost/orchestr8:1", "localhost/orchestr8:2")
 POSTGRES = "localhost/postgres:17.10"
 NATS = "localhost/nats:2.15.1"
 PAUSE = "localhost/pause:1"
+KEDA = f"localhost/keda:{tools.KEDA}"
+KEDA_ADAPTER = f"localhost/keda-adapter:{tools.KEDA}"
 
 
 class Builder:
@@ -48,8 +50,8 @@ class Builder:
         Path(f"{archive}.draft").rename(archive)
 
 
-def all_of_them(binary, programs):
-    """Archives of every image, by name: ours around the binary, pause from the folder of Kubernetes' programs."""
+def all_of_them(binary, programs, keda=None):
+    """Archives of every image, by name: ours around the binary, pause from the folder of Kubernetes' programs, KEDA's where its folder is given."""
     ARCHIVES.mkdir(parents=True, exist_ok=True)
     servers = tools.servers()
     base = debian()
@@ -63,6 +65,9 @@ def all_of_them(binary, programs):
             NATS: (HERE / "nats.Dockerfile", [servers / "bin" / "nats-server"], {"servers": servers}),
             PAUSE: (HERE / "pause.Dockerfile", [programs / "pause"], {"pause": programs / "pause"}),
         }
+        if keda:
+            for name, program in ((KEDA, keda / "keda"), (KEDA_ADAPTER, keda / "keda-adapter")):
+                inputs[name] = (HERE / f"{program.name}.Dockerfile", [program], {program.name: program})
         return {name: archive(builder, name, base, *each) for name, each in inputs.items()}
 
 

@@ -14,6 +14,8 @@ TIMES = (
     "scale_down_s",
     "hpa_up_s",
     "hpa_to_zero_s",
+    "keda_up_s",
+    "keda_to_zero_s",
     "rolling_upgrade_s",
     "drain_s",
     "partition_recovery_s",

@@ -1,9 +1,11 @@
 """`make k8s-test`: the chart on a real Kubernetes of two nodes, made on this machine from nothing, under load and faults.
 
     run.py          everything, then the machine is as before; target/k8s/latest.json has the figures
-    run.py STEP...  installation, these steps of the scenario, uninstallation: scale kill_pods delete_pods drain upgrade cut_off autoscale
+    run.py STEP...  installation, these steps of the scenario, uninstallation: scale kill_pods delete_pods drain upgrade cut_off autoscale keda
     run.py up       only the cluster, until Ctrl-C; prints how to reach it
     run.py down     remove what a run that was killed has left
+
+With KEDA=1, everything has the step keda as well; by name it needs no KEDA=1.
 
 Needs root on Debian 12. Exit code 0: every promise was kept; 1: one was broken; 69: something that it needs is missing.
 """
@@ -31,8 +33,8 @@ USAGE, UNAVAILABLE = 2, 69
 def main(words):
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, lambda *_: sys.exit(143))
-    steps = words or scenario.Scenario.STEPS
-    if words not in (["up"], ["down"]) and not set(steps) <= set(scenario.Scenario.STEPS):
+    steps = words or scenario.usual_steps(os.environ)
+    if words not in (["up"], ["down"]) and not set(steps) <= {*scenario.STEPS, scenario.KEDA_STEP}:
         print(__doc__, file=sys.stderr)
         return USAGE
     machine = Machine(FOLDER)
@@ -42,7 +44,7 @@ def main(words):
         if words == ["down"]:
             machine.restore()
             return 0
-        programs, archives = prepared()
+        programs, archives = prepared(steps)
     except Broken as missing:
         print(f"k8s-test: {missing}", file=sys.stderr)
         return UNAVAILABLE
@@ -67,15 +69,16 @@ def alone():
     return lock
 
 
-def prepared():
-    """Programs and images, from the network while this process is still in the machine's."""
+def prepared(steps):
+    """Programs and images for these steps, from the network while this process is still in the machine's."""
     tools.KEPT.mkdir(parents=True, exist_ok=True)
     for draft in tools.KEPT.glob("draft-*"):
         shutil.rmtree(draft)
     if not BINARY.exists():
         raise Broken(f"{BINARY} is missing: run `make build`")
     programs = {"kubernetes": tools.kubernetes(), "coredns": tools.coredns(), "tools": tools.helm_and_kubectl()}
-    return programs, images.all_of_them(BINARY, programs["kubernetes"])
+    keda = tools.keda() if scenario.KEDA_STEP in steps else None
+    return programs, images.all_of_them(BINARY, programs["kubernetes"], keda)
 
 
 def with_cluster(machine, programs, archives, work):

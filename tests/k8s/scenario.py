@@ -1,10 +1,11 @@
 """What happens to the installation, in order: each step leaves it whole and says how long it took."""
 
 import json
-import os
 import time
 
+import tools
 from installation import CHART, COORDINATORS, EXECUTORS, Installation
+from keda import Keda, holds
 from ledger import Ledger
 from load import Load
 from machine import Broken, wait_for
@@ -24,14 +25,22 @@ REPLICAS = 4
 POOL_MAX = 3
 SCALING = {"mode": "hpa", "minReplicas": 0, "maxReplicas": POOL_MAX, "cooldownSeconds": 5}
 AUTOSCALING = {"externalMetrics": {"enabled": True}, "executors": {"default": {"slots": 4, "scaling": SCALING}}}
+# KEDA asks the coordinators' API itself; external metrics are KEDA's then.
+KEDA_SCALING = {**SCALING, "mode": "keda", "trigger": "metrics-api", "pollingSeconds": 2}
+KEDA_VALUES = {"externalMetrics": {"enabled": False}, "executors": {"default": {"slots": 4, "scaling": KEDA_SCALING}}}
+STEPS = ("scale", "kill_pods", "delete_pods", "drain", "upgrade", "cut_off", "autoscale")
+KEDA_STEP = "keda"
+
+
+def usual_steps(environment):
+    """Those of a run that names none: KEDA's as well with KEDA=1, and last, since it takes the place of the coordinators' own metric."""
+    return STEPS if environment.get("KEDA", "") in ("", "0") else (*STEPS, KEDA_STEP)
 
 
 class Scenario:
     """One run over a cluster that is up."""
 
-    STEPS = ("scale", "kill_pods", "delete_pods", "drain", "upgrade", "cut_off", "autoscale")
-
-    def __init__(self, cluster, report, steps=STEPS):
+    def __init__(self, cluster, report, steps):
         self.steps = steps
         self.cluster = cluster
         self.report = report
@@ -39,8 +48,8 @@ class Scenario:
 
     def run(self):
         """Every step; what breaks is a complaint, and the verdict is given on what was promised until then."""
-        if os.environ.get("KEDA"):
-            self.report.say("KEDA is not part of this run yet: the chart's ScaledObject is checked against its schema by `make test`")
+        if KEDA_STEP not in self.steps:
+            self.report.say("keda_up_s and keda_to_zero_s are null: KEDA=1 measures them")
         self.installation.prepare()
         self.ledger = Ledger(self.installation.volumes / "ledger")
         self.before = self.installation.snapshot()
@@ -160,17 +169,39 @@ class Scenario:
         self.load.end()
         self.drained()
         self.installation.upgrade("--values", "-", input=json.dumps(AUTOSCALING))
+        self.up_and_to_zero("hpa")
+
+    def keda(self):
+        """The load ends; then 0 to N to 0 by the chart's ScaledObject, whose uninstallation is KEDA's part too."""
+        self.load.end()
+        self.drained()
+        keda = Keda(self.cluster, tools.keda() / "config")
+        # The coordinators leave the external metrics to KEDA before it comes; the replicas stay as they are meanwhile.
+        self.installation.upgrade("--set", "externalMetrics.enabled=false")
+        wait_for("the coordinators' external metrics are still there", keda.is_free, PATIENCE_S)
+        present, begun = self.installation.snapshot(), time.monotonic()
+        keda.install()
+        self.report.say(f"KEDA was there after {time.monotonic() - begun:.1f} s")
+        # KEDA's own things may stay when the release goes.
+        self.before |= self.installation.snapshot() - present
+        self.installation.upgrade("--values", "-", input=json.dumps(KEDA_VALUES))
+        is_followed = lambda: holds("Ready", self.installation.get("scaledobject", EXECUTORS))
+        wait_for("KEDA does not follow the ScaledObject", is_followed, PATIENCE_S)
+        self.up_and_to_zero("keda")
+
+    def up_and_to_zero(self, scaler):
+        """The times from work for an idle pool at zero to N executors that work, and from its end to the last pod's."""
         gone = lambda: not self.installation.pods("executor-default")
-        wait_for("the autoscaler does not scale to zero without work", gone, PATIENCE_S)
+        wait_for(f"{scaler} does not scale to zero without work", gone, PATIENCE_S)
         begun = time.monotonic()
         for _ in range(4 * POOL_MAX):
             self.load.submit("long", 30)
         wait_for(f"{POOL_MAX} executors do not all start", lambda: self.starters_since(begun) >= POOL_MAX, PATIENCE_S)
-        self.report.time("hpa_up_s", time.monotonic() - begun)
+        self.report.time(f"{scaler}_up_s", time.monotonic() - begun)
         self.drained()
         begun = time.monotonic()
-        wait_for("the autoscaler does not scale to zero", gone, PATIENCE_S)
-        self.report.time("hpa_to_zero_s", time.monotonic() - begun)
+        wait_for(f"{scaler} does not scale to zero", gone, PATIENCE_S)
+        self.report.time(f"{scaler}_to_zero_s", time.monotonic() - begun)
 
     def starters_since(self, since_s):
         return len({entry.executor for entry in self.ledger.entries() if entry.mark == "start" and entry.seen_s > since_s})

@@ -1,4 +1,4 @@
-"""What a run needs and does not make itself: Debian's packages, Kubernetes' programs, helm, kubectl, CoreDNS, Postgres, nats-server.
+"""What a run needs and does not make itself: Debian's packages, Kubernetes' programs, KEDA's, helm, kubectl, CoreDNS, Postgres, nats-server.
 
 Kept in .orchestr8/k8s and .orchestr8/tools; what is there is not fetched or built again.
 """
@@ -17,6 +17,7 @@ KEPT = REPOSITORY / ".orchestr8" / "k8s"
 TOOLS = REPOSITORY / ".orchestr8" / "tools"
 MODULE = Path(__file__).resolve().parent / "binaries"
 KUBERNETES = "1.36.2"
+KEDA = "2.21.0"
 # The program that shows that a package of Debian is there.
 PACKAGES = {
     "buildah": "buildah",
@@ -64,20 +65,55 @@ def install(packages):
 
 def kubernetes():
     """The folder with etcd, Kubernetes' five programs and pause, built from Go modules: a quarter of an hour of two processors, once."""
-    folder = KEPT / f"bin-{digest(MODULE / 'go.sum', MODULE / 'pause' / 'main.go')}"
-    if not folder.exists():
-        print("k8s-test: building Kubernetes from its Go modules: about 16 minutes on two cores, once", flush=True)
-        draft = folder.with_suffix(".draft")
-        draft.mkdir(parents=True, exist_ok=True)
-        build = ["go", "build", "-mod=readonly", "-trimpath", "-ldflags", f"-s -w -X k8s.io/component-base/version.gitVersion=v{KUBERNETES}"]
-        options = {"cwd": MODULE, "env": {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": ""}, "timeout": BUILD_PATIENCE_S}
-        run(*build, "-p", "2", "-o", f"{draft}/", "tool", "./pause", **options)
+
+    def make(draft):
+        go_build(MODULE, draft, f"k8s.io/component-base/version.gitVersion=v{KUBERNETES}", "tool", "./pause")
         (draft / "server").rename(draft / "etcd")
+
+    return kept("bin", (MODULE / "go.sum", MODULE / "pause" / "main.go"), "Kubernetes from its Go modules: about 16 minutes", make)
+
+
+def keda():
+    """The folder with KEDA's operator, its adapter and its configuration, built from Go modules like Kubernetes."""
+    module = MODULE / "keda"
+
+    def make(draft):
+        name = "github.com/kedacore/keda/v2"
+        go_build(module, draft, f"{name}/version.Version={KEDA}", "tool")
+        (draft / "operator").rename(draft / "keda")
+        (draft / "adapter").rename(draft / "keda-adapter")
+        source = run("go", "list", "-m", "-f", "{{.Dir}}", name, **go(module)).strip()
+        # Writable, unlike the cache of modules: it is to be removed again.
+        run("cp", "--recursive", "--no-preserve=mode", f"{source}/config", draft)
+
+    return kept("keda", (module / "go.sum",), "KEDA from its Go modules: about 14 minutes", make)
+
+
+def kept(label, inputs, what, make):
+    """The folder for the content of these files: made once, as a draft that is whole before it has its name; older ones are removed."""
+    folder = KEPT / f"{label}-{digest(*inputs)}"
+    if not folder.exists():
+        print(f"k8s-test: building {what} on two cores, once", flush=True)
+        draft = folder.with_suffix(".draft")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        make(draft)
         draft.rename(folder)
-        for old in KEPT.glob("bin-*"):
+        for old in KEPT.glob(f"{label}-*"):
             if old != folder:
                 shutil.rmtree(old)
     return folder
+
+
+def go(module):
+    """How a command of Go runs in a module: no C, and nobody's flags."""
+    return {"cwd": module, "env": {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": ""}, "timeout": BUILD_PATIENCE_S}
+
+
+def go_build(module, folder, variable, *packages):
+    """Programs of a module into a folder, with one variable set."""
+    flags = ("-mod=readonly", "-trimpath", "-ldflags", f"-s -w -X {variable}", "-p", "2")
+    run("go", "build", *flags, "-o", f"{folder}/", *packages, **go(module))
 
 
 def coredns():

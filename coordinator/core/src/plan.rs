@@ -205,6 +205,7 @@ const fn usual_priority() -> Priority {
     Priority::Normal
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 fn is_usual_priority(priority: &Priority) -> bool {
     *priority == usual_priority()
 }

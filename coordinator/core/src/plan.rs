@@ -1,7 +1,8 @@
 //! The plan: a valid definition, resolved. What the state machine walks; nothing in it can be wrong any more.
 //!
 //! Made by [`crate::definition`], stored as JSON under the hash of its content, shared by all its executions. What a definition
-//! does not say is not stored: a lane that reads a plan of 100,000 tasks does nothing else meanwhile.
+//! does not say is not stored: a lane that reads a plan of 100,000 tasks does nothing else meanwhile. What is left out means
+//! for ever what it means today: another default of definitions is written into the plans that they give.
 
 use orchestr8_proto::words::Priority;
 use serde::{Deserialize, Serialize};

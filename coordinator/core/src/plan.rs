@@ -205,6 +205,7 @@ const fn usual_priority() -> Priority {
     Priority::Normal
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_usual_priority(priority: &Priority) -> bool {
     *priority == usual_priority()
 }

@@ -55,3 +55,19 @@ async fn spans_come_again_when_the_collector_does() -> Result<()> {
     scene.finish().await;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_collector_that_refused_spans_gets_those_that_follow() -> Result<()> {
+    let collector = Collector::start(Gate::Refusing).await?;
+    let scene = Scene::start(traced(&collector.endpoint)).await?;
+    let log = scene.installation.coordinators[0].log().to_owned();
+    let told = async |words: &str| Ok(std::fs::read_to_string(&log)?.contains(words).then_some(()));
+    scene.result(&scene.submit(&noop(&json!(0))).await?).await?;
+    wait_for("the coordinator to say it", SOON, async || told("spans are not taken").await).await?;
+    collector.set(Gate::Open);
+    scene.result(&scene.submit(&noop(&json!(1))).await?).await?;
+    collector.until("execution task", |_| true).await?;
+    wait_for("the coordinator to say it", SOON, async || told("spans are taken again").await).await?;
+    scene.finish().await;
+    Ok(())
+}

@@ -53,6 +53,8 @@ pub enum Gate {
     Open,
     /// Not before it opens.
     Shut,
+    /// At once, with an error.
+    Refusing,
 }
 
 #[derive(Debug, Default)]
@@ -122,7 +124,7 @@ impl Drop for Collector {
 
 async fn take(State((kept, mut gate)): State<Shared>, headers: HeaderMap, body: Bytes) -> (StatusCode, Json<Value>) {
     locked(&kept.raw).push((body.to_vec(), headers));
-    if gate.wait_for(|gate| *gate == Gate::Open).await.is_err() {
+    if *gate.borrow() == Gate::Refusing || gate.wait_for(|gate| *gate == Gate::Open).await.is_err() {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({})));
     }
     let Ok(request) = ExportTraceServiceRequest::decode(body) else { return (StatusCode::BAD_REQUEST, Json(json!({}))) };

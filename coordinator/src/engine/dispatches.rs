@@ -4,7 +4,7 @@ use super::batch::Stepped;
 use super::bundles::{Bundler, Passenger};
 use super::lane::Lane;
 use super::lots::{LotState, mark_row};
-use super::outputs::{Views, reads_of, too_much_to_read, unreadable, views};
+use super::outputs::{Views, reads_of, reads_of_all, too_much_to_read, unreadable, views};
 use super::references::too_large;
 use super::work::Work;
 use crate::bus::publisher::{Again, Member};
@@ -122,6 +122,7 @@ impl Lane {
             return Ok(());
         }
         let mut making = Making::new(self.epoch());
+        let reads = reads_of_all(&wanted, executions);
         // The next one to be made is the last. One output that cannot be read, or many large ones, must not stop the others.
         let mut groups = vec![wanted];
         while let Some(mut group) = groups.pop() {
@@ -129,7 +130,7 @@ impl Lane {
                 group.into_iter().for_each(|wanted| self.postpone(wanted, executions, &mut making));
                 continue;
             }
-            let read = self.outputs_for(&group, executions, known).await;
+            let read = self.outputs_for(&group, &reads, known).await;
             let failure = match read {
                 Ok(Outputs::All(outputs)) => {
                     group.into_iter().for_each(|wanted| self.make(wanted, (executions, &outputs), &mut making));

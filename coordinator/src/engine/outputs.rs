@@ -20,22 +20,18 @@ const READ_TOGETHER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Upstream tasks as expressions see them.
 pub(super) type Views = BTreeMap<String, TaskView>;
+/// The upstream tasks that each task reads.
+pub(super) type Reads = HashMap<TaskId, Vec<TaskId>>;
 
 impl Lane {
     /// The outputs that the wanted dispatches read: those just reported, and from their rows the others.
     pub(super) async fn outputs_for(
         &mut self,
         wanted: &[Wanted],
-        executions: &HashMap<ExecutionId, Execution>,
+        reads: &Reads,
         known: &HashMap<TaskId, Value>,
     ) -> Result<Outputs, StoreError> {
-        let mut read = BTreeSet::new();
-        for wanted in wanted {
-            if let Some(execution) = executions.get(&wanted.task.execution()) {
-                let indexes = reads_of(execution, wanted.task.index());
-                read.extend(indexes.into_iter().map(|index| execution.id.task(index)));
-            }
-        }
+        let read = wanted.iter().filter_map(|wanted| reads.get(&wanted.task)).flatten().copied().collect();
         let bytes_max = if wanted.len() > 1 { READ_TOGETHER_BYTES_MAX } else { READ_BYTES_MAX };
         self.outputs(read, known, bytes_max).await
     }
@@ -73,6 +69,16 @@ pub(super) fn views(execution: &Execution, reads: &[TaskIndex], outputs: &HashMa
         (execution.plan.task(*index).name.clone(), view)
     };
     reads.iter().map(view).collect()
+}
+
+/// What each of these dispatches reads; expressions are parsed for it, so it is found once, however small the groups become.
+pub(super) fn reads_of_all(wanted: &[Wanted], executions: &HashMap<ExecutionId, Execution>) -> Reads {
+    let of_one = |wanted: &Wanted| {
+        let execution = executions.get(&wanted.task.execution())?;
+        let reads = reads_of(execution, wanted.task.index()).into_iter().map(|index| execution.id.task(index)).collect();
+        Some((wanted.task, reads))
+    };
+    wanted.iter().filter_map(of_one).collect()
 }
 
 /// The tasks whose outputs a task reads, in order and once each.

@@ -3,7 +3,7 @@
 
 use super::dispatches::Wanted;
 use super::lane::Lane;
-use super::outputs::too_much_to_read;
+use super::outputs::{reads_of_all, too_much_to_read};
 use super::untrusted::{self, Refusal};
 use crate::bus::publisher::Again;
 use crate::kill_points;
@@ -269,7 +269,8 @@ impl Lane {
             return Ok(None);
         }
         let wanted = Wanted { task: ask.task, dispatch: ask.dispatch, sequence: 0, again: Again::MayBe };
-        let whole = match self.outputs_for(&[wanted], executions, &HashMap::new()).await? {
+        let reads = reads_of_all(&[wanted], executions);
+        let whole = match self.outputs_for(&[wanted], &reads, &HashMap::new()).await? {
             Outputs::All(outputs) => self.whole(execution, wanted, &outputs),
             Outputs::TooLarge => Err(too_much_to_read()),
         };

@@ -30,6 +30,18 @@ fn the_runtime_stage_runs_the_binary() -> Result<()> {
 }
 
 #[test]
+fn the_layer_of_dependencies_has_every_manifest() -> Result<()> {
+    let read = |file: &str| std::fs::read_to_string(binary::workspace().join(file)).with_context(|| file.to_owned());
+    let (manifest, dockerfile) = (read("Cargo.toml")?, read("deploy/Dockerfile")?);
+    let members = manifest.lines().find_map(|line| line.strip_prefix("members = [")?.strip_suffix(']')).context("members, in one line")?;
+    for member in members.split(", ").map(|member| member.trim_matches('"')) {
+        let line = format!("COPY {member}/Cargo.toml {member}/\n");
+        ensure!(dockerfile.contains(&line), "deploy/Dockerfile lacks `{}`", line.trim());
+    }
+    Ok(())
+}
+
+#[test]
 fn the_list_of_crates_is_that_of_the_lock_file() -> Result<()> {
     let list = || Command::new("python3").arg(binary::workspace().join("deploy/sbom.py")).output().context("python3");
     let (output, again) = (list()?, list()?);

@@ -47,6 +47,9 @@ pub struct TaskArgs {
     /// The pauses between attempts: `exponential`, or a JSON object such as `{"initial_interval": "5s", "backoff_coefficient": 3}`.
     #[arg(long, value_name = "BACKOFF", value_parser = parse_backoff)]
     retry_backoff: Option<Value>,
+    /// Never start it twice: a lost attempt is a failed task, and there are no retries.
+    #[arg(long)]
+    at_most_once: bool,
     /// How urgent it is within its queue: critical, high, normal or low.
     #[arg(long, value_name = "PRIORITY")]
     priority: Option<Priority>,
@@ -178,6 +181,7 @@ fn body(args: &TaskArgs) -> Result<Value, CommandError> {
     add("timeout", args.timeout.map(|timeout| json!(format_duration(timeout))));
     add("max_retries", args.max_retries.map(|number| json!(number)));
     add("retry_backoff", args.retry_backoff.clone());
+    add("at_most_once", args.at_most_once.then_some(json!(true)));
     add("priority", args.priority.map(|priority| json!(priority)));
     add("queue", text(&args.queue));
     add("agent_name", text(&args.agent_name));
@@ -226,8 +230,8 @@ mod tests {
             "run_at": "2026-01-31T14:00:00Z", "agent_name": "reviewer",
         });
         assert_eq!(parsed(&words.split_whitespace().collect::<Vec<_>>()), Ok(expected));
-        let run = parsed(&["--run", "x", "--env", "A=1", "--workdir", "/src", "--large-values", "file"]);
-        assert_eq!(run, Ok(json!({"run": "x", "env": {"A": "1"}, "workdir": "/src", "large_values": "file"})));
+        let run = parsed(&["--run", "x", "--env", "A=1", "--workdir", "/src", "--large-values", "file", "--at-most-once"]);
+        assert_eq!(run, Ok(json!({"run": "x", "env": {"A": "1"}, "workdir": "/src", "large_values": "file", "at_most_once": true})));
     }
 
     #[test]

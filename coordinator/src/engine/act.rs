@@ -246,7 +246,7 @@ impl Lane {
         let Some((inbox, first)) = group.inbox.zip(group.ids.first().copied()) else { return Ok(()) };
         let event = json!({ "event": "submit", "inbox": super::mail::submission_letter(group) });
         let kept = Quarantined { shard: first.shard(), execution: Some(first), task: None, event, error, inbox: Some(inbox) };
-        quarantine::keep(&mut self.parts.connection, kept).await
+        quarantine::keep(self.parts.connection.here()?, kept).await
     }
 
     async fn quarantine_event(&mut self, work: EventWork, error: String) -> Result<(), StoreError> {
@@ -265,7 +265,7 @@ impl Lane {
             error: &error,
             inbox: work.inbox,
         };
-        quarantine::keep(&mut self.parts.connection, kept).await?;
+        quarantine::keep(self.parts.connection.here()?, kept).await?;
         if let Some(reply) = work.reply {
             reply.sender.send(Err(super::handle::CommandError::Unavailable(error.clone()))).ok();
         }

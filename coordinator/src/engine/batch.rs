@@ -1,5 +1,6 @@
 //! One batch: reserve, load, step, commit. A batch that the database refuses is bisected until the culprit is found.
 
+use super::flights::Meets;
 use super::handle::{CancelAnswer, CommandError, Origin, SubmitError, Submitted};
 use super::lane::{BATCH_EVENTS_MAX, Lane, Randomness};
 use super::lots::mark_row;
@@ -13,12 +14,13 @@ use orchestr8_core::machine::{self, Effect, Event};
 use orchestr8_core::plan::{Plan, TaskIndex};
 use orchestr8_proto::ids::{ExecutionId, RunId, TaskId};
 use orchestr8_store::StoreError;
-use orchestr8_store::commit::{self, Batch, NewExecution};
+use orchestr8_store::commit::{Batch, NewExecution};
 use orchestr8_store::keys::{self, Reservation};
 use orchestr8_store::load::{self, Outputs};
 use orchestr8_store::queue::Lot;
 use orchestr8_store::rows::{KeyRow, MarkRow};
 use serde_json::Value;
+use sqlx::PgConnection;
 use std::any::Any;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -87,7 +89,7 @@ impl Lane {
         }
     }
 
-    fn put_back(&mut self, works: Vec<Work>) {
+    pub(super) fn put_back(&mut self, works: Vec<Work>) {
         self.batch_max = (self.batch_max / 2).max(1);
         for mut work in works.into_iter().rev() {
             if let Work::New(group) = &mut work {
@@ -107,7 +109,10 @@ impl Lane {
     async fn attempt(&mut self, works: &mut Vec<Work>) -> Result<(), StoreError> {
         let started = Instant::now();
         let mut stepped = Stepped { inbox: works.iter().filter_map(Work::inbox).collect(), ..Stepped::default() };
-        self.admit(works).await?;
+        let mut connection = self.parts.connection.lend()?;
+        let admitted = self.admit(works, &mut connection).await;
+        self.parts.connection.back(connection);
+        admitted?;
         self.load(works, &mut stepped).await?;
         self.step_all(works, &mut stepped)?;
         self.evaluate_outputs(&mut stepped).await?;
@@ -115,7 +120,9 @@ impl Lane {
         if !batch.is_unfenced() {
             self.renew_if_late().await?;
             passes_before_commit(works);
-            self.clock.told(commit::commit(&mut self.parts.connection, &batch).await?);
+            let meets = Meets::of(works, &stepped);
+            let now = self.commit_beside_flights(&batch, meets).await?;
+            self.clock.told(now);
             kill_points::pass(kill_points::AFTER_COMMIT_BEFORE_PUBLISH);
         }
         self.parts.metrics.batch_committed(works.len(), started.elapsed());
@@ -125,7 +132,7 @@ impl Lane {
     }
 
     /// Draws ids for new groups and reserves their keys; groups that need nothing more are answered and leave the batch.
-    async fn admit(&mut self, works: &mut Vec<Work>) -> Result<(), StoreError> {
+    pub(super) async fn admit(&mut self, works: &mut Vec<Work>, connection: &mut PgConnection) -> Result<(), StoreError> {
         let shard = self.submission_shard();
         let mut rows = Vec::new();
         let mut seen = HashSet::new();
@@ -152,9 +159,9 @@ impl Lane {
             index += 1;
         }
         later.into_iter().rev().for_each(|work| self.pending.push_front(work));
-        let reservations = if rows.is_empty() { HashMap::new() } else { keys::reserve(&mut self.parts.connection, &rows).await? };
+        let reservations = if rows.is_empty() { HashMap::new() } else { keys::reserve(connection, &rows).await? };
         kill_points::pass(kill_points::AFTER_RESERVE_BEFORE_COMMIT);
-        let doubtful = self.made_already(works).await?;
+        let doubtful = made_already(works, connection).await?;
         works.retain_mut(|work| match work {
             Work::New(group) => admitted(group, &reservations, &doubtful),
             Work::Event(_) | Work::Position(_) => true,
@@ -163,25 +170,13 @@ impl Lane {
         Ok(())
     }
 
-    /// The shards take turns. Without shards of its own a lane submits to those of others.
+    /// The shards take turns, but for those over which a flight is. Without shards of its own a lane submits to those of others.
     fn submission_shard(&mut self) -> u16 {
         self.next_submission_shard = self.next_submission_shard.wrapping_add(1);
-        let all = self.parts.installation.shard_count;
-        let any = u16::try_from(self.next_submission_shard % usize::from(all.max(1))).unwrap_or(0);
-        self.shards.keys().nth(self.next_submission_shard % self.shards.len().max(1)).copied().unwrap_or(any)
-    }
-
-    /// Executions of doubtful groups that an earlier commit has made after all.
-    async fn made_already(&mut self, works: &[Work]) -> Result<HashSet<ExecutionId>, StoreError> {
-        let first_of = |work: &Work| match work {
-            Work::New(group) if group.state == GroupState::Doubtful => group.ids.first().copied(),
-            Work::New(_) | Work::Event(_) | Work::Position(_) => None,
-        };
-        let doubtful: Vec<ExecutionId> = works.iter().filter_map(first_of).collect();
-        if doubtful.is_empty() {
-            return Ok(HashSet::new());
-        }
-        load::existing(&mut self.parts.connection, &doubtful).await
+        let of = |count: usize| self.next_submission_shard % count.max(1);
+        let turns = self.shards.keys().cycle().skip(of(self.shards.len())).take(self.shards.len());
+        let any = || u16::try_from(of(usize::from(self.parts.installation.shard_count))).unwrap_or(0);
+        turns.clone().find(|shard| !self.flights.is_over(**shard)).or(turns.clone().next()).copied().unwrap_or_else(any)
     }
 
     async fn load(&mut self, works: &[Work], stepped: &mut Stepped) -> Result<(), StoreError> {
@@ -208,7 +203,7 @@ impl Lane {
         if missing.is_empty() {
             return Ok(executions);
         }
-        let loaded = load::executions(&mut self.parts.connection, &missing).await?;
+        let loaded = load::executions(self.parts.connection.here()?, &missing).await?;
         self.load_plans(loaded.iter().map(|loaded| loaded.plan_hash)).await?;
         for loaded in loaded {
             let hash = loaded.plan_hash;
@@ -225,13 +220,13 @@ impl Lane {
             return Ok(());
         }
         let unknown: Vec<[u8; 32]> = unknown.into_iter().collect();
-        for (hash, plan) in load::plans(&mut self.parts.connection, &unknown).await? {
+        for (hash, plan) in load::plans(self.parts.connection.here()?, &unknown).await? {
             self.plans.put(hash, Arc::new(plan));
         }
         Ok(())
     }
 
-    fn step_all(&mut self, works: &mut [Work], stepped: &mut Stepped) -> Result<(), StoreError> {
+    pub(super) fn step_all(&mut self, works: &mut [Work], stepped: &mut Stepped) -> Result<(), StoreError> {
         for work in works {
             match work {
                 Work::Event(event) => self.step_event(event, stepped)?,
@@ -330,7 +325,7 @@ impl Lane {
     }
 
     /// Gives new dispatches their sequences and gathers every row of the batch.
-    fn rows(&mut self, works: &[Work], stepped: &mut Stepped) -> Batch {
+    pub(super) fn rows(&mut self, works: &[Work], stepped: &mut Stepped) -> Batch {
         let mut batch = Batch::default();
         let mut tried = HashMap::new();
         for (id, effect) in &stepped.effects {
@@ -402,6 +397,19 @@ fn passes_before_commit(works: &[Work]) {
     if works.iter().any(|work| work.inbox().is_some()) {
         kill_points::pass(kill_points::AFTER_INBOX_READ_BEFORE_COMMIT);
     }
+}
+
+/// Executions of doubtful groups that an earlier commit has made after all.
+async fn made_already(works: &[Work], connection: &mut PgConnection) -> Result<HashSet<ExecutionId>, StoreError> {
+    let first_of = |work: &Work| match work {
+        Work::New(group) if group.state == GroupState::Doubtful => group.ids.first().copied(),
+        Work::New(_) | Work::Event(_) | Work::Position(_) => None,
+    };
+    let doubtful: Vec<ExecutionId> = works.iter().filter_map(first_of).collect();
+    if doubtful.is_empty() {
+        return Ok(HashSet::new());
+    }
+    load::existing(connection, &doubtful).await
 }
 
 /// Whether the group's executions are to be made now; else it is answered.

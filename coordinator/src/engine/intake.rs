@@ -267,7 +267,7 @@ impl Lane {
             Command::Submit { request: Request { submissions, bytes, key, room }, reply } => {
                 let (ids, reply, state) = (Vec::new(), Some(reply), GroupState::Fresh);
                 let group = Group { submissions, bytes, ids, key, reply, room, state, tries: 0, inbox: None };
-                self.pending.push_back(Work::New(Box::new(group)));
+                self.flights.waiting.push_back(Work::New(Box::new(group)));
             }
             Command::Cancel { target, reply } => {
                 let (execution, event, task) = match target {
@@ -287,7 +287,7 @@ impl Lane {
             return;
         }
         let why = || "the database is away, or this coordinator is stopping".to_owned();
-        for work in self.pending.drain(..) {
+        for work in self.pending.drain(..).chain(self.flights.waiting.drain(..)) {
             match work {
                 Work::New(mut group) if group.state == GroupState::Fresh => {
                     group.answer(Err(SubmitError::Unavailable(why())));

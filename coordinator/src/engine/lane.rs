@@ -3,6 +3,7 @@
 use super::bundles::Durations;
 use super::cache::{ExecutionCache, PlanCache};
 use super::clock::DatabaseClock;
+use super::flights::Flights;
 use super::handle::{Command, EngineHandle};
 use super::input::Input;
 use super::inquiry::Inquiries;
@@ -11,6 +12,7 @@ use super::mail::Mail;
 use super::references::References;
 use super::roster::Roster;
 use super::served::Served;
+use super::session::Session;
 use super::sharing::Held;
 use super::work::Work;
 use crate::bus::Bus;
@@ -34,7 +36,6 @@ use orchestr8_store::migrate::{Database, Installation};
 use orchestr8_store::queue::Lot;
 use orchestr8_store::shards::{Hears, LaneIdentity};
 use rand::RngExt;
-use sqlx::PgConnection;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -55,7 +56,7 @@ pub const INPUTS_IN_GATHER_MAX: usize = 256;
 /// Commands of callers that are taken before the inputs of executors.
 pub const COMMANDS_IN_BATCH_MAX: usize = 256;
 /// A pass without an answer of the database for this long is a doubt; above every timeout of the server's own.
-const ANSWER_MAX: Duration = Duration::from_secs(40);
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(40);
 
 /// What a lane is given.
 pub struct LaneParts {
@@ -80,7 +81,9 @@ pub struct LaneParts {
     /// Where the database is.
     pub database: Database,
     /// The lane's own connection to it.
-    pub connection: PgConnection,
+    pub connection: Session,
+    /// Another one, for submissions.
+    pub flight_connection: Session,
     /// NATS.
     pub bus: Bus,
     /// What arrives.
@@ -113,6 +116,7 @@ pub struct Lane {
     pub(super) identity: LaneIdentity,
     pub(super) shards: BTreeMap<u16, Held>,
     pub(super) pending: VecDeque<Work>,
+    pub(super) flights: Flights,
     pub(super) executions: ExecutionCache,
     pub(super) plans: PlanCache,
     pub(super) leases: LeaseTable,
@@ -203,6 +207,7 @@ impl Lane {
             identity: LaneIdentity { lane: Uuid::new_v4(), owner: parts.name.clone(), lease_time: times.shard_lease() },
             shards: BTreeMap::new(),
             pending: VecDeque::new(),
+            flights: Flights::default(),
             executions: ExecutionCache::new(parts.cache_bytes_max),
             plans: PlanCache::default(),
             leases: LeaseTable::new(lease_ticks),
@@ -280,10 +285,12 @@ impl Lane {
             return Ok(());
         }
         self.read_inbox().await?;
+        self.depart().await?;
         if !self.pending.is_empty() {
             let batch = self.take_batch();
             self.process(batch).await?;
         }
+        self.doubt_of_flight()?;
         self.send_mail().await?;
         self.look_for_vanished().await?;
         self.decide_inquiries();
@@ -312,16 +319,19 @@ impl Lane {
         self.alarms.retake = Some(if self.doubts_in_row == 0 { Instant::now() } else { Instant::now() + pause });
         self.doubts_in_row += 1;
         self.in_doubt = true;
+        self.abandon_flight();
         self.let_go();
     }
 
     /// Waits for an input, a command or the lane's own clock; takes what is there, up to a batch. Never lingers.
     async fn gather(&mut self, shutdown: &CancellationToken) {
         let wake = self.next_alarm();
-        if (self.pending.is_empty() || self.in_doubt) && !self.wants_feeding() && !self.wants_mail() && !self.wants_parts() {
+        let idle = self.pending.is_empty() && !self.flights.has_departures();
+        if (idle || self.in_doubt) && !self.wants_feeding() && !self.wants_mail() && !self.wants_parts() {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep_until(wake) => {}
+                landing = self.flights.landing() => self.land(landing).await,
                 Some(input) = self.parts.inputs.1.recv() => self.take_in(input),
                 Some(command) = self.parts.commands.recv() => self.take_command(command),
             }
@@ -334,14 +344,7 @@ impl Lane {
     /// What has arrived, as far as a batch reaches; the rest waits in its channel, and that in the broker.
     fn take_what_is_there(&mut self) {
         // Callers first: executors that flood must not starve them.
-        let mut commands = 0;
-        while commands < COMMANDS_IN_BATCH_MAX
-            && self.pending.len() < BATCH_EVENTS_MAX
-            && let Ok(command) = self.parts.commands.try_recv()
-        {
-            self.take_command(command);
-            commands += 1;
-        }
+        self.take_commands();
         let (mut inputs, mut bytes) = (0, 0);
         while inputs < INPUTS_IN_GATHER_MAX
             && self.pending.len() < BATCH_EVENTS_MAX
@@ -356,19 +359,27 @@ impl Lane {
 
     /// Takes the front of what is pending: at most [`BATCH_EVENTS_MAX`] items; submissions count by their tasks and bytes.
     pub(super) fn take_batch(&mut self) -> Vec<Work> {
+        let mut pending = std::mem::take(&mut self.pending);
+        let batch = self.take_front(&mut pending);
+        self.pending = pending;
+        batch
+    }
+
+    pub(super) fn take_front(&self, pending: &mut VecDeque<Work>) -> Vec<Work> {
         let mut batch = Vec::new();
         let (mut events, mut bytes) = (0, 0);
-        while let Some(work) = self.pending.front() {
-            let (its_events, its_bytes) = match work {
-                Work::Event(_) | Work::Position(_) => (1, 0),
-                Work::New(group) => (group.submissions.iter().map(|submission| submission.plan.tasks.len()).sum(), group.bytes),
-            };
-            events += its_events;
-            bytes += its_bytes;
+        while let Some(work) = pending.front() {
+            match work {
+                Work::Event(_) | Work::Position(_) => events += 1,
+                Work::New(group) => {
+                    events += work.tasks();
+                    bytes += group.bytes;
+                }
+            }
             if (events > self.batch_max || bytes > BATCH_BYTES_MAX) && !batch.is_empty() {
                 break;
             }
-            batch.extend(self.pending.pop_front());
+            batch.extend(pending.pop_front());
         }
         batch
     }

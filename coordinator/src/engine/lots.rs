@@ -37,6 +37,8 @@ pub struct LotState {
     pub full_until: Option<Instant>,
     /// When a dispatch was queued or handed over last.
     pub used_at: Instant,
+    /// Some of it is queued by a commit that has no answer yet: no row tells of it.
+    pub flies: bool,
 }
 
 impl LotState {
@@ -149,7 +151,10 @@ impl Lots {
         let lot = Arc::new(lot);
         *self.stored.entry((lot.queue.clone(), lot.priority)).or_default() += found;
         let stored = Stored { found, found_through: marks.published_through, handed: BTreeSet::new() };
-        self.by_lot.insert(lot.clone(), LotState { lot, marks, stream, stored, dirty: false, full_until: None, used_at: Instant::now() });
+        self.by_lot.insert(
+            lot.clone(),
+            LotState { lot, marks, stream, stored, dirty: false, full_until: None, used_at: Instant::now(), flies: false },
+        );
     }
 
     /// The lot; it begins when its first task is queued.
@@ -163,6 +168,7 @@ impl Lots {
             dirty: false,
             full_until: None,
             used_at,
+            flies: false,
         });
         state.used_at = used_at;
         state
@@ -188,6 +194,16 @@ impl Lots {
     /// All lots.
     pub fn iter(&self) -> impl Iterator<Item = &LotState> {
         self.by_lot.values()
+    }
+
+    /// A commit that queues some of it is on its way.
+    pub fn takes_off(&mut self, lot: &Lot) {
+        self.by_lot.get_mut(lot).into_iter().for_each(|state| state.flies = true);
+    }
+
+    /// That commit has its answer.
+    pub fn lands(&mut self, lot: &Lot) {
+        self.by_lot.get_mut(lot).into_iter().for_each(|state| state.flies = false);
     }
 
     /// How many more dispatches of the lot's queue and priority may be handed to the publisher.
@@ -357,7 +373,8 @@ impl Lots {
     pub fn dirty_marks(&mut self) -> Vec<MarkRow> {
         self.by_lot
             .values_mut()
-            .filter(|state| state.dirty)
+            // The commit that queues some of it may be saving its marks.
+            .filter(|state| state.dirty && !state.flies)
             .map(|state| {
                 state.dirty = false;
                 mark_row(state)
@@ -416,6 +433,17 @@ mod tests {
         assert!(lots.idle_since(later(), 0).is_empty() && lots.idle_since(used_at, 9).is_empty());
         lots.forget(&lot);
         assert_eq!((lots.iter().count(), lots.room(&lot)), (0, 10));
+    }
+
+    #[test]
+    fn the_marks_of_a_lot_that_flies_are_saved_when_it_has_landed() {
+        let mut lots = Lots::new(10);
+        let (lot, sequence) = lot(&mut lots);
+        lots.handed(&lot, sequence);
+        lots.takes_off(&lot);
+        assert!(lots.dirty_marks().is_empty());
+        lots.lands(&lot);
+        assert_eq!(lots.dirty_marks().len(), 1);
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Lane {
             return Ok(());
         }
         let owned: Vec<u16> = self.shards.keys().copied().collect();
-        let rows = inbox::read(&mut self.parts.connection, &owned).await?;
+        let rows = inbox::read(self.parts.connection.here()?, &owned).await?;
         self.mail.due = !rows.is_empty();
         for row in rows {
             match work_of(&row) {
@@ -92,7 +92,7 @@ impl Lane {
         self.parts.metrics.quarantined();
         let event = json!({ "event": "unreadable", "inbox": row.stored });
         let kept = Quarantined { shard: row.shard, execution: None, task: None, event, error, inbox: Some(row.id) };
-        quarantine::keep(&mut self.parts.connection, kept).await
+        quarantine::keep(self.parts.connection.here()?, kept).await
     }
 
     /// Sorts out what is for shards of others: it leaves the batch, and goes to their inboxes.
@@ -126,7 +126,7 @@ impl Lane {
         }
         let letters = std::mem::take(&mut self.mail.outgoing);
         let rows: Vec<(u16, Uuid, InboxEvent)> = letters.iter().map(|letter| (letter.shard, letter.id, letter.event.clone())).collect();
-        let stored = inbox::send(&mut self.parts.connection, &rows).await;
+        let stored = inbox::send(self.parts.connection.here()?, &rows).await;
         kill_points::pass(kill_points::AFTER_MAIL_BEFORE_NUDGE);
         let mut inbox_shards: Vec<u32> = rows.iter().map(|(shard, _, _)| u32::from(*shard)).collect();
         inbox_shards.dedup();

@@ -7,6 +7,7 @@
 //! commit   every row and the fence in one round trip                   batch
 //! act      because the fence held: publish, answer, confirm, wake      act, dispatches
 //! ```
+//! Submissions of callers pass through the same steps beside it, as `flights` on a connection of their own.
 //! Shards are shared with other lanes by `sharing`, which send each other `mail`; any doubt runs the one `recovery`, and what is gone from NATS is made again (`deleted`). No verdict without an `inquiry`. Inputs that are too large for a message are served by `references`. What dispatches read of upstream tasks is loaded by `outputs`. What is not published yet lies above the
 //! marks of its lot (`lots`). What ended may be a span (`spans`). [`handle`] is what the API holds.
 
@@ -17,6 +18,7 @@ pub mod cache;
 mod clock;
 mod deleted;
 mod dispatches;
+mod flights;
 pub mod handle;
 pub mod input;
 mod inquiry;
@@ -30,6 +32,7 @@ mod recovery;
 mod references;
 mod roster;
 mod served;
+pub mod session;
 mod sharing;
 mod spans;
 mod untrusted;

@@ -99,7 +99,7 @@ impl Lane {
     /// Takes vacant shards and reads what they hold; those that are owned already go on.
     async fn acquire(&mut self, count: u32) -> Result<(), StoreError> {
         let lease = self.draw_lease();
-        let taken = shards::take_vacant(&mut self.parts.connection, count, lease, &self.identity).await?;
+        let taken = shards::take_vacant(self.parts.connection.here()?, count, lease, &self.identity).await?;
         let new: Vec<u16> = taken.iter().map(|taken| taken.shard).collect();
         if new.is_empty() {
             self.show_ownership();
@@ -130,11 +130,16 @@ impl Lane {
 
     /// Gives shards away: everything decided is saved, and what is only gathered is read again by the next owner.
     async fn hand_over(&mut self, count: u32) -> Result<(), StoreError> {
-        self.save().await?;
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let leaving: Vec<(u16, LeaseId)> = self.shards.iter().rev().take(count).map(|(shard, held)| (*shard, held.lease)).collect();
+        // What is in the air must not come down where the shard has gone: such a shard goes another time.
+        let free = self.shards.iter().rev().filter(|(shard, _)| !self.flights.is_over(**shard));
+        let leaving: Vec<(u16, LeaseId)> = free.take(count).map(|(shard, held)| (*shard, held.lease)).collect();
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        self.save().await?;
         kill_points::pass(kill_points::AFTER_SAVE_BEFORE_HAND_OVER);
-        shards::hand_over(&mut self.parts.connection, &leaving).await?;
+        shards::hand_over(self.parts.connection.here()?, &leaving).await?;
         kill_points::pass(kill_points::AFTER_HAND_OVER_BEFORE_FORGET);
         let leaving: BTreeSet<u16> = leaving.into_iter().map(|(shard, _)| shard).collect();
         // It may come back before what was read of it is decided.
@@ -206,7 +211,7 @@ impl Lane {
 
     /// The lane has ended: its shards are vacant, and others hear of it at once.
     pub(super) async fn leave(&mut self) -> Result<(), StoreError> {
-        shards::leave(&mut self.parts.connection, self.identity.lane, &self.leases_drawn).await?;
+        shards::leave(self.parts.connection.here()?, self.identity.lane, &self.leases_drawn).await?;
         let nudge = Nudge { schema_version: SCHEMA_VERSION, vacant: true, ..Nudge::default() };
         let nudged = tokio::time::timeout(LAST_NUDGE_MAX, self.parts.bus.nudge(&nudge)).await;
         if let Err(error) = nudged.map_err(|_| "no answer".to_owned()).and_then(|nudged| nudged.map_err(|error| error.to_string())) {

@@ -121,6 +121,15 @@ impl Work {
         }
     }
 
+    /// Tasks that this makes.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        match self {
+            Self::New(group) => group.submissions.iter().map(|submission| submission.plan.tasks.len()).sum(),
+            Self::Event(_) | Self::Position(_) => 0,
+        }
+    }
+
     /// The run that this declares lost.
     #[must_use]
     pub fn lost_run(&self) -> Option<RunId> {

@@ -4,6 +4,7 @@ mod coordinators;
 mod endings;
 mod executors;
 mod figures;
+mod flights;
 mod kill_points;
 mod load;
 mod pressure;

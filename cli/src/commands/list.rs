@@ -7,7 +7,7 @@ use crate::client::shapes::{Task, TaskPage, Workflow, WorkflowPage};
 use crate::exit::Exit;
 use crate::text::{harmless_line, show_duration};
 use reqwest::Url;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -108,7 +108,7 @@ impl What {
 
     /// The rows of a page as they are shown.
     fn rows(self, context: &Context, page: Value) -> Result<Vec<Vec<String>>, CommandError> {
-        let (now, document) = (OffsetDateTime::now_utc(), json!({ self.key(): page }));
+        let (now, document) = (OffsetDateTime::now_utc(), Value::Object(Map::from_iter([(self.key().to_owned(), page)])));
         Ok(match self {
             Self::Tasks => {
                 let page: TaskPage = context.client.shaped(self.path(), &document)?;

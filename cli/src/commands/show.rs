@@ -137,9 +137,8 @@ fn task_lines(task: &Task, now: OffsetDateTime) -> String {
     add("attempt", (task.attempts > 0).then(|| attempts_shown(task)));
     let ran = task.started_at.and_then(|started| Duration::try_from(task.completed_at.unwrap_or(now) - started).ok());
     add("time", ran.map(show_duration));
-    let (due, what) = (task.due_at.or(task.next_retry_at), timer(task));
-    lines.extend(due.map(|due| (what, due_shown(due, now))));
-    let mut add = |name: &'static str, value: Option<String>| lines.extend(value.map(|value| (name, harmless_line(&value))));
+    // An older coordinator tells of retries alone.
+    add(timer(task), task.due_at.or(task.next_retry_at).map(|due| due_shown(due, now)));
     add("error", error_text(task.error_type.as_deref(), task.error.as_deref()));
     lines.iter().map(|(name, value)| format!("{name:<9} {value}")).collect::<Vec<_>>().join("\n")
 }

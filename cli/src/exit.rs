@@ -9,7 +9,7 @@ pub enum Exit {
     Done,
     /// The work failed or was cancelled, or the request was refused.
     Failed,
-    /// The command line cannot be understood.
+    /// The command line cannot be understood, or names a file that cannot be read: nothing was asked for.
     Usage,
     /// A flag, variable or file has a wrong value, or a token or login is missing or refused.
     Configuration,
@@ -48,11 +48,12 @@ pub const EXIT_CODES_HELP: &str = "\
 Exit codes:
   0    done; the work that was waited for completed
   1    the work failed or was cancelled, or the request was refused
-  2    the command line cannot be understood
+  2    the command line cannot be understood, or a file that it names cannot be read
   64   wrong configuration, or a token or login that is missing or refused
   69   the coordinator, Postgres or NATS cannot be reached
   124  the time given for waiting is over; the work goes on
-  130  ended by Ctrl-C; what was submitted goes on";
+  130  ended by Ctrl-C; what was submitted goes on
+docs/commands.md says what 1 and 2 mean for each command.";
 
 #[cfg(test)]
 mod tests {

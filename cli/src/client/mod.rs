@@ -215,12 +215,19 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; after [`ClientError::Unreachable`] the work may or may not have been accepted.
     pub async fn submit(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
-        let key = Uuid::new_v4().to_string();
+        self.submit_as(path, body, &Uuid::new_v4().to_string()).await
+    }
+
+    /// The same under the caller's key, of visible ASCII characters.
+    ///
+    /// # Errors
+    /// As of [`Client::submit`].
+    pub async fn submit_as(&self, path: &str, body: &Value, key: &str) -> Result<Value, ClientError> {
         let deadline = Instant::now() + SUBMIT_PATIENCE;
         let mut pauses = Pauses::default();
         let mut told = false;
         loop {
-            let request = self.request(Method::POST, path).timeout(ANSWER_TIMEOUT).header("idempotency-key", &key).json(body);
+            let request = self.request(Method::POST, path).timeout(ANSWER_TIMEOUT).header("idempotency-key", key).json(body);
             // What is submitted inside a task, or inside anything else that is traced, belongs to the same trace.
             let request = self.traceparent.iter().fold(request, |request, parent| request.header("traceparent", parent.to_string()));
             match self.answer(path, request).await {

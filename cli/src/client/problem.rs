@@ -35,6 +35,9 @@ pub struct Problem {
     /// Each mistake with its place.
     #[serde(default)]
     pub problems: Vec<PlacedProblem>,
+    /// Every wrong field of a submission, those of `problems` too.
+    #[serde(default)]
+    pub errors: Vec<PlacedProblem>,
 }
 
 /// One of several things whose ids start alike.
@@ -86,10 +89,16 @@ impl Problem {
     /// One line per mistake that the detail has not told, and per candidate; `file` stands before the lines of mistakes.
     #[must_use]
     pub fn lines(&self, file: Option<&str>) -> Vec<String> {
-        let untold = |problem: &&PlacedProblem| !self.detail.contains(&problem.message);
-        let mistakes = self.problems.iter().filter(untold).map(|problem| problem.show(file));
+        let mistakes = if self.errors.is_empty() { &self.problems } else { &self.errors };
+        let mistakes = mistakes.iter().filter(|problem| !self.has_told(problem)).map(|problem| problem.show(file));
         let candidates = self.candidates.iter().map(|one| harmless_line(&format!("{} {} {}", one.id, one.created_at, one.name)));
         mistakes.chain(candidates).collect()
+    }
+
+    /// Whether the detail has told this mistake. Several fields may have the same one, and it names them where it tells more than its own.
+    fn has_told(&self, problem: &PlacedProblem) -> bool {
+        let names = |field: &String| self.field.as_ref() == Some(field) || self.detail.contains(&format!("`{field}`"));
+        self.detail.contains(&problem.message) && problem.field.as_ref().is_none_or(names)
     }
 }
 
@@ -159,6 +168,15 @@ mod tests {
         let message = "`A B` is not a queue name: use 1 to 64 of a-z";
         let body = json!({"title": "T", "detail": format!("`queue`: {message}"), "code": "bad_field", "problems": [{"path": "queue", "message": message}]});
         assert!(Problem::read(400, "/api/v1/tasks", body.to_string().as_bytes()).lines(None).is_empty());
+    }
+
+    #[test]
+    fn every_wrong_field_is_told() {
+        let wrong = |field: &str, message: &str| json!({"field": field, "value": 1, "message": message});
+        let errors = [wrong("timeout", "`timeout` must be"), wrong("env.A", "must be text"), wrong("env.B", "must be text")];
+        let body = json!({"title": "T", "detail": "`timeout` must be", "code": "bad_field", "field": "timeout", "errors": errors});
+        let lines = Problem::read(400, "/api/v1/tasks", body.to_string().as_bytes()).lines(None);
+        assert_eq!(lines, ["env.A: must be text", "env.B: must be text"]);
     }
 
     #[test]

@@ -15,9 +15,9 @@ use uuid::Uuid;
 pub struct TaskAccepted {
     /// The new task.
     pub task_id: TaskId,
-    /// What is accepted but may not be what the caller expects.
-    #[serde(default)]
-    pub warnings: Vec<String>,
+    /// What comes with it.
+    #[serde(flatten)]
+    pub remarks: Remarks,
 }
 
 /// `POST /api/v1/workflows`.
@@ -25,9 +25,20 @@ pub struct TaskAccepted {
 pub struct WorkflowAccepted {
     /// The new execution.
     pub workflow_id: ExecutionId,
+    /// What comes with it.
+    #[serde(flatten)]
+    pub remarks: Remarks,
+}
+
+/// What an accepted submission should be told with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct Remarks {
     /// What is accepted but may not be what the caller expects.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// It was submitted before, under the same idempotency key.
+    #[serde(default)]
+    pub replayed: bool,
 }
 
 /// `GET /api/v1/workflows/{id}`, and an element of `GET /api/v1/workflows`.
@@ -101,6 +112,9 @@ pub struct Task {
     /// When the next attempt is due, while retrying.
     #[serde(default, deserialize_with = "maybe_timestamp")]
     pub next_retry_at: Option<OffsetDateTime>,
+    /// When its timer moves it on: the time that it was submitted for, the end of a sleep, the next attempt.
+    #[serde(default, deserialize_with = "maybe_timestamp")]
+    pub due_at: Option<OffsetDateTime>,
     /// Attempts so far, the current one included.
     #[serde(default)]
     pub attempts: u32,
@@ -202,10 +216,11 @@ pub struct QuarantinedEvent {
     pub event: Value,
 }
 
-/// `type: message`, as far as both are known.
+/// `type: message`, as far as both are known; a message that begins with its type says it once.
 #[must_use]
 pub fn error_text(error_type: Option<&str>, error: Option<&str>) -> Option<String> {
     match (error_type, error) {
+        (Some(kind), Some(message)) if message.split(' ').next() == Some(kind) => Some(message.to_owned()),
         (Some(kind), Some(message)) => Some(format!("{kind}: {message}")),
         (None, Some(text)) | (Some(text), None) => Some(text.to_owned()),
         (None, None) => None,
@@ -250,6 +265,8 @@ mod tests {
     fn an_error_is_shown_with_its_type() {
         assert_eq!(error_text(None, None), None);
         assert_eq!(error_text(None, Some("gone")).as_deref(), Some("gone"));
-        assert_eq!(error_text(Some("exit"), Some("code 3")).as_deref(), Some("exit: code 3"));
+        assert_eq!(error_text(Some("signal"), Some("ended by SIGKILL")).as_deref(), Some("signal: ended by SIGKILL"));
+        assert_eq!(error_text(Some("exit"), Some("exit code 3: exit")).as_deref(), Some("exit code 3: exit"));
+        assert_eq!(error_text(Some("exit"), Some("exits")).as_deref(), Some("exit: exits"));
     }
 }

@@ -86,6 +86,16 @@ pub fn emit_foreign(text: &str) -> Result<(), CommandError> {
     if std::io::stdout().is_terminal() { emit(&harmless(text)) } else { emit(text) }
 }
 
+/// Writes a part of a document to stdout, as it is into a pipe or file, harmless on a terminal.
+///
+/// # Errors
+/// [`CommandError::Output`].
+pub fn emit_part(text: &str) -> Result<(), CommandError> {
+    let mut stdout = std::io::stdout().lock();
+    let shown = if stdout.is_terminal() { harmless(text) } else { text.to_owned() };
+    write!(stdout, "{shown}").and_then(|()| stdout.flush()).map_err(CommandError::Output)
+}
+
 /// Writes JSON to stdout, indented. JSON text escapes every control character by itself, but not what reorders text.
 ///
 /// # Errors

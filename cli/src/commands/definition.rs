@@ -8,6 +8,7 @@ use crate::exit::Exit;
 use crate::text::{counted, harmless_line};
 use orchestr8_core::definition::{Parsed, Problem, Problems, mermaid, parse};
 use serde_json::{Value, json};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 const PATH: &str = "/api/v1/definitions";
@@ -92,7 +93,7 @@ pub fn validate(args: &ValidateArgs) -> Result<Exit, CommandError> {
 /// # Errors
 /// [`CommandError::Definition`] after the mistakes were told on stderr.
 pub fn graph(args: &GraphArgs) -> Result<Exit, CommandError> {
-    let parsed = check_text(&shown_name(&args.file), &read_text(&args.file)?)?;
+    let parsed = check_text(&shown_name(&args.file), &read_text(&args.file)?, Undone::Drawn)?;
     emit_foreign(&mermaid(&parsed.plan))?;
     Ok(Exit::Done)
 }
@@ -114,13 +115,34 @@ pub async fn definitions(args: &DefinitionsArgs) -> Result<Exit, CommandError> {
 ///
 /// # Errors
 /// [`CommandError::Definition`].
-pub fn check_text(file: &str, text: &str) -> Result<Parsed, CommandError> {
+pub fn check_text(file: &str, text: &str, undone: Undone) -> Result<Parsed, CommandError> {
     parse_as(file, text).map_err(|problems| {
         for line in problem_lines(file, &problems) {
             eprintln!("{line}");
         }
-        CommandError::Definition { file: file.to_owned(), count: problems.0.len() }
+        CommandError::Definition { file: file.to_owned(), count: problems.0.len(), undone }
     })
+}
+
+/// What a definition with mistakes was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undone {
+    /// Run.
+    Submitted,
+    /// Put under its name.
+    Registered,
+    /// Shown as a flowchart.
+    Drawn,
+}
+
+impl fmt::Display for Undone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Submitted => "nothing was submitted",
+            Self::Registered => "nothing was registered",
+            Self::Drawn => "nothing was drawn",
+        })
+    }
 }
 
 /// YAML contains JSON, so one reader is enough; but who wrote JSON should not be told of YAML.
@@ -170,7 +192,7 @@ pub fn shown_name(file: &Path) -> String {
 
 async fn put(file: &Path, context: &Context) -> Result<(), CommandError> {
     let text = read_text(file)?;
-    check_text(&shown_name(file), &text)?;
+    check_text(&shown_name(file), &text, Undone::Registered)?;
     let answer = context.client.submit(PATH, &json!({ "definition": text })).await?;
     match context.format {
         Format::Json => emit_json(&answer),
@@ -238,8 +260,9 @@ mod tests {
 
     #[test]
     fn a_broken_definition_counts_its_mistakes() {
-        let error = check_text("x.yaml", "name: [").expect_err("no YAML");
+        let error = check_text("x.yaml", "name: [", Undone::Drawn).expect_err("no YAML");
         assert!(matches!(&error, CommandError::Definition { count: 1.., .. }), "{error}");
+        assert!(error.to_string().ends_with("nothing was drawn"), "{error}");
         assert_eq!(error.exit(), Exit::Failed);
     }
 

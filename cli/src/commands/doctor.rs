@@ -101,7 +101,8 @@ fn version(coordinator: &str) -> Check {
 }
 
 fn clock(ours_s: i64, theirs_s: i64) -> Check {
-    let message = format!("the coordinator's clock is {} s ahead of this machine's", theirs_s.saturating_sub(ours_s));
+    let side = if theirs_s < ours_s { "behind" } else { "ahead of" };
+    let message = format!("the coordinator's clock is {} s {side} this machine's", ours_s.abs_diff(theirs_s));
     // Both are whole seconds, and the answer took its time.
     if ours_s.abs_diff(theirs_s) <= CLOCK_DIFFERENCE_MAX_S + 1 {
         return fine("clock", message);
@@ -166,6 +167,7 @@ mod tests {
         let levels: Vec<Level> = [0, FREE_BYTES_FAIL, FREE_BYTES_WARN].iter().map(|free| space(Path::new("x"), *free).level).collect();
         assert_eq!(levels, [Level::Fail, Level::Warn, Level::Ok]);
         assert_eq!((clock(100, 103).level, clock(100, 96).level, clock(100, 104).level), (Level::Ok, Level::Warn, Level::Warn));
+        assert!(clock(100, 96).message.contains("is 4 s behind this") && clock(96, 100).message.contains("is 4 s ahead of this"));
         assert_eq!((version(VERSION).level, version("0.0.1").level), (Level::Ok, Level::Warn));
     }
 

@@ -1,13 +1,13 @@
 //! `list`: a table of tasks or workflows, newest first.
 
 use super::CommandError;
-use super::context::{ClientArgs, Context, Format, emit, emit_json};
-use super::values::parse_since;
+use super::context::{ClientArgs, Context, Format, emit, emit_part};
+use super::values::{parse_since, parse_whole};
 use crate::client::shapes::{Task, TaskPage, Workflow, WorkflowPage};
 use crate::exit::Exit;
 use crate::text::{harmless_line, show_duration};
 use reqwest::Url;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -41,57 +41,130 @@ pub struct ListArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<String>,
     /// Rows, at most.
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = |text: &str| parse_whole(text, 1..=100_000))]
     limit: u32,
+    /// Every row, however many there are.
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
+    /// Only what comes after a page: the cursor that was told with it.
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
     #[command(flatten)]
     client: ClientArgs,
 }
 
-/// Prints the table.
+/// Prints the table, page by page: however long it is, one page is held.
 ///
 /// # Errors
 /// [`CommandError::Client`].
 pub async fn list(args: &ListArgs) -> Result<Exit, CommandError> {
     let context = Context::new(&args.client)?;
-    let (what, path) = if args.workflows { ("workflows", "/api/v1/workflows") } else { ("tasks", "/api/v1/tasks") };
-    let limit = args.limit as usize;
-    let mut rows: Vec<Value> = Vec::new();
-    let mut cursor: Option<String> = None;
+    let limit = if args.all { usize::MAX } else { args.limit as usize };
+    let mut listed = Listed { context: &context, what: What::of(args), columns: Columns::default(), rows: 0 };
+    let mut cursor = args.cursor.clone();
     loop {
-        let path = with_query(path, &query(args, (limit - rows.len()).min(PAGE_ROWS_MAX), cursor.as_deref()));
+        let path = with_query(listed.what.path(), &query(args, (limit - listed.rows).min(PAGE_ROWS_MAX), cursor.as_deref()));
         let mut answer = context.client.get(&path).await?;
         cursor = answer.get("next_cursor").and_then(Value::as_str).map(ToOwned::to_owned);
-        if let Some(Value::Array(page)) = answer.get_mut(what).map(Value::take) {
-            rows.extend(page);
-        }
-        if cursor.is_none() || rows.len() >= limit {
-            break;
+        listed.page(answer.get_mut(listed.what.key()).map(Value::take).unwrap_or_default())?;
+        if cursor.is_none() || listed.rows >= limit {
+            return listed.end(cursor.as_deref()).map(|()| Exit::Done);
         }
     }
-    rows.truncate(limit);
-    let document = json!({ what: rows, "next_cursor": cursor });
-    match context.format {
-        Format::Json => emit_json(&document)?,
-        Format::Text => emit(&rows_text(args, &context, &document)?)?,
-    }
-    if cursor.is_some() && context.format == Format::Text {
-        eprintln!("there are more: raise --limit, or narrow the list");
-    }
-    Ok(Exit::Done)
 }
 
-fn rows_text(args: &ListArgs, context: &Context, document: &Value) -> Result<String, CommandError> {
-    let now = OffsetDateTime::now_utc();
-    let table = if args.workflows {
-        let page: WorkflowPage = context.client.shaped("/api/v1/workflows", document)?;
-        let rows = page.workflows.iter().map(|workflow| workflow_row(workflow, now)).collect();
-        table(&["WORKFLOW", "NAME", "STATUS", "AGE", "TIME", "ERROR"], rows)
-    } else {
-        let page: TaskPage = context.client.shaped("/api/v1/tasks", document)?;
-        let rows = page.tasks.iter().map(|task| task_row(task, now)).collect();
-        table(&["TASK", "NAME", "AGENT", "STATUS", "ATTEMPT", "AGE", "TIME", "ERROR"], rows)
-    };
-    Ok(table)
+/// What is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Tasks,
+    Workflows,
+}
+
+impl What {
+    const fn of(args: &ListArgs) -> Self {
+        if args.workflows { Self::Workflows } else { Self::Tasks }
+    }
+
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Tasks => "tasks",
+            Self::Workflows => "workflows",
+        }
+    }
+
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Tasks => "/api/v1/tasks",
+            Self::Workflows => "/api/v1/workflows",
+        }
+    }
+
+    const fn head(self) -> &'static [&'static str] {
+        match self {
+            Self::Tasks => &["TASK", "NAME", "AGENT", "STATUS", "ATTEMPT", "AGE", "TIME", "ERROR"],
+            Self::Workflows => &["WORKFLOW", "NAME", "STATUS", "AGE", "TIME", "ERROR"],
+        }
+    }
+
+    /// The rows of a page as they are shown.
+    fn rows(self, context: &Context, page: Value) -> Result<Vec<Vec<String>>, CommandError> {
+        let (now, document) = (OffsetDateTime::now_utc(), Value::Object(Map::from_iter([(self.key().to_owned(), page)])));
+        Ok(match self {
+            Self::Tasks => {
+                let page: TaskPage = context.client.shaped(self.path(), &document)?;
+                page.tasks.iter().map(|task| task_row(task, now)).collect()
+            }
+            Self::Workflows => {
+                let page: WorkflowPage = context.client.shaped(self.path(), &document)?;
+                page.workflows.iter().map(|workflow| workflow_row(workflow, now)).collect()
+            }
+        })
+    }
+}
+
+/// What has been printed so far.
+struct Listed<'a> {
+    context: &'a Context,
+    what: What,
+    columns: Columns,
+    rows: usize,
+}
+
+impl Listed<'_> {
+    /// Prints a page, the first with what stands above it.
+    fn page(&mut self, page: Value) -> Result<(), CommandError> {
+        let count = page.as_array().map_or(0, Vec::len);
+        let is_first = self.rows == 0;
+        match self.context.format {
+            Format::Json if is_first => emit_part(&format!("{{\n  \"{}\": [{}", self.what.key(), json_items(&page)))?,
+            Format::Json => emit_part(&format!(",{}", json_items(&page)))?,
+            Format::Text => {
+                let head = self.what.head().iter().map(|&cell| cell.to_owned()).collect();
+                let rows = self.what.rows(self.context, page)?;
+                emit(&self.columns.text(is_first.then_some(head).into_iter().chain(rows)))?;
+            }
+        }
+        self.rows += count;
+        Ok(())
+    }
+
+    /// Says where it goes on, if it does.
+    fn end(&self, next_cursor: Option<&str>) -> Result<(), CommandError> {
+        match (self.context.format, next_cursor) {
+            (Format::Json, next_cursor) => emit_part(&format!("\n  ],\n  \"next_cursor\": {}\n}}\n", json!(next_cursor))),
+            (Format::Text, Some(next)) => {
+                eprintln!("there are more: add `--cursor {}` for those after these, or `--all`", harmless_line(next));
+                Ok(())
+            }
+            (Format::Text, None) => Ok(()),
+        }
+    }
+}
+
+/// The items of a page, two steps in. Line ends within them are those of the form alone: text has them escaped.
+fn json_items(page: &Value) -> String {
+    let item = |item: &Value| format!("\n    {}", format!("{item:#}").replace('\n', "\n    "));
+    page.as_array().map(|items| items.iter().map(item).collect::<Vec<_>>().join(",")).unwrap_or_default()
 }
 
 fn workflow_row(workflow: &Workflow, now: OffsetDateTime) -> Vec<String> {
@@ -114,19 +187,35 @@ pub(super) fn span(from: Option<OffsetDateTime>, to: Option<OffsetDateTime>, now
     from.and_then(|from| Duration::try_from(to.unwrap_or(now) - from).ok()).map(show_duration).unwrap_or_default()
 }
 
-/// Columns as wide as their widest cell; the last is not padded.
+/// A table with a head.
 pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     let head = head.iter().map(|&cell| cell.to_owned()).collect();
-    let cells =
-        |row: Vec<String>| row.iter().map(|cell| console::truncate_str(&harmless_line(cell), CELL_WIDTH_MAX, "…").into_owned()).collect();
-    let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).map(cells).collect();
-    let width = |column: usize| rows.iter().map(|row| console::measure_text_width(&row[column])).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
-    let line = |row: &Vec<String>| {
-        let padded = row.iter().zip(&widths).map(|(cell, &width)| console::pad_str(cell, width, console::Alignment::Left, None));
+    Columns::default().text(std::iter::once(head).chain(rows))
+}
+
+/// Columns as wide as their widest cell so far; the last is not padded.
+#[derive(Debug, Default)]
+struct Columns {
+    widths: Vec<usize>,
+}
+
+impl Columns {
+    fn text(&mut self, rows: impl Iterator<Item = Vec<String>>) -> String {
+        let cell = |cell: &String| console::truncate_str(&harmless_line(cell), CELL_WIDTH_MAX, "…").into_owned();
+        let rows: Vec<Vec<String>> = rows.map(|row| row.iter().map(cell).collect()).collect();
+        for row in &rows {
+            self.widths.resize(row.len(), 0);
+            for (width, cell) in self.widths.iter_mut().zip(row) {
+                *width = (*width).max(console::measure_text_width(cell));
+            }
+        }
+        rows.iter().map(|row| self.line(row)).collect::<Vec<_>>().join("\n")
+    }
+
+    fn line(&self, row: &[String]) -> String {
+        let padded = row.iter().zip(&self.widths).map(|(cell, &width)| console::pad_str(cell, width, console::Alignment::Left, None));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
 }
 
 fn query(args: &ListArgs, rows: usize, cursor: Option<&str>) -> Vec<(&'static str, String)> {
@@ -178,6 +267,23 @@ mod tests {
         let expected = "/api/v1/tasks?limit=7&status=failed&status=running&tags=a%26b&user_id=%C3%BC&agent=x&since=2026-01-01T00%3A00%3A00%2B01%3A00&cursor=c";
         assert_eq!(path, expected);
         assert!(Line::try_parse_from(["list", "--name", "x"]).is_err() && Line::try_parse_from(["list", "--limit", "0"]).is_err());
+    }
+
+    #[test]
+    fn later_pages_keep_the_columns_of_the_first_unless_they_need_more() {
+        let mut columns = Columns::default();
+        let row = |cells: [&str; 2]| std::iter::once(cells.map(str::to_owned).to_vec());
+        assert_eq!(columns.text(row(["aaaa", "b"])), "aaaa  b");
+        assert_eq!((columns.text(row(["c", "d"])), columns.text(row(["eeeee", "f"]))), ("c     d".into(), "eeeee  f".into()));
+    }
+
+    #[test]
+    fn pages_of_json_are_one_document() {
+        let page = |number: u32| json_items(&json!([{"a": number, "t": "x\ny"}, [number]]));
+        let whole = format!("{{\"tasks\": [{},{}\n]}}", page(1), page(2));
+        let expected = json!({"tasks": [{"a": 1, "t": "x\ny"}, [1], {"a": 2, "t": "x\ny"}, [2]]});
+        assert_eq!(serde_json::from_str::<Value>(&whole).expect("JSON"), expected);
+        assert_eq!(json_items(&json!([])), "");
     }
 
     #[test]

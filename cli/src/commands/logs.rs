@@ -15,6 +15,10 @@ use serde_json::Value;
 const FAILURE_LINES_MAX: usize = 60;
 /// Tasks of one workflow whose logs are shown at once.
 const TASKS_MAX: usize = 200;
+/// The outcome of an attempt that was handed back.
+const RELEASED: &str = "released";
+/// The error type of an attempt that a cancel ended.
+const CANCELLED: &str = "cancelled";
 
 /// Show the end of what a task's attempts wrote, at most 64 KiB each of stdout and stderr.
 ///
@@ -49,7 +53,8 @@ enum Stream {
 /// [`CommandError`].
 pub async fn logs(args: &LogsArgs) -> Result<Exit, CommandError> {
     let context = Context::new(&args.client)?;
-    let ids = match context.resolve(&args.id).await? {
+    let target = context.resolve(&args.id).await?;
+    let ids = match target {
         Target::Task(id) => vec![id],
         Target::Workflow(id) => {
             let tasks = read_tree(&context, id).await?.tasks;
@@ -70,7 +75,7 @@ pub async fn logs(args: &LogsArgs) -> Result<Exit, CommandError> {
                 let text = shown(&task, args);
                 emit_foreign_unless_empty(&text)?;
                 if let Some(reason) = silence(&task, &text) {
-                    eprintln!("task {} {reason}", harmless_line(&task.name));
+                    eprintln!("{} {reason}", called(&task, target));
                 }
             }
             Format::Json => answers.push(answer),
@@ -141,6 +146,14 @@ fn emit_foreign_unless_empty(text: &str) -> Result<(), CommandError> {
     if text.is_empty() { Ok(()) } else { emit_foreign(text) }
 }
 
+/// What is said of is clear where one task was asked for; a single task has no name of its own.
+fn called(task: &Task, asked: Target) -> String {
+    match asked {
+        Target::Task(_) => "the task".to_owned(),
+        Target::Workflow(_) => format!("task `{}`", harmless_line(&task.name)),
+    }
+}
+
 /// Why there is less to see than the caller may expect, if that is so.
 fn silence(task: &Task, shown: &str) -> Option<String> {
     match task.status {
@@ -168,8 +181,9 @@ fn shown(task: &Task, args: &LogsArgs) -> String {
     let wanted = |attempt: &&Attempt| args.attempt.is_none_or(|number| number == attempt.attempt);
     let mut text = String::new();
     for attempt in task.attempt_history.iter().filter(wanted) {
-        if let Some(error) = error_text(attempt.error_type.as_deref(), attempt.error.as_deref()) {
-            text.push_str(&header(task, attempt, &harmless_line(&error)));
+        let error = error_text(attempt.error_type.as_deref(), attempt.error.as_deref());
+        if let Some(why) = error.or_else(|| given_back(task, attempt)) {
+            text.push_str(&header(task, attempt, &harmless_line(&why)));
         }
         for (stream, tail) in [(Stream::Stdout, &attempt.stdout_tail), (Stream::Stderr, &attempt.stderr_tail)] {
             let tail = tail.as_deref().unwrap_or_default();
@@ -184,6 +198,12 @@ fn shown(task: &Task, args: &LogsArgs) -> String {
     text
 }
 
+/// Why an attempt was handed back: only a drain ends one that had started, and that is no failure.
+fn given_back(task: &Task, attempt: &Attempt) -> Option<String> {
+    let next = if task.status.is_final() && task.attempts == attempt.attempt { "" } else { "; the next attempt began anew" };
+    (attempt.outcome == RELEASED).then(|| format!("its executor drained and gave it back, which is no failure and uses up no retry{next}"))
+}
+
 impl Stream {
     const fn name(self) -> &'static str {
         match self {
@@ -195,7 +215,9 @@ impl Stream {
 
 fn header(task: &Task, attempt: &Attempt, what: &str) -> String {
     let name = harmless_line(&task.name);
-    format!("== {name}, attempt {} ({} on {}): {what}\n", attempt.attempt, attempt.outcome, harmless_line(&attempt.executor_id))
+    // A run that a cancel ended is kept as a failed one, which is what its executor saw.
+    let outcome = if attempt.error_type.as_deref() == Some(CANCELLED) { CANCELLED } else { &attempt.outcome };
+    format!("== {name}, attempt {} ({} on {}): {what}\n", attempt.attempt, harmless_line(outcome), harmless_line(&attempt.executor_id))
 }
 
 fn last_lines(text: &str, count: usize) -> Vec<&str> {
@@ -237,6 +259,24 @@ mod tests {
     }
 
     #[test]
+    fn what_was_handed_back_or_cancelled_says_so() {
+        let released = json!({"attempt": 1, "outcome": "released", "executor_id": "e1", "stdout_tail": "half\n"});
+        let cancelled = json!({"attempt": 2, "outcome": "failed", "executor_id": "e2", "error_type": "cancelled", "error": "it was cancelled while it ran"});
+        let task = json!({"task_id": ID, "status": "cancelled", "name": "build", "attempts": 2, "attempt_history": [released, cancelled]});
+        let mut task: Task = serde_json::from_value(task).expect("a task");
+        let line = Line::try_parse_from(["logs", ID]).expect("fits");
+        let text = shown(&task, &line.logs);
+        let lines: Vec<&str> = text.lines().collect();
+        let given_back = "its executor drained and gave it back, which is no failure and uses up no retry";
+        assert_eq!(lines[0], format!("== build, attempt 1 (released on e1): {given_back}; the next attempt began anew"));
+        assert_eq!(lines[1..3], ["== build, attempt 1 (released on e1): stdout", "half"]);
+        assert_eq!(lines[3], "== build, attempt 2 (cancelled on e2): cancelled: it was cancelled while it ran");
+        task.attempts = 1;
+        task.attempt_history.truncate(1);
+        assert!(shown(&task, &line.logs).starts_with(&format!("== build, attempt 1 (released on e1): {given_back}\n")), "it ended with it");
+    }
+
+    #[test]
     fn what_is_not_there_is_explained() {
         let silence_of = |status: &str, shown: &str| {
             let task = json!({"task_id": ID, "status": status, "name": "build"});
@@ -252,7 +292,7 @@ mod tests {
     fn only_the_last_lines_of_a_failure_are_told() {
         assert_eq!(last_lines("a\nb\nc\n", 2), ["b", "c"]);
         assert_eq!(last_lines("a", 2), ["a"]);
-        assert!(is_told(&["oh no "], "oh no ", "exit: exit code 3: oh no"));
-        assert!(!is_told(&["first", "oh no"], "oh no", "exit: exit code 3: oh no") && !is_told(&["x"], "x", "exit code 3"));
+        assert!(is_told(&["oh no "], "oh no ", "exit code 3: oh no"));
+        assert!(!is_told(&["first", "oh no"], "oh no", "exit code 3: oh no") && !is_told(&["x"], "x", "exit code 3"));
     }
 }

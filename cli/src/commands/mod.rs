@@ -3,13 +3,14 @@
 //! - [`context`]: connection and output of every command
 //! - [`target`]: which workflow or task an id or prefix means
 //! - [`values`]: `NAME=VALUE`, JSON values, numbers and times on the command line
-//! - [`run`], [`task`]: submit; [`watch`], [`wait`]: follow
+//! - [`run`], [`task`], [`batch`]: submit; [`watch`], [`wait`]: follow
 //! - [`show`], [`logs`], [`list`]: look; [`cancel`]: end
 //! - [`definition`]: `validate`, `graph`, `definitions`
 //! - [`quarantine`]: events that could not be applied
 //! - [`nats_accounts`]: `nats-accounts`, the rights of a nats-server's users
 //! - [`why`]: what a task waits for; [`queues`], [`executors`], [`shards`], [`doctor`], [`log_level`]: for operators
 
+pub mod batch;
 pub mod cancel;
 pub mod context;
 pub mod definition;
@@ -60,12 +61,14 @@ pub enum CommandError {
         reason: String,
     },
     /// The definition in a file has mistakes, which were printed.
-    #[error("{file}: {}; nothing was submitted", crate::text::counted(*count, "mistake"))]
+    #[error("{file}: {}; {undone}", crate::text::counted(*count, "mistake"))]
     Definition {
         /// The file.
         file: String,
         /// How many.
         count: usize,
+        /// What was not done because of them.
+        undone: definition::Undone,
     },
     /// stdout does not take what is written.
     #[error("the output cannot be written: {0}")]

@@ -4,6 +4,7 @@ use super::CommandError;
 use super::context::{ClientArgs, Context, Format, emit, emit_json};
 use super::list::{PAGE_ROWS_MAX, span, table, with_query};
 use super::target::parse_prefix;
+use super::values::parse_whole;
 use crate::client::shapes::{QuarantinePage, QuarantinedEvent};
 use crate::exit::Exit;
 use crate::text::{harmless, harmless_line};
@@ -29,7 +30,7 @@ enum QuarantineCommand {
     /// List quarantined events, newest first.
     List {
         /// Rows, at most.
-        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = |text: &str| parse_whole(text, 1..=100_000))]
         limit: u32,
         #[command(flatten)]
         client: ClientArgs,

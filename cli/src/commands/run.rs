@@ -2,10 +2,10 @@
 
 use super::CommandError;
 use super::context::{ClientArgs, Context, Format, emit, emit_foreign, emit_json, shown_value};
-use super::definition::{check_text, shown_name};
+use super::definition::{Undone, check_text, shown_name};
 use super::logs::{Excerpt, emit_last_stdout, tell_failure};
 use super::target::Target;
-use super::task::AboutArgs;
+use super::task::{AboutArgs, tell_remarks};
 use super::values::{object_of, parse_json_pair, parse_span, read_text};
 use super::wait::until_ended;
 use super::watch::{follow, read_tree};
@@ -67,11 +67,9 @@ pub async fn run(args: &RunArgs) -> Result<Exit, CommandError> {
     }
     let body = body(args)?;
     let context = Context::new(&args.client)?;
-    let answer = context.client.submit(PATH, &body).await?;
+    let answer = args.about.submit(&context, PATH, &body).await?;
     let accepted: WorkflowAccepted = context.client.shaped(PATH, &answer)?;
-    for warning in &accepted.warnings {
-        eprintln!("warning: {}", harmless(warning));
-    }
+    tell_remarks(&accepted.remarks);
     if stays {
         eprintln!("workflow {}", accepted.workflow_id);
         return stay(args, &context, accepted.workflow_id).await;
@@ -96,7 +94,7 @@ pub fn check(given: &str, inputs: &[(String, Value)]) -> Result<(), CommandError
     if !names_file(given) {
         return Ok(());
     }
-    let parsed = check_text(given, &read_text(Path::new(given))?)?;
+    let parsed = check_text(given, &read_text(Path::new(given))?, Undone::Submitted)?;
     check_input(&parsed.plan, &inputs).map_err(|problems| {
         let told: Vec<String> = problems.iter().map(|problem| format!("\n  input{}: {}", problem.pointer, problem.message)).collect();
         CommandError::Usage(format!("the input does not fit {given}:{}", harmless(&told.concat())))
@@ -194,7 +192,7 @@ fn definition_text(given: &str) -> Result<String, CommandError> {
         return Ok(given.to_owned());
     }
     let text = read_text(Path::new(given))?;
-    check_text(&shown_name(Path::new(given)), &text)?;
+    check_text(&shown_name(Path::new(given)), &text, Undone::Submitted)?;
     Ok(text)
 }
 
@@ -248,6 +246,14 @@ mod tests {
         let expected =
             json!({"definition": "gates@3", "input": {"a": 1, "b": [3]}, "tags": ["nightly"], "user_id": "u", "metadata": {"m": "x"}});
         assert_eq!(sent, Ok(expected));
+    }
+
+    #[test]
+    fn a_later_start_is_sent_and_a_key_is_no_part_of_the_body() {
+        let sent = parsed(&["gates", "--run-at", "2026-01-31T14:00:00Z", "--idempotency-key", "nightly-7"]);
+        assert_eq!(sent, Ok(json!({"definition": "gates", "run_at": "2026-01-31T14:00:00Z"})));
+        assert!(parsed(&["gates", "--idempotency-key", "two words"]).expect_err("a space").contains("visible ASCII"));
+        assert!(parsed(&["gates", "--run-at", "+2h"]).expect("a distance")["run_at"].as_str().is_some_and(|at| at.ends_with('Z')));
     }
 
     #[test]

@@ -12,9 +12,11 @@ use crate::exit::Exit;
 use crate::text::{harmless, harmless_line, show_duration};
 use crate::tree::{Colors, Look};
 use orchestr8_proto::ids::{ExecutionId, TaskId};
+use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
 use serde_json::Value;
 use std::time::Duration;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
 /// Lines of a workflow's tree; beyond it, the most telling tasks are shown. `-o json` shows all.
@@ -105,8 +107,18 @@ fn workflow_result(context: &Context, answer: &Value) -> Result<Exit, CommandErr
 async fn workflow_status(context: &Context, id: ExecutionId) -> Result<(), CommandError> {
     let tree = read_tree(context, id).await?;
     let look = Look { lines_max: TREE_LINES_MAX, columns: TREE_COLUMNS, colors: Colors::Off };
-    let lines = tree.frame(look, OffsetDateTime::now_utc());
+    let now = OffsetDateTime::now_utc();
+    let mut lines = tree.frame(look, now);
+    if tree.status == WorkflowStatus::Pending {
+        lines.extend(start_of(context, id).await?.map(|start| format!("starts in {}", due_shown(start, now))));
+    }
     emit(&format!("workflow {id}\n{}", lines.join("\n")))
+}
+
+/// When a workflow that was submitted for later starts: its first tasks wait for that.
+async fn start_of(context: &Context, id: ExecutionId) -> Result<Option<OffsetDateTime>, CommandError> {
+    let tasks: Vec<Task> = context.client.shaped("tasks", &Value::Array(read_tasks(context, id).await?))?;
+    Ok(tasks.iter().find_map(|task| task.due_at))
 }
 
 async fn task_status(context: &Context, id: TaskId) -> Result<(), CommandError> {
@@ -125,10 +137,34 @@ fn task_lines(task: &Task, now: OffsetDateTime) -> String {
     add("attempt", (task.attempts > 0).then(|| attempts_shown(task)));
     let ran = task.started_at.and_then(|started| Duration::try_from(task.completed_at.unwrap_or(now) - started).ok());
     add("time", ran.map(show_duration));
-    let due = task.next_retry_at.and_then(|due| Duration::try_from(due - now).ok());
-    add("retry in", due.map(show_duration));
+    // An older coordinator tells of retries alone.
+    add(timer(task), task.due_at.or(task.next_retry_at).map(|due| due_shown(due, now)));
     add("error", error_text(task.error_type.as_deref(), task.error.as_deref()));
     lines.iter().map(|(name, value)| format!("{name:<9} {value}")).collect::<Vec<_>>().join("\n")
+}
+
+/// What happens when a task's timer is due.
+const fn timer(task: &Task) -> &'static str {
+    match task.status {
+        TaskStatus::Retrying => "retry in",
+        // A sleep has begun, and is its own attempt.
+        TaskStatus::Waiting if task.attempts > 0 => "ends in",
+        TaskStatus::Waiting
+        | TaskStatus::Pending
+        | TaskStatus::Queued
+        | TaskStatus::Running
+        | TaskStatus::Completed
+        | TaskStatus::Failed
+        | TaskStatus::Skipped
+        | TaskStatus::Cancelled => "starts in",
+    }
+}
+
+/// `4.0s, at 2026-01-31T14:00:00Z`; what is due already is due `now`.
+fn due_shown(due: OffsetDateTime, now: OffsetDateTime) -> String {
+    let wait = Duration::try_from(due - now).map_or_else(|_| "now".to_owned(), show_duration);
+    let at = due.replace_nanosecond(0).ok().and_then(|due| due.format(&Rfc3339).ok());
+    at.map_or_else(|| wait.clone(), |at| format!("{wait}, at {at}"))
 }
 
 /// A run that was lost or given back uses up no retry, though the next has the next number.
@@ -154,8 +190,14 @@ mod tests {
         });
         let now = time::macros::datetime!(2026-01-01 00:00:03 UTC);
         let expected = "task      0199abcd-0000-7000-8000-000000000001\nname      build\nstatus    retrying\n\
-            workflow  0199abcd-0000-7000-8000-000000000000\nagent     run\nattempt   1 of 3\ntime      2.0s\nretry in  4.0s\nerror     exit: exit code 1";
+            workflow  0199abcd-0000-7000-8000-000000000000\nagent     run\nattempt   1 of 3\ntime      2.0s\nretry in  4.0s, at 2026-01-01T00:00:07Z\nerror     exit code 1";
         assert_eq!(task_lines(&serde_json::from_value(task.clone()).expect("a task"), now), expected);
+        let waits = |attempts: u32| {
+            let task = json!({"task_id": "0199abcd-0000-7000-8000-000000000001", "status": "waiting", "attempts": attempts, "due_at": "2026-01-01T02:00:03.5Z"});
+            task_lines(&serde_json::from_value(task).expect("a task"), now)
+        };
+        assert!(waits(0).ends_with("starts in 2h 00m, at 2026-01-01T02:00:03Z"), "{}", waits(0));
+        assert!(waits(1).ends_with("ends in   2h 00m, at 2026-01-01T02:00:03Z"), "{}", waits(1));
         let mut after_a_loss = task;
         after_a_loss["attempts"] = json!(2);
         after_a_loss["attempt_history"] = json!([{"attempt": 1, "outcome": "lost", "executor_id": "e"}]);

@@ -1,20 +1,26 @@
 //! `task`: one task without a definition, now or later.
 
 use super::CommandError;
+use super::batch::batch;
 use super::context::{ClientArgs, Context, Format, emit, emit_foreign, emit_json, shown_value};
 use super::target::Target;
-use super::values::{object_of, parse_json_pair, parse_pair, parse_run_at, parse_span, text_object_of};
+use super::values::{object_of, parse_json_pair, parse_key, parse_pair, parse_run_at, parse_span, parse_whole, text_object_of};
 use super::wait::{Ended, until_ended};
-use crate::client::shapes::{TaskAccepted, TaskResult, error_text};
+use crate::client::ClientError;
+use crate::client::shapes::{Remarks, TaskAccepted, TaskResult, error_text};
 use crate::exit::Exit;
 use crate::text::harmless;
 use orchestr8_core::definition::{ATTEMPTS_MAX, format_duration};
 use orchestr8_proto::words::{Priority, TaskStatus};
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::Instant;
 
-const PATH: &str = "/api/v1/tasks";
+/// Where tasks go.
+pub const PATH: &str = "/api/v1/tasks";
+/// The code of a key that stands for something else.
+const KEY_REUSED: &str = "key_reused";
 
 /// Run one task: a shell script or a handler of an executor.
 ///
@@ -42,7 +48,7 @@ pub struct TaskArgs {
     #[arg(long, value_name = "DURATION", value_parser = parse_span)]
     timeout: Option<Duration>,
     /// Further attempts after the first has failed.
-    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..i64::from(ATTEMPTS_MAX)))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = |text: &str| parse_whole(text, 0..=ATTEMPTS_MAX - 1))]
     max_retries: Option<u32>,
     /// The pauses between attempts: `exponential`, or a JSON object such as `{"initial_interval": "5s", "backoff_coefficient": 3}`.
     #[arg(long, value_name = "BACKOFF", value_parser = parse_backoff)]
@@ -59,9 +65,6 @@ pub struct TaskArgs {
     /// The name that reports count it under [default: the handler, else `run`].
     #[arg(long, value_name = "NAME")]
     agent_name: Option<String>,
-    /// Not before this time: RFC 3339, or a distance such as +2h.
-    #[arg(long, value_name = "TIME", value_parser = parse_run_at)]
-    run_at: Option<String>,
     #[command(flatten)]
     about: AboutArgs,
     /// Wait for the end and print the result.
@@ -84,7 +87,34 @@ struct WorkArgs {
     /// Code registered in an executor, such as noop or sleep.
     #[arg(long, value_name = "NAME")]
     handler: Option<String>,
+    /// Many tasks instead, from this file, `-` for stdin: a JSON array of them, or one JSON object a line, with the keys of the API's tasks.
+    ///
+    /// They are submitted in groups of up to 1,000, each in one transaction. Prints one id a line, in the order of the file.
+    #[arg(long, value_name = "FILE", conflicts_with_all = NOT_WITH_BATCH)]
+    batch: Option<PathBuf>,
 }
+
+/// What each task of a batch says for itself.
+const NOT_WITH_BATCH: [&str; 18] = [
+    "with",
+    "prompt",
+    "env",
+    "workdir",
+    "large_values",
+    "timeout",
+    "max_retries",
+    "retry_backoff",
+    "at_most_once",
+    "priority",
+    "queue",
+    "agent_name",
+    "tags",
+    "metadata",
+    "user",
+    "run_at",
+    "wait",
+    "wait_timeout",
+];
 
 /// What the submitter says about the work; shared by `task` and `run`.
 #[derive(Debug, clap::Args)]
@@ -98,6 +128,12 @@ pub struct AboutArgs {
     /// On whose behalf.
     #[arg(long = "user", value_name = "USER")]
     pub user: Option<String>,
+    /// Not before this time: RFC 3339, or a distance such as +2h.
+    #[arg(long, value_name = "TIME", value_parser = parse_run_at)]
+    pub run_at: Option<String>,
+    /// What the submission is known by: who sends the same under the same key again gets the same ids, and nothing runs twice [default: a new one].
+    #[arg(long, value_name = "KEY", value_parser = parse_key)]
+    pub idempotency_key: Option<String>,
 }
 
 impl AboutArgs {
@@ -115,7 +151,40 @@ impl AboutArgs {
         if let Some(user) = &self.user {
             body.insert("user_id".into(), json!(user));
         }
+        if let Some(run_at) = &self.run_at {
+            body.insert("run_at".into(), json!(run_at));
+        }
         Ok(())
+    }
+
+    /// Submits under the given key, or a new one.
+    ///
+    /// # Errors
+    /// [`CommandError::Client`].
+    pub async fn submit(&self, context: &Context, path: &str, body: &Value) -> Result<Value, CommandError> {
+        let Some(key) = &self.idempotency_key else { return Ok(context.client.submit(path, body).await?) };
+        Ok(context.client.submit_as(path, body, key).await.map_err(|error| self.with_hint(error))?)
+    }
+
+    /// A distance makes another request of what reads the same.
+    fn with_hint(&self, error: ClientError) -> ClientError {
+        match error {
+            ClientError::Refused(mut problem) if problem.code == KEY_REUSED && self.run_at.is_some() => {
+                problem.detail.push_str("; a distance such as --run-at +2h is another time with each submission, so write the time itself");
+                ClientError::Refused(problem)
+            }
+            other => other,
+        }
+    }
+}
+
+/// Tells on stderr what the caller may not expect of what was accepted.
+pub fn tell_remarks(remarks: &Remarks) {
+    for warning in &remarks.warnings {
+        eprintln!("warning: {}", harmless(warning));
+    }
+    if remarks.replayed {
+        eprintln!("this was submitted before under the same idempotency key: nothing new was started");
     }
 }
 
@@ -126,11 +195,12 @@ impl AboutArgs {
 pub async fn task(args: &TaskArgs) -> Result<Exit, CommandError> {
     let body = body(args)?;
     let context = Context::new(&args.client)?;
-    let answer = context.client.submit(PATH, &body).await?;
-    let accepted: TaskAccepted = context.client.shaped(PATH, &answer)?;
-    for warning in &accepted.warnings {
-        eprintln!("warning: {}", harmless(warning));
+    if let Some(file) = &args.work.batch {
+        return batch(&context, file, args.about.idempotency_key.as_deref()).await;
     }
+    let answer = args.about.submit(&context, PATH, &body).await?;
+    let accepted: TaskAccepted = context.client.shaped(PATH, &answer)?;
+    tell_remarks(&accepted.remarks);
     if !args.wait {
         match context.format {
             Format::Text => emit(&accepted.task_id.to_string())?,
@@ -185,7 +255,6 @@ fn body(args: &TaskArgs) -> Result<Value, CommandError> {
     add("priority", args.priority.map(|priority| json!(priority)));
     add("queue", text(&args.queue));
     add("agent_name", text(&args.agent_name));
-    add("run_at", text(&args.run_at));
     args.about.add_to(&mut body)?;
     Ok(Value::Object(body))
 }
@@ -250,6 +319,6 @@ mod tests {
             assert!(parsed(words).is_err(), "{words:?}");
         }
         let negative = parsed(&["--run", "x", "--max-retries", "-1"]).expect_err("out of range");
-        assert!(negative.contains("--max-retries") && negative.contains("0..1000"), "{negative}");
+        assert!(negative.contains("--max-retries") && negative.contains("a whole number from 0 to 999"), "{negative}");
     }
 }

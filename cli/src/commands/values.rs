@@ -1,8 +1,10 @@
 //! Values on the command line: `NAME=VALUE`, JSON or text, durations and times.
 
 use super::CommandError;
+use orchestr8_coordinator::api::submit::KEY_BYTES_MAX;
 use orchestr8_core::definition::parse_duration;
 use serde_json::{Map, Value};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -41,6 +43,24 @@ pub fn parse_span(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err("it must be longer than zero".to_owned()) } else { Ok(duration) }
 }
 
+/// A whole number within a range.
+///
+/// # Errors
+/// What is wrong with the text, with the range in words.
+pub fn parse_whole(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| format!("write a whole number from {} to {}", range.start(), range.end()))
+}
+
+/// An idempotency key: it travels in a header.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_key(text: &str) -> Result<String, String> {
+    let is_key = (1..=KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_key { Ok(text.to_owned()) } else { Err(format!("write 1 to {KEY_BYTES_MAX} visible ASCII characters, without spaces")) }
+}
+
 /// A time: RFC 3339, or `+2h` from now. The result is RFC 3339.
 ///
 /// # Errors
@@ -49,7 +69,7 @@ pub fn parse_run_at(text: &str) -> Result<String, String> {
     match text.strip_prefix('+') {
         Some(duration) => shifted(duration, OffsetDateTime::checked_add),
         None if parse_span(text).is_ok() => Err(format!("`{text}` is a distance: write `+{text}` for {text} from now")),
-        None => point_in_time(text),
+        None => point_in_time(text, "+2h for two hours from now"),
     }
 }
 
@@ -58,7 +78,7 @@ pub fn parse_run_at(text: &str) -> Result<String, String> {
 /// # Errors
 /// What is wrong with the text.
 pub fn parse_since(text: &str) -> Result<String, String> {
-    if text.contains('T') { point_in_time(text) } else { shifted(text, OffsetDateTime::checked_sub) }
+    if text.contains('T') { point_in_time(text, "2h for two hours ago") } else { shifted(text, OffsetDateTime::checked_sub) }
 }
 
 fn shifted(duration: &str, shift: fn(OffsetDateTime, time::Duration) -> Option<OffsetDateTime>) -> Result<String, String> {
@@ -68,8 +88,8 @@ fn shifted(duration: &str, shift: fn(OffsetDateTime, time::Duration) -> Option<O
     point.format(&Rfc3339).map_err(|error| error.to_string())
 }
 
-fn point_in_time(text: &str) -> Result<String, String> {
-    let refused = |_| format!("`{text}` is not a time: write for instance 2026-01-31T14:00:00Z");
+fn point_in_time(text: &str, distance: &str) -> Result<String, String> {
+    let refused = |_| format!("`{text}` is not a time: write for instance 2026-01-31T14:00:00Z, or {distance}");
     OffsetDateTime::parse(text, &Rfc3339).map_err(refused)?;
     Ok(text.to_owned())
 }
@@ -137,6 +157,18 @@ mod tests {
     }
 
     #[test]
+    fn ranges_and_keys_are_told_in_words() {
+        assert_eq!((parse_whole("7", 0..=9), parse_whole("9", 0..=9)), (Ok(7), Ok(9)));
+        for text in ["10", "-1", "x", "1.5", ""] {
+            assert_eq!(parse_whole(text, 0..=9), Err("write a whole number from 0 to 9".to_owned()), "{text}");
+        }
+        assert_eq!(parse_key("order-7/a#1").as_deref(), Ok("order-7/a#1"));
+        for text in ["", "a b", "ä", "a\n", &"k".repeat(KEY_BYTES_MAX + 1)] {
+            assert!(parse_key(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
     fn a_name_given_twice_is_refused() {
         let pairs = [("a".to_owned(), json!(1)), ("a".to_owned(), json!(2))];
         assert!(object_of("--input", &pairs).expect_err("twice").to_string().contains("`a` twice"));
@@ -150,6 +182,7 @@ mod tests {
         let past = OffsetDateTime::parse(&parse_since("1h").expect("a distance"), &Rfc3339).expect("a time");
         assert!(past < OffsetDateTime::now_utc());
         assert!(parse_run_at("2h").expect_err("no time").contains("`+2h`"));
-        assert!(parse_run_at("tomorrow").is_err() && parse_since("yesterday").is_err());
+        assert!(parse_run_at("tomorrow").expect_err("no time").contains("or +2h for two hours from now"));
+        assert!(parse_since("Tuesday").expect_err("no time").contains("or 2h for two hours ago") && parse_since("yesterday").is_err());
     }
 }

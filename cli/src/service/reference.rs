@@ -135,3 +135,33 @@ fn every_flag_of_the_servers_has_its_row() {
     }
     assert!(document.contains("| `--cache-bytes` |  | `cache-bytes` | bytes | `268435456` |"), "{document}");
 }
+
+/// The rows of the table in `docs/commands.md`, by their commands.
+#[test]
+fn every_command_has_its_row_and_no_other_has_one() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/commands.md");
+    let document = std::fs::read_to_string(path).expect("docs/commands.md");
+    let first_cells = document.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let mut written: Vec<String> = first_cells.flat_map(commands_in).collect();
+    let cli = crate::Cli::command();
+    let of = |command: &Command| {
+        let name = command.get_name().to_owned();
+        let inner: Vec<String> = command.get_subcommands().map(|inner| format!("{name} {}", inner.get_name())).collect();
+        if inner.is_empty() { vec![name] } else { inner }
+    };
+    let mut known: Vec<String> = cli.get_subcommands().filter(|command| command.get_name() != "help").flat_map(of).collect();
+    written.sort();
+    known.sort();
+    assert_eq!(written, known);
+}
+
+/// The commands of one row: "queues list`, `pause`" are `queues list` and `queues pause`, "coordinator`, `executor`" two of their own.
+fn commands_in(cell: &str) -> Vec<String> {
+    let names: Vec<&str> = cell.split(", ").map(|name| name.trim_matches('`')).collect();
+    let group = names[0].split_once(' ').map(|(group, _)| group);
+    let named = |(place, name): (usize, &&str)| match group {
+        Some(group) if place > 0 => format!("{group} {name}"),
+        Some(_) | None => (*name).to_owned(),
+    };
+    names.iter().enumerate().map(named).collect()
+}

@@ -13,6 +13,7 @@ use orchestr8_store::read::ReadError;
 use orchestr8_store::read::operating::{self, PostgresFacts, ShardRecord, StuckRun};
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::fmt;
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -205,7 +206,8 @@ fn owners(database: &Database, broker: Option<&BrokerFacts>) -> Vec<Check> {
     let stream = broker.and_then(shards::outcomes);
     let behind = database.shards.iter().filter_map(|shard| shards::behind(shard, stream)).max();
     let behind = behind.map(|behind| format!(", outcomes at most {behind} messages behind")).unwrap_or_default();
-    let shown = format!("{} shards, {} lanes of coordinators{behind}", database.shards.len(), database.postgres.lanes);
+    let (shards, lanes) = (counted(database.shards.len(), "shard"), counted(database.postgres.lanes, "lane"));
+    let shown = format!("{shards}, {lanes} of coordinators{behind}");
     vec![match () {
         () if !vacant.is_empty() => fail(
             "shards",
@@ -272,8 +274,15 @@ fn served(queues: &[QueueRecord], executors: &[ExecutorView]) -> Vec<Check> {
     checks
 }
 
+/// `1 lane`, `2 lanes`.
+fn counted(count: impl fmt::Display, what: &str) -> String {
+    let count = count.to_string();
+    if count == "1" { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
 fn clock(name: &'static str, whose: &str, ahead: time::Duration) -> Check {
-    let message = format!("the clock of {whose} is {:.3} s ahead of this coordinator's", ahead.as_seconds_f64());
+    let side = if ahead.is_negative() { "behind" } else { "ahead of" };
+    let message = format!("the clock of {whose} is {:.3} s {side} this coordinator's", ahead.unsigned_abs().as_secs_f64());
     if ahead.unsigned_abs() > CLOCK_DIFFERENCE_MAX {
         return warn(name, message, "times in lists and logs mislead: run NTP on all machines");
     }
@@ -390,6 +399,19 @@ mod tests {
         assert_eq!(with(|found| found.shards[0].inbox_age_s = 61.0), [("shards", Level::Warn)]);
         let run = StuckRun { task_id: uuid::Uuid::nil(), name: "t".into(), queue: "q".into(), executor_id: None };
         assert_eq!(with(|found| found.stuck = vec![run]), [("leases", Level::Warn)]);
+    }
+
+    #[test]
+    fn a_clock_is_ahead_or_behind_and_one_lane_is_one() {
+        let said = |milliseconds| clock("x", "Postgres", time::Duration::milliseconds(milliseconds)).message;
+        assert_eq!(said(-16), "the clock of Postgres is 0.016 s behind this coordinator's");
+        assert_eq!(said(1_500), "the clock of Postgres is 1.500 s ahead of this coordinator's");
+        let lanes = |lanes| {
+            let mut found = database();
+            found.postgres.lanes = lanes;
+            owners(&found, None)[0].message.clone()
+        };
+        assert_eq!((lanes(1).as_str(), lanes(2).as_str()), ("1 shard, 1 lane of coordinators", "1 shard, 2 lanes of coordinators"));
     }
 
     #[test]

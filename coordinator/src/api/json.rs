@@ -14,9 +14,17 @@ pub const NESTING_MAX: usize = 64;
 /// # Errors
 /// [`Code::BadJson`] with line and column.
 pub fn parse(bytes: &[u8]) -> Result<Value, Problem> {
+    read(bytes).map_err(|error| Problem::new(Code::BadJson, format!("the body is not acceptable JSON: {error}")))
+}
+
+/// The same for who has no caller to answer.
+///
+/// # Errors
+/// What is not acceptable, with line and column.
+pub fn read(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let parsed = Strict { nesting: 0 }.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
-    parsed.map_err(|error| Problem::new(Code::BadJson, format!("the body is not acceptable JSON: {error}")))
+    let value = Strict { nesting: 0 }.deserialize(&mut deserializer)?;
+    deserializer.end().map(|()| value)
 }
 
 /// A value at this depth.

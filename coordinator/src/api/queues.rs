@@ -91,7 +91,7 @@ pub(super) async fn resume(
             Ok(Json(json!({ "queue": queue, "status": "resumed" })))
         }
         Resume::NotPaused => {
-            let detail = format!("queue `{queue}` is not paused: GET /api/v1/queues shows those that are");
+            let detail = format!("queue `{queue}` is not paused: `orchestr8 queues list` shows those that are");
             Err(Problem::new(Code::NotPaused, detail).at("queue").with_value(&json!(queue)))
         }
     }

@@ -74,7 +74,8 @@ async fn accept_workflow(context: &ApiContext, headers: &HeaderMap, Admitted { r
     let request = Request { submissions: vec![submission.clone()], bytes: body.bytes, key, room: Some(room) };
     let submitted = commit(context, request).await?;
     let id = submitted.ids.first().copied().ok_or_else(|| lost_ids(1, 0))?;
-    Ok((StatusCode::ACCEPTED, Json(workflow_answer(id, &submission, &Outlook::of(context)))))
+    let answer = with_origin(workflow_answer(id, &submission, &Outlook::of(context)), submitted.origin);
+    Ok((StatusCode::ACCEPTED, Json(answer)))
 }
 
 /// The caller's key for this request.
@@ -127,7 +128,7 @@ async fn submit_tasks(context: &ApiContext, request: Request) -> Result<Vec<Valu
     let outlook = Outlook::of(context);
     let submissions = request.submissions.clone();
     let submitted = commit(context, request).await?;
-    let answer = |(id, submission): (&ExecutionId, &Submission)| task_answer(*id, submission, &outlook);
+    let answer = |(id, submission): (&ExecutionId, &Submission)| with_origin(task_answer(*id, submission, &outlook), submitted.origin);
     Ok(submitted.ids.iter().zip(&submissions).map(answer).collect())
 }
 
@@ -214,6 +215,15 @@ fn workflow_answer(id: ExecutionId, submission: &Submission, outlook: &Outlook) 
         "message": format!("accepted; its end will be at /api/v1/workflows/{id}?wait=30s"),
         "warnings": warnings(&submission.plan, outlook),
     })
+}
+
+/// Says whether the caller's key had been used: what the ids stand for was then submitted before.
+fn with_origin(mut answer: Value, origin: Origin) -> Value {
+    answer["replayed"] = match origin {
+        Origin::Replayed => json!(true),
+        Origin::New | Origin::Sent => json!(false),
+    };
+    answer
 }
 
 fn is_later(run_at: Option<OffsetDateTime>) -> bool {

@@ -161,7 +161,7 @@ fn status_document(task: &TaskRecord) -> Value {
         "estimated_completion": null,
     });
     let times = serde_json::to_value(task).expect("a record is plain values");
-    for time in ["created_at", "started_at", "completed_at", "next_retry_at"] {
+    for time in ["created_at", "started_at", "completed_at", "next_retry_at", "due_at"] {
         document[time] = times[time].clone();
     }
     document["attempts"] = json!(task.attempts);

@@ -190,7 +190,11 @@ fn nobody(facts: &WhyFacts, executors: &[ExecutorView]) -> Option<Reason> {
 
 fn error(facts: &WhyFacts) -> Option<String> {
     let message = facts.error.as_deref();
-    facts.error_type.as_deref().map(|word| message.map_or_else(|| word.to_owned(), |message| format!("{word}: {message}")))
+    let told = |word: &str, message: &str| {
+        // Most of a command's failures begin with their word: `exit code 3`.
+        if message.split(' ').next() == Some(word) { message.to_owned() } else { format!("{word}: {message}") }
+    };
+    facts.error_type.as_deref().map(|word| message.map_or_else(|| word.to_owned(), |message| told(word, message)))
 }
 
 impl fmt::Display for Reason {
@@ -319,6 +323,8 @@ mod tests {
     fn what_waits_for_time_or_others_says_for_whom() {
         let due = WhyFacts { due_at: Some(NOON), ..facts(TaskStatus::Retrying) };
         assert_eq!(said(&due, &[]), ["attempt 2 of 3 failed (exit: code 3); the next is due at 2026-01-31T12:00:00Z"]);
+        let doubled = WhyFacts { error: Some("exit code 3".into()), ..due.clone() };
+        assert!(said(&doubled, &[])[0].starts_with("attempt 2 of 3 failed (exit code 3);"));
         let unsupported = said(&WhyFacts { releases: 4, ..due.clone() }, &[]).remove(0);
         assert!(unsupported.starts_with("executors gave it back 4 times as not supported (exit: code 3)"), "{unsupported}");
         assert_eq!(said(&WhyFacts { status: TaskStatus::Waiting, ..due }, &[]), ["it waits until 2026-01-31T12:00:00Z"]);

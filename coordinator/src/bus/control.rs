@@ -29,10 +29,10 @@ impl Outbox {
         let verdict = match answer {
             Answer::Granted => Verdict::Granted,
             Answer::Refused => Verdict::Refused,
-            Answer::Kill => Verdict::Kill,
+            Answer::Kill | Answer::Cancel => Verdict::Kill,
             Answer::Current => Verdict::Current,
         };
-        let verdict = RunVerdict { run_id: run.to_bytes(), verdict: verdict.into() };
+        let verdict = RunVerdict { run_id: run.to_bytes(), verdict: verdict.into(), cancelled: answer == Answer::Cancel };
         self.to.entry(incarnation).or_default().verdicts.push(verdict);
     }
 

@@ -148,7 +148,7 @@ impl Lane {
     fn count_answer(&self, answer: Answer) {
         match answer {
             Answer::Granted => self.parts.metrics.claim_granted(),
-            Answer::Refused | Answer::Kill => self.parts.metrics.claim_refused(),
+            Answer::Refused | Answer::Kill | Answer::Cancel => self.parts.metrics.claim_refused(),
             Answer::Current => {}
         }
     }

@@ -10,7 +10,7 @@ use crate::report::released_unstarted;
 use crate::runs::{ClaimStage, Fate, Stage, Storage};
 use async_nats::{Message, StatusCode};
 use bytes::Bytes;
-use orchestr8_proto::ids::{DispatchId, RunId};
+use orchestr8_proto::ids::{DispatchId, RunId, TaskId};
 use orchestr8_proto::wire::{self, Control, CoordinatorBeat, ReleaseReason, RunVerdict, Verdict};
 use serde::Deserialize;
 use std::time::Instant;
@@ -170,7 +170,7 @@ impl Desk {
             Verdict::Granted => self.granted(run_id, clock),
             Verdict::Current => self.current(run_id, clock),
             Verdict::Refused => self.turned_down(run_id, clock),
-            Verdict::Kill => self.killed(run_id, clock),
+            Verdict::Kill => self.killed(run_id, KillCause::of(verdict), clock),
             Verdict::Unspecified => {}
         }
     }
@@ -218,12 +218,12 @@ impl Desk {
     }
 
     /// The owner wants this run to end. Its outcome is reported all the same: a cancel waits for it, and a refused one is confirmed.
-    fn killed(&mut self, run_id: RunId, clock: Clock) {
+    fn killed(&mut self, run_id: RunId, cause: KillCause, clock: Clock) {
         let Some(run) = self.runs.get_mut(run_id) else { return };
         match (&run.stage, run.claim) {
             (Stage::Started(started), _) => {
                 if !started.kill.is_cancelled() {
-                    tracing::warn!(%run_id, task_id = %run.task_id, "the owner does not want this run: it is ended");
+                    cause.log(run_id, run.task_id);
                 }
                 started.kill.cancel();
                 self.settle(run_id, Settled::Term, clock.now);
@@ -286,6 +286,28 @@ impl Desk {
         let waits = |stage: &Stage| matches!(stage, Stage::Waiting(_));
         if let Some(run_id) = self.runs.of_dispatch(dispatch_id).filter(|id| self.runs.get(*id).is_some_and(|run| waits(&run.stage))) {
             self.forget(run_id, Settled::Term, now);
+        }
+    }
+}
+
+/// Why the owner wants a run to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KillCause {
+    /// Somebody cancelled its task: as it should be.
+    Cancelled,
+    /// Its task runs elsewhere, or is not known; an older coordinator does not say more.
+    Superseded,
+}
+
+impl KillCause {
+    const fn of(verdict: &RunVerdict) -> Self {
+        if verdict.cancelled { Self::Cancelled } else { Self::Superseded }
+    }
+
+    fn log(self, run_id: RunId, task_id: TaskId) {
+        match self {
+            Self::Cancelled => tracing::info!(%run_id, %task_id, "the task was cancelled: its run is ended"),
+            Self::Superseded => tracing::warn!(%run_id, %task_id, "the owner does not want this run: it is ended"),
         }
     }
 }

@@ -151,7 +151,7 @@ impl Scene {
     }
 
     pub(super) fn verdict(&mut self, run_id: &Bytes, verdict: Verdict) {
-        let verdict = RunVerdict { run_id: run_id.clone(), verdict: verdict.into() };
+        let verdict = RunVerdict { run_id: run_id.clone(), verdict: verdict.into(), cancelled: false };
         self.control(Control { verdicts: vec![verdict], ..Control::default() });
     }
 

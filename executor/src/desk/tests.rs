@@ -310,7 +310,7 @@ fn garbage_from_coordinators_changes_nothing() {
     scene.desk.hear(Bytes::from_static(b"\xff\xff"), scene.clock);
     let run_id = scene.run_id(0).to_bytes();
     let verdicts = [(Bytes::from_static(b"x"), 1), (run_id.clone(), 0), (run_id.clone(), 99), (RunId::random().to_bytes(), 3)];
-    let verdicts = verdicts.into_iter().map(|(run_id, verdict)| RunVerdict { run_id, verdict }).collect();
+    let verdicts = verdicts.into_iter().map(|(run_id, verdict)| RunVerdict { run_id, verdict, cancelled: false }).collect();
     scene.control(Control { verdicts, confirmed_run_ids: vec![run_id], ..Control::default() });
     scene.desk.receive(message("_INBOX.x.z.9", Bytes::new()), scene.clock);
     scene.desk.receive(message("orchestr8.task.default.normal", Bytes::new()), scene.clock);

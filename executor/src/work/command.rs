@@ -220,7 +220,7 @@ fn shim_failure(error: &ShimError) -> WorkResult {
 fn failure(report: &ShimReport, timeout_ms: u64, stderr: &Captured) -> Option<WorkResult> {
     let (error_type, message) = match (report.exit_code, report.signal) {
         _ if report.timed_out => ("timeout", timeout_message(timeout_ms)),
-        _ if report.stopped => ("killed", "the attempt was ended by the executor".to_owned()),
+        _ if report.stopped => ("killed", "the run was told to end".to_owned()),
         (Some(0), _) => return None,
         (Some(code), _) => ("exit", with_last_line(format!("exit code {code}"), stderr)),
         (None, Some(signal)) => ("signal", with_last_line(format!("ended by {}", signal_name(signal)), stderr)),

@@ -192,7 +192,7 @@ async fn run_handler(settings: &WorkSettings, assignment: Assignment, name: &str
     let interrupted = tokio::select! {
         biased;
         ended = &mut work => return handler_result(ended),
-        () = kill.cancelled() => WorkResult::failed("killed", "the attempt was ended by the executor", Retryable::Yes),
+        () = kill.cancelled() => WorkResult::failed("killed", "the run was told to end", Retryable::Yes),
         () = time_out(timeout_ms) => WorkResult::failed("timeout", timeout_message(timeout_ms), Retryable::Yes),
     };
     cancelled.cancel();

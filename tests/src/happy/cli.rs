@@ -112,7 +112,7 @@ async fn what_goes_wrong_is_said_once() -> Result<()> {
     let failing = "name: failing\ntasks:\n- {name: a, run: 'echo oh no >&2; exit 3', retry: {max_attempts: 1}}\n";
     let failing = file(&scene, "failing.yaml", failing)?.display().to_string();
     let said = orchestr8(&scene, &["run", &failing, "--wait"]).await?;
-    assert!(said.code == Some(1) && said.stderr.contains("task a failed: exit: exit code 3: oh no\n"), "{said:?}");
+    assert!(said.code == Some(1) && said.stderr.contains("task a failed: exit code 3: oh no\n"), "{said:?}");
     assert_eq!((said.stderr.matches("oh no").count(), said.stderr.matches(" failed\n").count()), (1, 1), "{said:?}");
     assert!(!said.stderr.contains(" x)"), "one task gains nothing: {said:?}");
     let checking = "name: checking\ntasks:\n- {name: a, run: 'echo \"# A report\"; echo talk >&2; exit 3', retry: {max_attempts: 1}}\n";
@@ -122,7 +122,8 @@ async fn what_goes_wrong_is_said_once() -> Result<()> {
     assert!(!said.stderr.contains("# A report"), "{said:?}");
     let main = file(&scene, "main.yaml", MAIN)?.display().to_string();
     let said = orchestr8(&scene, &["run", &main, "--input", "who=5", "--input", "count=1"]).await?;
-    let expected = "error: the input has a mistake (invalid_input)\n  input/who: 5 is not of type \"string\"\n";
+    let expected = "error: the input has a mistake (invalid_input)\n  input/who: 5 is not of type \"string\": \
+        write it in quotes, \"5\" (on a command line: --input 'who=\"5\"')\n";
     assert_eq!((said.code, said.stderr.as_str()), (Some(1), expected));
     assert_eq!(orchestr8(&scene, &["definitions", "put", &main]).await?.code, Some(0));
     let said = orchestr8(&scene, &["run", "maim"]).await?;

@@ -2,6 +2,7 @@
 
 mod cancels;
 pub mod cli;
+mod commands;
 mod events;
 mod keys;
 mod metrics;

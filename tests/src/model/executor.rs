@@ -132,15 +132,15 @@ impl Executor {
                 self.settle(run_id, around.broker);
                 self.runs.remove(&run_id);
             }
-            (Answer::Kill, Stage::Started) => {
+            (Answer::Kill | Answer::Cancel, Stage::Started) => {
                 run.fate = if run.fate == Fate::Report { Fate::Killed } else { run.fate };
                 self.settle(run_id, around.broker);
             }
-            (Answer::Kill, Stage::Asking) => {
+            (Answer::Kill | Answer::Cancel, Stage::Asking) => {
                 self.settle(run_id, around.broker);
                 self.keep(run_id, Ending::NeverStarted, around);
             }
-            (Answer::Kill, Stage::Ended(_)) | (Answer::Current, _) => {}
+            (Answer::Kill | Answer::Cancel, Stage::Ended(_)) | (Answer::Current, _) => {}
         }
     }
 

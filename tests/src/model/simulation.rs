@@ -488,8 +488,9 @@ fn verdict(run: RunId, answer: Answer) -> Control {
     let verdict = match answer {
         Answer::Granted => Verdict::Granted,
         Answer::Refused => Verdict::Refused,
-        Answer::Kill => Verdict::Kill,
+        Answer::Kill | Answer::Cancel => Verdict::Kill,
         Answer::Current => Verdict::Current,
     };
-    Control { verdicts: vec![RunVerdict { run_id: run.to_bytes(), verdict: verdict.into() }], ..Control::default() }
+    let verdict = RunVerdict { run_id: run.to_bytes(), verdict: verdict.into(), cancelled: answer == Answer::Cancel };
+    Control { verdicts: vec![verdict], ..Control::default() }
 }

@@ -2,7 +2,8 @@
 
 use crate::expression::on_large_stack;
 use crate::plan::Plan;
-use jsonschema::{PatternOptions, ValidationError, Validator};
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::{JsonType, PatternOptions, ValidationError, Validator};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -45,7 +46,22 @@ pub fn check_input(plan: &Plan, input: &Value) -> Result<(), Vec<InputProblem>> 
 fn problem(error: &ValidationError<'_>) -> InputProblem {
     let value = cut(error.instance().to_string(), VALUE_CHARS_MAX);
     let message = cut(error.masked_with(value).to_string(), MESSAGE_CHARS_MAX);
-    InputProblem { pointer: error.instance_path().to_string(), message }
+    let pointer = error.instance_path().to_string();
+    InputProblem { message: message + &text_hint(error, &pointer), pointer }
+}
+
+/// Whoever leaves out the quotes means the text: `tag=1` on a command line, `tag: 1` in YAML.
+fn text_hint(error: &ValidationError<'_>, pointer: &str) -> String {
+    let wants_text = matches!(error.kind(), ValidationErrorKind::Type { kind: TypeKind::Single(JsonType::String) });
+    let instance = error.instance();
+    if !wants_text || !(instance.is_number() || instance.is_boolean()) {
+        return String::new();
+    }
+    let on_the_command_line = match pointer.strip_prefix('/') {
+        Some(name) if !name.contains(['/', '~', '\'']) => format!(" (on a command line: --input '{name}=\"{instance}\"')"),
+        Some(_) | None => String::new(),
+    };
+    format!(": write it in quotes, \"{instance}\"{on_the_command_line}")
 }
 
 fn cut(text: String, chars_max: usize) -> String {

@@ -33,7 +33,7 @@ impl Turn<'_> {
     fn stop_run(&mut self, index: TaskIndex) {
         let task = self.execution.task(index);
         if let Some(holder) = task.holder {
-            self.effects.push(Effect::Answer(holder.run_id, holder.incarnation, Answer::Kill));
+            self.effects.push(Effect::Answer(holder.run_id, holder.incarnation, Answer::Cancel));
         }
         if !task.cancel_requested() {
             let due = self.now.after(self.cancel_patience);

@@ -8,7 +8,8 @@ use orchestr8_proto::words::TaskStatus;
 impl Turn<'_> {
     /// Grants the claim of a current dispatch that nobody holds. A repeated claim by the holder gets the same grant.
     pub(super) fn claim(&mut self, index: TaskIndex, request: &ClaimRequest) {
-        let answer = if self.counts(index, request.dispatch_id, request.run_id) { self.grant(index, request) } else { refusal(request) };
+        let answer =
+            if self.counts(index, request.dispatch_id, request.run_id) { self.grant(index, request) } else { self.refusal(index, request) };
         self.effects.push(Effect::Answer(request.run_id, request.incarnation, answer));
     }
 
@@ -16,7 +17,7 @@ impl Turn<'_> {
         let task = self.execution.task(index);
         if task.cancel_requested() {
             // Only the holder gets here: its end is waited for, and who is refused reports none.
-            return Answer::Kill;
+            return Answer::Cancel;
         }
         if task.holder.is_none() {
             self.hold(index, request);
@@ -39,12 +40,17 @@ impl Turn<'_> {
     /// Says whether the dispatch is current and free, or the run's own. Changes nothing.
     pub(super) fn check(&mut self, index: TaskIndex, request: &ClaimRequest) {
         let free = self.counts(index, request.dispatch_id, request.run_id) && !self.execution.task(index).cancel_requested();
-        let answer = if free { Answer::Current } else { refusal(request) };
+        let answer = if free { Answer::Current } else { self.refusal(index, request) };
         self.effects.push(Effect::Answer(request.run_id, request.incarnation, answer));
     }
-}
 
-/// A run that only asks is answered, one that has started is killed (rule R4).
-fn refusal(request: &ClaimRequest) -> Answer {
-    if request.running_for.is_some() { Answer::Kill } else { Answer::Refused }
+    /// A run that only asks is answered, one that has started is killed (rule R4).
+    fn refusal(&self, index: TaskIndex, request: &ClaimRequest) -> Answer {
+        let is_cancelled = || self.execution.has_task(index) && self.execution.task(index).status.0 == TaskStatus::Cancelled;
+        match request.running_for {
+            None => Answer::Refused,
+            Some(_) if is_cancelled() => Answer::Cancel,
+            Some(_) => Answer::Kill,
+        }
+    }
 }

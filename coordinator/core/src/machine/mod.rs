@@ -134,8 +134,10 @@ pub enum Answer {
     Granted,
     /// It must not start.
     Refused,
-    /// It must end.
+    /// It must end: its dispatch is not current, or another's.
     Kill,
+    /// It must end: its task was cancelled.
+    Cancel,
     /// The dispatch is current and free.
     Current,
 }

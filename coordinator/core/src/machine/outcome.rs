@@ -10,6 +10,9 @@ use orchestr8_proto::words::TaskStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// What executors call the end of a run that was told to end.
+const KILLED: &str = "killed";
+
 impl Turn<'_> {
     /// Decides an outcome. It counts only for the current dispatch, from its holder where there is one (rule R1).
     pub(super) fn outcome(&mut self, index: TaskIndex, report: Report) {
@@ -61,7 +64,11 @@ impl Turn<'_> {
         self.end_task(index, TaskStatus::Completed);
     }
 
-    fn cancelled_run(&mut self, index: TaskIndex, report: Report, failure: Failure) {
+    /// The executor knows that it ended the run, and not always why.
+    fn cancelled_run(&mut self, index: TaskIndex, report: Report, mut failure: Failure) {
+        if failure.error_type == KILLED {
+            failure = Failure { error_type: "cancelled".into(), message: "it was cancelled while it ran".into() };
+        }
         self.keep_attempt(index, report, AttemptOutcome::Failed, Some(Arc::new(failure)));
         self.end_task(index, TaskStatus::Cancelled);
     }

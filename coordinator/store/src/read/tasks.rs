@@ -48,6 +48,9 @@ pub struct TaskRecord {
     /// When the next attempt is due, while retrying.
     #[serde(serialize_with = "rfc3339_or_null")]
     pub next_retry_at: Option<OffsetDateTime>,
+    /// When its timer moves it on, while waiting or retrying: the time that it was submitted for, the end of a sleep, the next attempt.
+    #[serde(serialize_with = "rfc3339_or_null")]
+    pub due_at: Option<OffsetDateTime>,
     /// Attempts so far, the current one included.
     pub attempts: i32,
     /// Attempts in all that the policy allows.
@@ -164,7 +167,7 @@ pub struct ExecutionPage {
 macro_rules! record_columns {
     () => {
         "t.id, t.workflow_id, t.task_name, t.agent_name, t.task_description, t.phase, t.status, t.priority, t.queue, \
-         t.executor_id, t.created_at, t.started_at, t.completed_at, t.next_retry_at, t.attempt, t.max_retries, t.error, t.error_type"
+         t.executor_id, t.created_at, t.started_at, t.completed_at, t.next_retry_at, t.due_at, t.attempt, t.max_retries, t.error, t.error_type"
     };
 }
 
@@ -322,11 +325,26 @@ fn record(row: &PgRow) -> Result<TaskRecord, ReadError> {
         started_at: row.try_get("started_at")?,
         completed_at: row.try_get("completed_at")?,
         next_retry_at: row.try_get("next_retry_at")?,
+        due_at: timer(row, status)?,
         attempts: row.try_get("attempt")?,
         max_attempts: max_retries.saturating_add(1),
         error,
         error_type,
     })
+}
+
+/// What the timer of a running task is for, the end of a cancel's patience, is nobody's business.
+fn timer(row: &PgRow, status: TaskStatus) -> Result<Option<OffsetDateTime>, ReadError> {
+    match status {
+        TaskStatus::Waiting | TaskStatus::Retrying => Ok(row.try_get("due_at")?),
+        TaskStatus::Pending
+        | TaskStatus::Queued
+        | TaskStatus::Running
+        | TaskStatus::Completed
+        | TaskStatus::Failed
+        | TaskStatus::Skipped
+        | TaskStatus::Cancelled => Ok(None),
+    }
 }
 
 /// Type and message of the failure that explains the task's state. The row keeps the last one, whatever came after it.

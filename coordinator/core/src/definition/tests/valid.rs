@@ -163,7 +163,10 @@ fn inputs_are_checked_with_a_pointer() {
     assert_eq!(check_input(&plan, &json!({"path": "/x"})), Ok(()));
     let problems = check_input(&plan, &json!({"path": 5})).expect_err("refused");
     assert_eq!((problems.len(), problems[0].pointer.as_str()), (1, "/path"));
-    assert_eq!(problems[0].to_string(), "input/path: 5 is not of type \"string\"");
+    assert_eq!(
+        problems[0].to_string(),
+        "input/path: 5 is not of type \"string\": write it in quotes, \"5\" (on a command line: --input 'path=\"5\"')"
+    );
     let long = check_input(&plan, &json!({"path": ["ü".repeat(1_000)]})).expect_err("refused");
     assert_eq!(long[0].message, format!("[\"{}… is not of type \"string\"", "ü".repeat(78)));
     assert_eq!(check_input(&plan, &json!({})).expect_err("refused")[0].pointer, "");

@@ -1,7 +1,7 @@
 //! Cancelled executions and tasks.
 
 use super::plans::{plan, retry, with};
-use super::scene::Scene;
+use super::scene::{Scene, failed};
 use crate::execution::AttemptOutcome;
 use crate::machine::Event::Cancel;
 use crate::machine::Progressed::Started;
@@ -14,7 +14,7 @@ use std::time::Duration;
 fn cancelling() -> Scene {
     let mut scene = Scene::start(with(plan("a; b < a"), "a", |a| a.retry = retry(3, 1)), "publish a");
     scene.check(scene.asks("a", 1), "left a, r1 holds a, r1 granted");
-    scene.check(Cancel, "r1 killed, timer 25s, b cancelled");
+    scene.check(Cancel, "r1 cancelled, timer 25s, b cancelled");
     scene
 }
 
@@ -24,7 +24,7 @@ fn what_is_queued_is_dropped_and_ends_at_once() {
     let late = scene.completes("a", 1);
     scene.check(Cancel, "drop d1, left a, a cancelled, b cancelled, ended cancelled");
     scene.check(late, "confirm r1");
-    scene.check(scene.claims("a", 2, 3), "r2 killed");
+    scene.check(scene.claims("a", 2, 3), "r2 cancelled");
     scene.check(Cancel, "");
 }
 
@@ -34,6 +34,16 @@ fn what_runs_is_killed_and_ends_with_its_outcome() {
     scene.shows("a running, b cancelled; running");
     scene.check(scene.fails("a", 1), "confirm r1, r1 holds nothing, a cancelled, ended cancelled");
     assert_eq!(scene.changes.attempts[0].outcome, AttemptOutcome::Failed);
+}
+
+#[test]
+fn what_was_ended_by_a_cancel_says_so_and_what_failed_by_itself_says_that() {
+    for (reported, told) in [("killed", "cancelled"), ("exit", "exit")] {
+        let mut scene = cancelling();
+        scene.check(scene.reports("a", 1, failed(reported, 0)), "confirm r1, r1 holds nothing, a cancelled, ended cancelled");
+        let failure = scene.changes.attempts[0].failure.as_ref().expect("it failed");
+        assert_eq!(failure.error_type, told);
+    }
 }
 
 #[test]
@@ -69,7 +79,7 @@ fn a_completion_that_commits_first_wins() {
     scene.check(scene.completes("a", 1), "confirm r1, r1 holds nothing, a completed, ended cancelled");
     let mut scene = Scene::start(plan("a"), "publish a");
     scene.check(scene.asks("a", 1), "left a, r1 holds a, r1 granted");
-    scene.check(Cancel, "r1 killed, timer 25s");
+    scene.check(Cancel, "r1 cancelled, timer 25s");
     scene.check(scene.completes("a", 1), "confirm r1, r1 holds nothing, a completed, ended completed");
     scene.check(Cancel, "");
 }
@@ -78,7 +88,7 @@ fn a_completion_that_commits_first_wins() {
 fn a_repeated_cancel_kills_again_and_does_not_prolong() {
     let mut scene = cancelling();
     scene.wait(20);
-    scene.check(Cancel, "r1 killed");
+    scene.check(Cancel, "r1 cancelled");
     assert_eq!(scene.execution.cancel_requested_at, Some(Timestamp(0)));
     assert_eq!(scene.task("a").due_at, Some(Timestamp(25_000_000)));
 }
@@ -86,8 +96,8 @@ fn a_repeated_cancel_kills_again_and_does_not_prolong() {
 #[test]
 fn a_claim_of_what_is_being_cancelled_is_killed_since_its_end_is_waited_for() {
     let mut scene = cancelling();
-    scene.check(scene.claims("a", 1, 3), "r1 killed");
-    scene.check(scene.asks("a", 1), "r1 killed");
+    scene.check(scene.claims("a", 1, 3), "r1 cancelled");
+    scene.check(scene.asks("a", 1), "r1 cancelled");
     scene.check(scene.checks("a", 1), "r1 refused");
 }
 
@@ -140,6 +150,6 @@ fn one_cancelled_task_of_a_phase_starts_nothing_after_it() {
 fn one_running_task_is_killed_and_ends_with_its_outcome() {
     let mut scene = Scene::start(with(plan("a; b < a"), "a", |a| a.retry = retry(3, 0)), "publish a");
     scene.check(scene.asks("a", 1), "left a, r1 holds a, r1 granted");
-    scene.check(scene.cancels("a"), "r1 killed, timer 25s");
+    scene.check(scene.cancels("a"), "r1 cancelled, timer 25s");
     scene.check(scene.fails("a", 1), "confirm r1, r1 holds nothing, a cancelled, b skipped, ended cancelled");
 }

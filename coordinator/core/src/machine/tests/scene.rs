@@ -248,6 +248,7 @@ fn word(answer: Answer) -> &'static str {
         Answer::Granted => "granted",
         Answer::Refused => "refused",
         Answer::Kill => "killed",
+        Answer::Cancel => "cancelled",
         Answer::Current => "current",
     }
 }

@@ -258,8 +258,8 @@ impl World {
         let Some(run) = self.runs.iter().find(|known| run_id(known.number) == run).cloned() else { return };
         match (answer, run.state) {
             (Answer::Granted, RunState::Asking) => self.begin(run.number),
-            (Answer::Refused | Answer::Kill, RunState::Asking) => self.run(run.number).state = RunState::Ended,
-            (Answer::Kill, RunState::Running) => self.finish(run.number, failed("killed", 0)),
+            (Answer::Refused | Answer::Kill | Answer::Cancel, RunState::Asking) => self.run(run.number).state = RunState::Ended,
+            (Answer::Kill | Answer::Cancel, RunState::Running) => self.finish(run.number, failed("killed", 0)),
             (Answer::Granted | Answer::Refused, RunState::Running) | (Answer::Current, _) | (_, RunState::Ended) => {}
         }
     }

@@ -78,7 +78,11 @@ const CASES: [Case; 6] = [
         ],
         demand: None,
     },
-    Case { about: "no coordinator is scraped", series: &[("orchestr8_ready{job='another',instance='9',part='database'}", 1)], demand: None },
+    Case {
+        about: "no coordinator is scraped",
+        series: &[("orchestr8_ready{job='another',instance='9',part='database'}", 1)],
+        demand: None,
+    },
 ];
 
 impl Case {

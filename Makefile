@@ -10,7 +10,7 @@ export RUSTDOCFLAGS ?= -D warnings
 export RUST_LIB_BACKTRACE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test check bench bench-flat bench-report chaos image-test k8s-test toolchain servers tools build clean-data
+.PHONY: help run dev test check bench bench-flat bench-report chaos image-test compose-test k8s-test toolchain servers tools build clean-data
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,10 +49,13 @@ chaos: toolchain servers ## Kill, cut off, wipe and restore at random: CHAOS_SEC
 	$(CARGO) build --locked --workspace --bins --features orchestr8-cli/kill-points
 	CHAOS_SECONDS="$(CHAOS_SECONDS)" SEED="$(SEED)" CHAOS_TIME_BASE="$(CHAOS_TIME_BASE)" CHAOS_NATS="$(CHAOS_NATS)" CHAOS_QUEUE="$(CHAOS_QUEUE)" $(CARGO_TARGET_DIR)/debug/orchestr8-chaos
 
-image-test: toolchain servers build ## Build the image's runtime stage around this machine's binary, as root, with buildah; and the whole image where docker is
-	deploy/image-test.sh "$(ORCHESTR8)"
+image-test: toolchain servers build ## Build the images around this machine's binary, as root, with buildah, the runtime stage twice; and the whole image where docker is
+	ORCHESTR8_IMAGE_ANEW=1 deploy/image-test.sh "$(ORCHESTR8)"
 	@if docker info >/dev/null 2>&1; then docker build --file deploy/Dockerfile --tag orchestr8:image-test . && docker run --rm orchestr8:image-test --version; \
 	else echo "image-test: the whole build was left out: no docker answers here" >&2; fi
+
+compose-test: toolchain servers build ## deploy/compose.yaml in containers of a docker daemon of its own, on this Debian 12, as root
+	@ORCHESTR8="$(ORCHESTR8)" python3 -B tests/compose/run.py
 
 k8s-test: toolchain servers build ## The chart on a real Kubernetes of two nodes made on this Debian 12, as root, under load and faults; with KEDA=1 its ScaledObject too; writes target/k8s/latest.json
 	@KEDA="$(KEDA)" ORCHESTR8="$(ORCHESTR8)" python3 -B tests/k8s/run.py

@@ -1,4 +1,4 @@
-"""The images of the cluster as archives, built without a daemon and kept by their content: ours, Postgres, NATS, pause, KEDA's."""
+"""Images as archives, built without a daemon and kept by their content: ours, Postgres, NATS, and what a cluster or compose has besides."""
 
 import shutil
 import tempfile
@@ -14,6 +14,7 @@ ARCHIVES = tools.KEPT / "images"
 OURS = ("localhost/orchestr8:1", "localhost/orchestr8:2")
 POSTGRES = "localhost/postgres:17.10"
 NATS = "localhost/nats:2.15.1"
+PROMETHEUS = "localhost/prometheus:2.53.3"
 PAUSE = "localhost/pause:1"
 KEDA = f"localhost/keda:{tools.KEDA}"
 KEDA_ADAPTER = f"localhost/keda-adapter:{tools.KEDA}"
@@ -50,8 +51,22 @@ class Builder:
         Path(f"{archive}.draft").rename(archive)
 
 
-def all_of_them(binary, programs, keda=None):
-    """Archives of every image, by name: ours around the binary, pause from the folder of Kubernetes' programs, KEDA's where its folder is given."""
+def of_cluster(binary, programs, keda=None):
+    """Archives of every image of a cluster, by name: pause from the folder of Kubernetes' programs, KEDA's where its folder is given."""
+    more = {PAUSE: (HERE / "pause.Dockerfile", [programs / "pause"], {"pause": programs / "pause"})}
+    if keda:
+        for name, program in ((KEDA, keda / "keda"), (KEDA_ADAPTER, keda / "keda-adapter")):
+            more[name] = (HERE / f"{program.name}.Dockerfile", [program], {program.name: program})
+    return all_of_them(binary, more)
+
+
+def of_compose(binary, prometheus):
+    """Archives of the images of compose.yaml that can be made without a registry, by name."""
+    return all_of_them(binary, {PROMETHEUS: (HERE / "prometheus.Dockerfile", [prometheus], {"prometheus": prometheus})})
+
+
+def all_of_them(binary, more):
+    """Archives by name: ours around the binary, Postgres, NATS, and more: name to Dockerfile, what goes into it, and its folder."""
     ARCHIVES.mkdir(parents=True, exist_ok=True)
     servers = tools.servers()
     base = debian()
@@ -63,11 +78,8 @@ def all_of_them(binary, programs, keda=None):
             OURS[0]: (HERE / "orchestr8.Dockerfile", [ours, DOCKERFILE], {"orchestr8": ours}),
             POSTGRES: (HERE / "postgres.Dockerfile", [entry], {"postgres-entry.sh": entry, "servers": servers}),
             NATS: (HERE / "nats.Dockerfile", [servers / "bin" / "nats-server"], {"servers": servers}),
-            PAUSE: (HERE / "pause.Dockerfile", [programs / "pause"], {"pause": programs / "pause"}),
+            **more,
         }
-        if keda:
-            for name, program in ((KEDA, keda / "keda"), (KEDA_ADAPTER, keda / "keda-adapter")):
-                inputs[name] = (HERE / f"{program.name}.Dockerfile", [program], {program.name: program})
         return {name: archive(builder, name, base, *each) for name, each in inputs.items()}
 
 
@@ -77,7 +89,7 @@ def archive(builder, name, base, dockerfile, contents, context):
     kept = ARCHIVES / f"{label}-{tools.digest(dockerfile, *contents)}.tar"
     if kept.exists():
         return kept
-    print(f"k8s-test: building the image {name}", flush=True)
+    print(f"building the image {name}", flush=True)
     if b"localhost/debian" in dockerfile.read_bytes():
         builder.load("localhost/debian:bookworm-slim", base)
     if name == OURS[0]:

@@ -78,7 +78,7 @@ def prepared(steps):
         raise Broken(f"{BINARY} is missing: run `make build`")
     programs = {"kubernetes": tools.kubernetes(), "coredns": tools.coredns(), "tools": tools.helm_and_kubectl()}
     keda = tools.keda() if scenario.KEDA_STEP in steps else None
-    return programs, images.all_of_them(BINARY, programs["kubernetes"], keda)
+    return programs, images.of_cluster(BINARY, programs["kubernetes"], keda)
 
 
 def with_cluster(machine, programs, archives, work):

@@ -39,25 +39,34 @@ BUILD_PATIENCE_S = 3 * 3600
 
 
 def require():
-    """Installs the packages that are missing on Debian 12; Broken where anything else is."""
-    if os.geteuid() != 0:
-        raise Broken("a cluster needs root: run `make k8s-test` as root")
-    release = Path("/etc/os-release").read_text() if Path("/etc/os-release").exists() else ""
-    if "ID=debian" not in release or 'VERSION_ID="12"' not in release or os.uname().machine != "x86_64":
-        raise Broken("this needs Debian 12 on x86-64: use a virtual machine with it")
+    """Everything for a cluster: installs the packages that are missing on Debian 12; Broken where anything else is."""
+    require_debian()
     for program, source in (("go", "Go 1.26"), ("npm", "Node"), ("cargo", "Rust 1.95")):
         if not shutil.which(program):
             raise Broken(f"`{program}` is missing: install {source} and put it on PATH")
     version = run("go", "env", "GOVERSION", cwd=MODULE).strip()
     if not version.startswith("go1.26"):
         raise Broken(f"Go is {version}: Kubernetes {KUBERNETES} is built with Go 1.26")
-    missing = sorted({package for program, package in PACKAGES.items() if not shutil.which(program)})
+    require_packages(PACKAGES)
+
+
+def require_debian():
+    if os.geteuid() != 0:
+        raise Broken("this needs root: run it as root")
+    release = Path("/etc/os-release").read_text() if Path("/etc/os-release").exists() else ""
+    if "ID=debian" not in release or 'VERSION_ID="12"' not in release or os.uname().machine != "x86_64":
+        raise Broken("this needs Debian 12 on x86-64: use a virtual machine with it")
+
+
+def require_packages(packages):
+    """Installs those of them, program to package, whose program is missing."""
+    missing = sorted({package for program, package in packages.items() if not shutil.which(program)})
     if missing:
         install(missing)
 
 
 def install(packages):
-    print(f"k8s-test: installing {' '.join(packages)}", flush=True)
+    print(f"installing {' '.join(packages)}", flush=True)
     quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "timeout": 1800}
     run("apt-get", "-qq", "update", **quiet)
     run("apt-get", "-qq", "install", "--yes", "--no-install-recommends", *packages, **quiet)

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use orchestr8_proto::exposition::Exposition;
 use orchestr8_proto::words::TaskStatus;
-use orchestr8_store::read::{self, ReadError, depths};
+use orchestr8_store::read::{self, ReadError, depths, size};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -86,7 +86,9 @@ async fn counted(context: &ApiContext) -> Result<Observed, String> {
     // Where nothing is queued nothing has an age: no query.
     let is_queued = depths.iter().any(|depth| depth.status == TaskStatus::Queued);
     let oldest_queued = if is_queued { depths::oldest_queued(&context.reads).await.map_err(failed)? } else { Vec::new() };
-    Ok(Observed { depths, oldest_queued })
+    // Who may count tasks need not be told the size: then that alone is not shown.
+    let database_bytes = size::database_bytes(&context.reads).await.ok();
+    Ok(Observed { depths, oldest_queued, database_bytes })
 }
 
 impl LastScrape {

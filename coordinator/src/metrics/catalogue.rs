@@ -177,6 +177,12 @@ pub const COMMIT_DURATION: Described = Described::histogram(
     "From taking a batch to the end of its commit, with the reads that it needs: the latency of the database",
 );
 /// See its help.
+pub const DATABASE_BYTES: Described = Described::gauge(
+    "orchestr8_database_bytes",
+    &[],
+    "Tables and indexes of the database, without Postgres' log; take the maximum; absent while it is not known",
+);
+/// See its help.
 pub const EVENTS_QUARANTINED: Described =
     Described::counter("orchestr8_events_quarantined_total", &[], "Events that could not be applied and were set aside");
 /// See its help.
@@ -226,6 +232,7 @@ pub const ALL: &[Described] = &[
     COMMITS,
     COMMIT_EVENTS,
     COMMIT_DURATION,
+    DATABASE_BYTES,
     EVENTS_QUARANTINED,
     SUBMISSIONS,
     SUBMISSIONS_REFUSED,

@@ -22,6 +22,8 @@ pub struct Observed {
     pub depths: Vec<QueueDepth>,
     /// Of all queues with queued tasks, of all shards.
     pub oldest_queued: Vec<QueueAge>,
+    /// Of its tables and indexes; none: it does not tell.
+    pub database_bytes: Option<i64>,
 }
 
 /// What this process knows by itself.
@@ -59,6 +61,7 @@ impl Metrics {
         series.tasks.clear();
         series.demand.clear();
         series.oldest_queued.clear();
+        series.database_bytes.set(observed.database_bytes);
         for depth in observed.depths.iter().take(QUEUES_SHOWN_MAX) {
             self.observe_depth(depth);
         }

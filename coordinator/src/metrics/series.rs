@@ -46,7 +46,7 @@ pub(super) struct Series {
     pub publishes_again: Counter,
     pub publishes_refused: Family<ReasonLabel, Counter>,
     pub held: Family<QueueLabel, Gauge>,
-    pub outcome_lag: OutcomeLag,
+    pub outcome_lag: Known,
     pub stream_messages: Family<StreamLabel, Gauge>,
     pub stream_bytes: Family<StreamLabel, Gauge>,
     pub stream_bytes_max: Family<StreamLabel, Gauge>,
@@ -65,6 +65,7 @@ pub(super) struct Series {
     pub commits: Counter,
     pub commit_events: Histogram,
     pub commit_duration: Histogram,
+    pub database_bytes: Known,
     pub quarantined: Counter,
     pub connections_lost: Counter,
     pub ready: Family<PartLabel, Gauge>,
@@ -140,22 +141,27 @@ pub(super) struct BuildLabels {
 }
 
 /// A gauge that can be absent: unknown is not zero.
-#[derive(Debug, Clone, Default)]
-pub(super) struct OutcomeLag {
-    messages: Arc<Mutex<Option<i64>>>,
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    described: &'static Described,
+    value: Arc<Mutex<Option<i64>>>,
 }
 
-impl OutcomeLag {
-    pub fn set(&self, messages: Option<i64>) {
-        *self.messages.lock().unwrap_or_else(PoisonError::into_inner) = messages;
+impl Known {
+    fn of(described: &'static Described) -> Self {
+        Self { described, value: Arc::default() }
+    }
+
+    pub fn set(&self, value: Option<i64>) {
+        *self.value.lock().unwrap_or_else(PoisonError::into_inner) = value;
     }
 }
 
-impl Collector for OutcomeLag {
+impl Collector for Known {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(messages) = *self.messages.lock().unwrap_or_else(PoisonError::into_inner) else { return Ok(()) };
-        let gauge = ConstGauge::new(messages);
-        gauge.encode(encoder.encode_descriptor(short(&c::OUTCOME_LAG), c::OUTCOME_LAG.help, None, gauge.metric_type())?)
+        let Some(value) = *self.value.lock().unwrap_or_else(PoisonError::into_inner) else { return Ok(()) };
+        let gauge = ConstGauge::new(value);
+        gauge.encode(encoder.encode_descriptor(short(self.described), self.described.help, None, gauge.metric_type())?)
     }
 }
 
@@ -223,7 +229,7 @@ impl Series {
             publishes_again: Counter::default(),
             publishes_refused: Family::default(),
             held: Family::default(),
-            outcome_lag: OutcomeLag::default(),
+            outcome_lag: Known::of(&c::OUTCOME_LAG),
             stream_messages: Family::default(),
             stream_bytes: Family::default(),
             stream_bytes_max: Family::default(),
@@ -242,6 +248,7 @@ impl Series {
             commits: Counter::default(),
             commit_events: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
             commit_duration: Histogram::new(exponential_buckets(0.000_25, 2.0, 14)),
+            database_bytes: Known::of(&c::DATABASE_BYTES),
             quarantined: Counter::default(),
             connections_lost: Counter::default(),
             ready: Family::default(),
@@ -297,6 +304,7 @@ impl Series {
         self.register(&c::COMMITS, self.commits.clone());
         self.register(&c::COMMIT_EVENTS, self.commit_events.clone());
         self.register(&c::COMMIT_DURATION, self.commit_duration.clone());
+        self.registry.register_collector(Box::new(self.database_bytes.clone()));
         self.register(&c::EVENTS_QUARANTINED, self.quarantined.clone());
     }
 

@@ -60,7 +60,7 @@ fn what_is_observed_replaces_what_was() {
     metrics.observe(&Observed { depths: vec![depth("old", TaskStatus::Queued, 1)], ..Observed::default() });
     let depths = vec![depth("new", TaskStatus::Queued, 2), depth("new", TaskStatus::Running, 3), depth("new", TaskStatus::Retrying, 9)];
     let oldest_queued = vec![QueueAge { queue: "new".into(), age: Duration::from_millis(1_500) }];
-    metrics.observe(&Observed { depths, oldest_queued });
+    metrics.observe(&Observed { depths, oldest_queued, database_bytes: Some(8_192) });
     metrics.observe_outcome_lag(Some(4));
     let text = metrics.text();
     assert!(!text.contains("queue=\"old\""), "{text}");
@@ -69,12 +69,15 @@ fn what_is_observed_replaces_what_was() {
         "orchestr8_queue_demand_slots{queue=\"new\"} 5",
         "orchestr8_oldest_queued_age_seconds{queue=\"new\"} 1.5",
         "orchestr8_outcome_lag 4",
+        "orchestr8_database_bytes 8192",
     ];
     assert_lines(&text, &lines);
     metrics.observe_outcome_lag(None);
     metrics.observe(&Observed::default());
     let later = metrics.text();
-    assert!(!later.contains("\norchestr8_outcome_lag ") && !later.contains("seconds{queue=\"new\"}"), "unknown is not zero: {later}");
+    for unknown in ["\norchestr8_outcome_lag ", "\norchestr8_database_bytes ", "seconds{queue=\"new\"}"] {
+        assert!(!later.contains(unknown), "unknown is not zero: {later}");
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn the_runtime_stage_runs_the_binary() -> Result<()> {
         }
         code => bail!("{}: {code:?}: {said}{complained}", script.display()),
     }
-    for line in ["user: uid=10001", "orchestr8 0.1.0", "crates listed: ", "size: "] {
+    for line in ["built twice: ", "user: uid=10001", "orchestr8 0.1.0", "crates listed: ", "size: "] {
         ensure!(said.contains(line), "`{line}` is missing in {said}");
     }
     Ok(())

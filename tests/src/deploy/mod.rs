@@ -6,7 +6,7 @@
 //! - `rules`: our own: images, limits, probes, restricted security
 //! - `commands`: every flag is one of the binary's, and nats-server takes its configuration
 //! - `compose`: the same of `deploy/compose.yaml`; `composed`: its processes, with its own configuration, run the quality gates
-//! - `demand`, `external_metrics`: what an autoscaler is told; `deletion_cost`: what a cluster is told of executors' pods
+//! - `demand`, `external_metrics`, `trigger`: what an autoscaler is told; `deletion_cost`: what a cluster is told of executors' pods
 //! - `image`: the runtime stage around this machine's binary, and the list of its crates
 //! - `cluster`: the verdict of `make k8s-test`
 //! - `texts`: the values' schema and the chart's README fit the values
@@ -27,3 +27,4 @@ mod rules;
 mod schemas;
 mod texts;
 mod tools;
+pub mod trigger;

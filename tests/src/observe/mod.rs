@@ -19,7 +19,7 @@ mod rules;
 mod runbooks;
 mod scraped;
 mod table;
-mod tools;
+pub mod tools;
 
 use orchestr8_proto::exposition::Described;
 

@@ -4,6 +4,7 @@ use super::described;
 use super::exposition::{metric_of, series};
 use super::files::{Query, filled, in_repository, variables, written_queries};
 use super::tools::Tools;
+use crate::deploy::trigger::demand_query;
 use crate::harness::api::http_client;
 use crate::harness::installation::free_port;
 use crate::harness::process::ProcessPlan;
@@ -169,8 +170,33 @@ async fn no_panel_is_empty() -> Result<()> {
         assert!(values.as_array().is_some_and(|series| series.iter().any(|one| one[&label].is_string())), "{metric} {label}");
     }
     prometheus.check_rules().await?;
+    check_demand(&watched, &prometheus).await?;
     process.kill().await?;
     watched.scene.finish().await;
+    Ok(())
+}
+
+/// KEDA is told by Prometheus what the API tells: of what was left in `occupy`, the running and the queued one.
+async fn check_demand(watched: &Watched, prometheus: &Prometheus) -> Result<()> {
+    let selector = "job=\"coordinator\"";
+    for (queues, selector, expected) in [
+        (&["default", "nobody"][..], selector, Some(2.0)),
+        (&["nobody"], selector, Some(1.0)),
+        (&["unheard"], selector, Some(0.0)),
+        (&["nobody"], "job=\"another\"", None),
+    ] {
+        let Some(query) = demand_query(queues, selector, "demand in a real Prometheus")? else { return Ok(()) };
+        let look = async || {
+            let seen = prometheus.number(&query).await?;
+            ensure!(seen == expected, "{query}: {seen:?}, not {expected:?}");
+            Ok(Some(()))
+        };
+        wait_for("Prometheus to know the demand", SOON, look).await?;
+        if let Some(slots) = expected {
+            let told = watched.scene.api().get(&format!("/api/v1/queues/{}/demand", queues.join(","))).await?;
+            ensure!(told["demand_slots"].as_f64() == Some(slots), "{told}");
+        }
+    }
     Ok(())
 }
 
@@ -213,6 +239,14 @@ impl Prometheus {
         let body: Value = answer.json().await?;
         ensure!(body["status"] == "success", "{path} {parameters:?}: {body}");
         Ok(body["data"].clone())
+    }
+
+    /// The one number that a query gives, if it gives any.
+    async fn number(&self, expression: &str) -> Result<Option<f64>> {
+        let data = self.get("query", &[("query", expression)]).await?;
+        let samples = data["result"].as_array().context("a result")?;
+        ensure!(samples.len() <= 1, "{expression}: {samples:?}");
+        Ok(samples.first().and_then(|sample| sample["value"][1].as_str()).map(str::parse).transpose()?)
     }
 
     /// Whether a query gives at least one number.

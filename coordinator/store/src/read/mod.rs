@@ -5,7 +5,7 @@
 //! - [`tasks`]: tasks, their attempts and results
 //! - [`events`]: the history of an execution after a cursor
 //! - [`definitions`]: named definitions
-//! - [`depths`]: queue depths for the metrics
+//! - [`depths`]: queue depths for the metrics; [`size`]: how large the database is
 //! - [`quarantine`]: events that could not be applied
 //! - [`why`]: what a task waits for
 //! - [`operating`]: shards, lanes, and what an operator can get wrong
@@ -19,6 +19,7 @@ pub mod executions;
 pub mod inbox;
 pub mod operating;
 pub mod quarantine;
+pub mod size;
 pub mod tasks;
 pub mod why;
 
@@ -105,7 +106,7 @@ const ANSWERS: &str = "select 1";
 /// Name and text of every statement of this module, so that a test can prepare each against the migrated schema.
 #[must_use]
 pub fn statements() -> Vec<(&'static str, &'static str)> {
-    let modules: [&[(&str, &str)]; 8] = [
+    let modules: [&[(&str, &str)]; 9] = [
         executions::STATEMENTS,
         tasks::STATEMENTS,
         events::STATEMENTS,
@@ -114,6 +115,7 @@ pub fn statements() -> Vec<(&'static str, &'static str)> {
         quarantine::STATEMENTS,
         why::STATEMENTS,
         operating::STATEMENTS,
+        size::STATEMENTS,
     ];
     [("answers", ANSWERS), ("inbox waits", inbox::WAITS)].into_iter().chain(modules.into_iter().flatten().copied()).collect()
 }

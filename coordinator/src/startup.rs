@@ -11,7 +11,6 @@ use crate::bus::{Bus, BusError};
 use crate::deletion_cost::DeletionCosts;
 use crate::engine::handle::{Command, EngineHandle};
 use crate::engine::lane::{INPUTS_MAX, Lane, LaneParts};
-use crate::engine::session::Session;
 use crate::metrics::Metrics;
 use crate::settings::{CoordinatorError, CoordinatorSettings};
 use orchestr8_core::plan::DEFAULT_QUEUE;
@@ -170,8 +169,7 @@ async fn start_lane(
 ) -> Result<(), CoordinatorError> {
     let LaneStart { index, installation, handle, metrics, stop, patience } = start;
     let database = Database::new(&settings.database_url)?;
-    let connection = Session::new(patience.keep("Postgres", || database.lane_connection()).await?);
-    let flight_connection = Session::new(patience.keep("Postgres", || database.lane_connection()).await?);
+    let connection = patience.keep("Postgres", || database.lane_connection()).await?;
     let inputs = mpsc::channel(INPUTS_MAX);
     let bus = patience.keep("NATS", || Bus::connect(&settings.nats, settings.times, inputs.0.clone())).await?;
     let bus = bus.forgetting_queues_after(settings.queue_forgotten_after);
@@ -206,7 +204,6 @@ async fn start_lane(
         installation,
         database,
         connection,
-        flight_connection,
         bus,
         inputs,
         commands,

@@ -29,9 +29,7 @@ impl Lane {
     pub(super) async fn act(&mut self, works: Vec<Work>, mut stepped: Stepped) -> Result<(), StoreError> {
         self.parts.handle.update_health(self.parts.index, |health| health.database = None);
         for (lot, through) in std::mem::take(&mut stepped.tried) {
-            if let Some(state) = self.lots.get(&lot) {
-                state.marks.tried_through = state.marks.tried_through.max(through);
-            }
+            self.lots.tries(&lot, through);
         }
         for (hash, plan) in std::mem::take(&mut stepped.plans) {
             self.plans.put(hash, plan);
@@ -246,7 +244,7 @@ impl Lane {
         let Some((inbox, first)) = group.inbox.zip(group.ids.first().copied()) else { return Ok(()) };
         let event = json!({ "event": "submit", "inbox": super::mail::submission_letter(group) });
         let kept = Quarantined { shard: first.shard(), execution: Some(first), task: None, event, error, inbox: Some(inbox) };
-        quarantine::keep(self.parts.connection.here()?, kept).await
+        quarantine::keep(&mut self.parts.connection, kept).await
     }
 
     async fn quarantine_event(&mut self, work: EventWork, error: String) -> Result<(), StoreError> {
@@ -265,7 +263,7 @@ impl Lane {
             error: &error,
             inbox: work.inbox,
         };
-        quarantine::keep(self.parts.connection.here()?, kept).await?;
+        quarantine::keep(&mut self.parts.connection, kept).await?;
         if let Some(reply) = work.reply {
             reply.sender.send(Err(super::handle::CommandError::Unavailable(error.clone()))).ok();
         }

@@ -1,6 +1,5 @@
 //! One batch: reserve, load, step, commit. A batch that the database refuses is bisected until the culprit is found.
 
-use super::flights::Meets;
 use super::handle::{CancelAnswer, CommandError, Origin, SubmitError, Submitted};
 use super::lane::{BATCH_EVENTS_MAX, Lane, Randomness};
 use super::lots::mark_row;
@@ -14,7 +13,7 @@ use orchestr8_core::machine::{self, Effect, Event};
 use orchestr8_core::plan::{Plan, TaskIndex};
 use orchestr8_proto::ids::{ExecutionId, RunId, TaskId};
 use orchestr8_store::StoreError;
-use orchestr8_store::commit::{Batch, NewExecution};
+use orchestr8_store::commit::{self, Batch, NewExecution};
 use orchestr8_store::keys::{self, Reservation};
 use orchestr8_store::load::{self, Outputs};
 use orchestr8_store::queue::Lot;
@@ -95,24 +94,33 @@ impl Lane {
             if let Work::New(group) = &mut work {
                 group.tries += 1;
                 if group.tries >= GROUP_TRIES_MAX {
-                    group.answer(Err(SubmitError::Unavailable("the database did not take it in several tries".into())));
+                    let why = "the database did not answer in several tries; it may have been accepted";
+                    group.answer(Err(SubmitError::Unavailable(why.into())));
                     continue;
                 }
+            }
+            self.again(work);
+        }
+    }
+
+    /// To be decided again, before what came later.
+    pub(super) fn again(&mut self, mut work: Work) {
+        match &mut work {
+            Work::New(group) => {
                 if !group.ids.is_empty() {
                     group.state = GroupState::Doubtful;
                 }
+                self.flights.waiting.push_front(work);
             }
-            self.pending.push_front(work);
+            Work::Event(_) | Work::Position(_) => self.pending.push_front(work),
         }
     }
 
     async fn attempt(&mut self, works: &mut Vec<Work>) -> Result<(), StoreError> {
         let started = Instant::now();
         let mut stepped = Stepped { inbox: works.iter().filter_map(Work::inbox).collect(), ..Stepped::default() };
-        let mut connection = self.parts.connection.lend()?;
-        let admitted = self.admit(works, &mut connection).await;
-        self.parts.connection.back(connection);
-        admitted?;
+        let later = self.admit(works).await?;
+        later.into_iter().rev().for_each(|work| self.pending.push_front(work));
         self.load(works, &mut stepped).await?;
         self.step_all(works, &mut stepped)?;
         self.evaluate_outputs(&mut stepped).await?;
@@ -120,9 +128,7 @@ impl Lane {
         if !batch.is_unfenced() {
             self.renew_if_late().await?;
             passes_before_commit(works);
-            let meets = Meets::of(works, &stepped);
-            let now = self.commit_beside_flights(&batch, meets).await?;
-            self.clock.told(now);
+            self.clock.told(commit::commit(&mut self.parts.connection, &batch).await?);
             kill_points::pass(kill_points::AFTER_COMMIT_BEFORE_PUBLISH);
         }
         self.parts.metrics.batch_committed(works.len(), started.elapsed());
@@ -132,7 +138,8 @@ impl Lane {
     }
 
     /// Draws ids for new groups and reserves their keys; groups that need nothing more are answered and leave the batch.
-    pub(super) async fn admit(&mut self, works: &mut Vec<Work>, connection: &mut PgConnection) -> Result<(), StoreError> {
+    /// Gives back those whose key another one of them has: they look later at what that one became.
+    pub(super) async fn admit(&mut self, works: &mut Vec<Work>) -> Result<Vec<Work>, StoreError> {
         let shard = self.submission_shard();
         let mut rows = Vec::new();
         let mut seen = HashSet::new();
@@ -158,16 +165,15 @@ impl Lane {
             }
             index += 1;
         }
-        later.into_iter().rev().for_each(|work| self.pending.push_front(work));
-        let reservations = if rows.is_empty() { HashMap::new() } else { keys::reserve(connection, &rows).await? };
+        let reservations = if rows.is_empty() { HashMap::new() } else { keys::reserve(&mut self.parts.connection, &rows).await? };
         kill_points::pass(kill_points::AFTER_RESERVE_BEFORE_COMMIT);
-        let doubtful = made_already(works, connection).await?;
+        let doubtful = made_already(works, &mut self.parts.connection).await?;
         works.retain_mut(|work| match work {
             Work::New(group) => admitted(group, &reservations, &doubtful),
             Work::Event(_) | Work::Position(_) => true,
         });
         self.send_away(works);
-        Ok(())
+        Ok(later)
     }
 
     /// The shards take turns, but for those over which a flight is. Without shards of its own a lane submits to those of others.
@@ -203,7 +209,7 @@ impl Lane {
         if missing.is_empty() {
             return Ok(executions);
         }
-        let loaded = load::executions(self.parts.connection.here()?, &missing).await?;
+        let loaded = load::executions(&mut self.parts.connection, &missing).await?;
         self.load_plans(loaded.iter().map(|loaded| loaded.plan_hash)).await?;
         for loaded in loaded {
             let hash = loaded.plan_hash;
@@ -220,7 +226,7 @@ impl Lane {
             return Ok(());
         }
         let unknown: Vec<[u8; 32]> = unknown.into_iter().collect();
-        for (hash, plan) in load::plans(self.parts.connection.here()?, &unknown).await? {
+        for (hash, plan) in load::plans(&mut self.parts.connection, &unknown).await? {
             self.plans.put(hash, Arc::new(plan));
         }
         Ok(())
@@ -359,10 +365,10 @@ impl Lane {
         let planned = plan.task(index);
         let stream = self.incarnations.as_ref().map(|incarnations| incarnations.tasks.as_str());
         let state = self.lots.lot(execution.id.shard(), &planned.queue, planned.priority, stream);
-        let (flows, first) = (!state.marks.holds(), state.marks.drawn == 0);
+        let (flows, first) = (!state.marks.holds(), !state.has_row);
         let sequence = state.marks.draw();
         execution.number_dispatch(index, sequence);
-        // The first dispatch of a lot makes its row; what is held is saved ahead when it is fed.
+        // Without a row a lot is not found again; what is held is saved ahead when it is fed.
         if flows || first || tried.contains_key(&state.lot) {
             let through = state.marks.tried_through_for(sequence).unwrap_or(state.marks.tried_through);
             if first || through > state.marks.tried_through {

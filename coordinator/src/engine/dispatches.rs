@@ -319,7 +319,7 @@ impl Lane {
 
     async fn feed_again(&mut self, lot: &Lot, (from, to): (i64, i64)) -> Result<(), StoreError> {
         let limit = self.lots.rows_to_feed(lot);
-        let rows = queue::queued_through(self.parts.connection.here()?, lot, (from, to), i64::try_from(limit).unwrap_or(i64::MAX)).await?;
+        let rows = queue::queued_through(&mut self.parts.connection, lot, (from, to), i64::try_from(limit).unwrap_or(i64::MAX)).await?;
         let through = if rows.len() < limit { to } else { rows.last().map_or(to, |row| row.sequence) };
         self.ahead(lot, through).await?;
         for row in &rows {
@@ -336,7 +336,7 @@ impl Lane {
         let limit = self.lots.rows_to_feed(lot);
         let Some(state) = self.lots.get(lot) else { return Ok(()) };
         let (after, drawn, tried) = (state.marks.handed_through, state.marks.drawn, state.marks.highest_tried);
-        let rows = queue::queued_above(self.parts.connection.here()?, lot, after, i64::try_from(limit).unwrap_or(i64::MAX)).await?;
+        let rows = queue::queued_above(&mut self.parts.connection, lot, after, i64::try_from(limit).unwrap_or(i64::MAX)).await?;
         if let Some(last) = rows.last() {
             self.ahead(lot, last.sequence).await?;
         }
@@ -359,10 +359,8 @@ impl Lane {
         let mut batch = Batch::default();
         batch.mark(MarkRow { tried_through: through, ..mark_row(state) });
         self.fence(&mut batch, lot.shard);
-        commit::commit(self.parts.connection.here()?, &batch).await?;
-        if let Some(state) = self.lots.get(lot) {
-            state.marks.tried_through = through;
-        }
+        commit::commit(&mut self.parts.connection, &batch).await?;
+        self.lots.tries(lot, through);
         Ok(())
     }
 
@@ -413,7 +411,7 @@ impl Lane {
         self.parts.metrics.quarantined();
         let event = json!({ "event": "publish" });
         let kept = Quarantined { shard: id.shard(), execution: Some(id), task: None, event, error, inbox: None };
-        quarantine::keep(self.parts.connection.here()?, kept).await
+        quarantine::keep(&mut self.parts.connection, kept).await
     }
 
     /// Queues come and go; their marks, and what the lane remembers of them, must not stay for ever.
@@ -426,7 +424,7 @@ impl Lane {
         if held.is_empty() {
             return Ok(());
         }
-        for lot in queue::forget_marks(self.parts.connection.here()?, &held).await? {
+        for lot in queue::forget_marks(&mut self.parts.connection, &held).await? {
             self.lots.forget(&lot);
         }
         Ok(())
@@ -436,7 +434,7 @@ impl Lane {
         let Some(shard) = shard else { return Ok(()) };
         let mut batch = Batch::default();
         self.fence(&mut batch, shard);
-        commit::commit(self.parts.connection.here()?, &batch).await.map(|now| self.clock.told(now))
+        commit::commit(&mut self.parts.connection, &batch).await.map(|now| self.clock.told(now))
     }
 
     pub(super) fn epoch(&self) -> u64 {

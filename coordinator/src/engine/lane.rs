@@ -12,7 +12,6 @@ use super::mail::Mail;
 use super::references::References;
 use super::roster::Roster;
 use super::served::Served;
-use super::session::Session;
 use super::sharing::Held;
 use super::work::Work;
 use crate::bus::Bus;
@@ -36,6 +35,7 @@ use orchestr8_store::migrate::{Database, Installation};
 use orchestr8_store::queue::Lot;
 use orchestr8_store::shards::{Hears, LaneIdentity};
 use rand::RngExt;
+use sqlx::PgConnection;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -81,9 +81,7 @@ pub struct LaneParts {
     /// Where the database is.
     pub database: Database,
     /// The lane's own connection to it.
-    pub connection: Session,
-    /// Another one, for submissions.
-    pub flight_connection: Session,
+    pub connection: PgConnection,
     /// NATS.
     pub bus: Bus,
     /// What arrives.
@@ -278,6 +276,7 @@ impl Lane {
 
     /// One pass over everything that is due or gathered.
     async fn pass(&mut self) -> Result<(), StoreError> {
+        self.flights.doubt()?;
         self.alarms().await?;
         if self.in_doubt {
             // What is remembered was let go: nothing is decided before the recovery.
@@ -290,7 +289,6 @@ impl Lane {
             let batch = self.take_batch();
             self.process(batch).await?;
         }
-        self.doubt_of_flight()?;
         self.send_mail().await?;
         self.look_for_vanished().await?;
         self.decide_inquiries();
@@ -344,7 +342,14 @@ impl Lane {
     /// What has arrived, as far as a batch reaches; the rest waits in its channel, and that in the broker.
     fn take_what_is_there(&mut self) {
         // Callers first: executors that flood must not starve them.
-        self.take_commands();
+        let mut commands = 0;
+        while commands < COMMANDS_IN_BATCH_MAX
+            && self.pending.len() + self.flights.waiting.len() < BATCH_EVENTS_MAX
+            && let Ok(command) = self.parts.commands.try_recv()
+        {
+            self.take_command(command);
+            commands += 1;
+        }
         let (mut inputs, mut bytes) = (0, 0);
         while inputs < INPUTS_IN_GATHER_MAX
             && self.pending.len() < BATCH_EVENTS_MAX

@@ -39,6 +39,8 @@ pub struct LotState {
     pub used_at: Instant,
     /// Some of it is queued by a commit that has no answer yet: no row tells of it.
     pub flies: bool,
+    /// Its marks have a row: it is found again.
+    pub has_row: bool,
 }
 
 impl LotState {
@@ -153,7 +155,7 @@ impl Lots {
         let stored = Stored { found, found_through: marks.published_through, handed: BTreeSet::new() };
         self.by_lot.insert(
             lot.clone(),
-            LotState { lot, marks, stream, stored, dirty: false, full_until: None, used_at: Instant::now(), flies: false },
+            LotState { lot, marks, stream, stored, dirty: false, full_until: None, used_at: Instant::now(), flies: false, has_row: true },
         );
     }
 
@@ -169,6 +171,7 @@ impl Lots {
             full_until: None,
             used_at,
             flies: false,
+            has_row: false,
         });
         state.used_at = used_at;
         state
@@ -194,6 +197,14 @@ impl Lots {
     /// All lots.
     pub fn iter(&self) -> impl Iterator<Item = &LotState> {
         self.by_lot.values()
+    }
+
+    /// Its mark is saved: it may be tried up to here.
+    pub fn tries(&mut self, lot: &Lot, through: i64) {
+        if let Some(state) = self.by_lot.get_mut(lot) {
+            state.marks.tried_through = state.marks.tried_through.max(through);
+            state.has_row = true;
+        }
     }
 
     /// A commit that queues some of it is on its way.
@@ -373,10 +384,9 @@ impl Lots {
     pub fn dirty_marks(&mut self) -> Vec<MarkRow> {
         self.by_lot
             .values_mut()
-            // The commit that queues some of it may be saving its marks.
-            .filter(|state| state.dirty && !state.flies)
+            .filter(|state| state.dirty)
             .map(|state| {
-                state.dirty = false;
+                (state.dirty, state.has_row) = (false, true);
                 mark_row(state)
             })
             .collect()
@@ -433,17 +443,6 @@ mod tests {
         assert!(lots.idle_since(later(), 0).is_empty() && lots.idle_since(used_at, 9).is_empty());
         lots.forget(&lot);
         assert_eq!((lots.iter().count(), lots.room(&lot)), (0, 10));
-    }
-
-    #[test]
-    fn the_marks_of_a_lot_that_flies_are_saved_when_it_has_landed() {
-        let mut lots = Lots::new(10);
-        let (lot, sequence) = lot(&mut lots);
-        lots.handed(&lot, sequence);
-        lots.takes_off(&lot);
-        assert!(lots.dirty_marks().is_empty());
-        lots.lands(&lot);
-        assert_eq!(lots.dirty_marks().len(), 1);
     }
 
     #[test]

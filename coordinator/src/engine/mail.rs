@@ -48,7 +48,7 @@ impl Mail {
 impl Lane {
     /// Whether something may lie in the inbox of an owned shard. What was read is decided before more is.
     pub(super) fn wants_mail(&self) -> bool {
-        self.mail.due && self.owns_shards() && self.pending.iter().all(|work| work.inbox().is_none())
+        self.mail.due && self.owns_shards() && !self.flights.has_mail() && self.pending.iter().all(|work| work.inbox().is_none())
     }
 
     /// Takes in what came for the shards of this lane.
@@ -57,7 +57,7 @@ impl Lane {
             return Ok(());
         }
         let owned: Vec<u16> = self.shards.keys().copied().collect();
-        let rows = inbox::read(self.parts.connection.here()?, &owned).await?;
+        let rows = inbox::read(&mut self.parts.connection, &owned).await?;
         self.mail.due = !rows.is_empty();
         for row in rows {
             match work_of(&row) {
@@ -92,7 +92,7 @@ impl Lane {
         self.parts.metrics.quarantined();
         let event = json!({ "event": "unreadable", "inbox": row.stored });
         let kept = Quarantined { shard: row.shard, execution: None, task: None, event, error, inbox: Some(row.id) };
-        quarantine::keep(self.parts.connection.here()?, kept).await
+        quarantine::keep(&mut self.parts.connection, kept).await
     }
 
     /// Sorts out what is for shards of others: it leaves the batch, and goes to their inboxes.
@@ -126,7 +126,7 @@ impl Lane {
         }
         let letters = std::mem::take(&mut self.mail.outgoing);
         let rows: Vec<(u16, Uuid, InboxEvent)> = letters.iter().map(|letter| (letter.shard, letter.id, letter.event.clone())).collect();
-        let stored = inbox::send(self.parts.connection.here()?, &rows).await;
+        let stored = inbox::send(&mut self.parts.connection, &rows).await;
         kill_points::pass(kill_points::AFTER_MAIL_BEFORE_NUDGE);
         let mut inbox_shards: Vec<u32> = rows.iter().map(|(shard, _, _)| u32::from(*shard)).collect();
         inbox_shards.dedup();

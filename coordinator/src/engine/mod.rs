@@ -32,7 +32,6 @@ mod recovery;
 mod references;
 mod roster;
 mod served;
-pub mod session;
 mod sharing;
 mod spans;
 mod untrusted;

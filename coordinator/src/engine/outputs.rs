@@ -52,7 +52,7 @@ impl Lane {
         let mut loaded = if missing.is_empty() {
             Outputs::All(HashMap::new())
         } else {
-            load::outputs(self.parts.connection.here()?, &missing, bytes_max).await?
+            load::outputs(&mut self.parts.connection, &missing, bytes_max).await?
         };
         if let Outputs::All(outputs) = &mut loaded {
             outputs.extend(have.into_iter().filter_map(|task| Some((task, known.get(&task)?.clone()))));

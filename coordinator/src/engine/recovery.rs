@@ -6,7 +6,6 @@ use super::handle::Occasion;
 use super::input::{Input, Survey};
 use super::inquiry::Doubt;
 use super::lane::Lane;
-use super::session::Session;
 use super::sharing::Held;
 use super::work::Work;
 use crate::bus::reader::{Reader, ReaderStart};
@@ -22,9 +21,11 @@ use orchestr8_store::rows::{PositionRow, column};
 use orchestr8_store::shards::{self, SavedMarks};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
+/// A connection to the database is made within this time, or tried again.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Timers that are taken in at once.
 const DUE_MAX: i64 = 512;
 /// Vanished messages that are looked at for one lot and survey.
@@ -85,6 +86,7 @@ impl Lane {
             Work::Position(_) => false,
         };
         self.pending.retain(callers);
+        self.flights.waiting.retain(callers);
         self.mail.inbox_is_due();
     }
 
@@ -105,18 +107,26 @@ impl Lane {
         }
     }
 
+    async fn reconnect(&mut self) -> Result<(), StoreError> {
+        let away = |reason: String| StoreError::Unavailable(reason);
+        let connecting = tokio::time::timeout(CONNECT_MAX, self.parts.database.lane_connection()).await;
+        let connected = connecting.map_err(|_| away(format!("no connection within {} s", CONNECT_MAX.as_secs())))?;
+        self.parts.connection = connected.map_err(|error| away(error.to_string()))?;
+        Ok(())
+    }
+
     async fn recover(&mut self) -> Result<(), StoreError> {
         if self.doubts_in_row > 0 {
             // The old connection may be in the middle of something, or hang.
-            let database = &self.parts.database;
-            (self.parts.connection, self.parts.flight_connection) = (Session::open(database).await?, Session::open(database).await?);
+            self.reconnect().await?;
+            self.end_abandoned().await;
         }
         // A take whose answer was lost may have counted: its lease is one of ours.
         let mine = self.leases_drawn.clone();
         let lease = self.draw_lease();
         // A database that went back may have lost plans that this lane knows to be stored.
         self.plans = PlanCache::default();
-        let taken = shards::retake(self.parts.connection.here()?, &mine, lease, &self.identity).await?;
+        let taken = shards::retake(&mut self.parts.connection, &mine, lease, &self.identity).await?;
         self.let_go();
         // Runs of shards that others took meanwhile are no longer ours to judge.
         self.leases.forget_all();
@@ -139,15 +149,15 @@ impl Lane {
         let renewed = self.save().await?;
         self.clock = DatabaseClock::new(renewed.now);
         shards.iter().for_each(|shard| self.leases.forget_shard(*shard));
-        let running = queue::running(self.parts.connection.here()?, shards).await?;
+        let running = queue::running(&mut self.parts.connection, shards).await?;
         // A recovery may be long: it keeps its lease.
         self.save().await?;
         for running in running {
             let (task, dispatch, run, incarnation) = (running.task, running.dispatch, running.run, running.incarnation);
             self.leases.found(Grant { task, dispatch, run, incarnation, beat_sequence: 0, ticks: None });
         }
-        let saved = shards::marks(self.parts.connection.here()?, shards).await?;
-        let counts = queue::queued_counts(self.parts.connection.here()?, shards).await?;
+        let saved = shards::marks(&mut self.parts.connection, shards).await?;
+        let counts = queue::queued_counts(&mut self.parts.connection, shards).await?;
         self.restore_lots(saved, counts);
         self.next_due = self.save().await?.next_due;
         self.mail.inbox_is_due();
@@ -207,7 +217,7 @@ impl Lane {
         };
         let positions: Vec<PositionRow> = self.shards.iter().map(row).collect();
         let hearing = self.hearing();
-        let renewed = shards::renew(self.parts.connection.here()?, (&self.identity, hearing), &positions, &marks).await?;
+        let renewed = shards::renew(&mut self.parts.connection, (&self.identity, hearing), &positions, &marks).await?;
         self.clock.told(renewed.now);
         self.renewed_at = Instant::now();
         self.queues_are_paused(&renewed.paused_queues);
@@ -220,7 +230,7 @@ impl Lane {
         if decided <= self.purged_below {
             return Ok(());
         }
-        let positions = shards::safe_position(self.parts.connection.here()?, &incarnations.outcomes).await?;
+        let positions = shards::safe_position(&mut self.parts.connection, &incarnations.outcomes).await?;
         self.purged_below = decided;
         let bus = self.parts.bus.clone();
         tokio::spawn(async move {
@@ -257,12 +267,12 @@ impl Lane {
             return Ok(());
         }
         let owned: Vec<u16> = self.shards.keys().copied().collect();
-        let due = queue::due(self.parts.connection.here()?, &owned, now, DUE_MAX).await?;
+        let due = queue::due(&mut self.parts.connection, &owned, now, DUE_MAX).await?;
         // While rows are still due the next pass looks again; after that, the first timer to come.
         self.next_due = if i64::try_from(due.len()) == Ok(DUE_MAX) {
             Some(now)
         } else {
-            queue::next_due(self.parts.connection.here()?, &owned, now).await?
+            queue::next_due(&mut self.parts.connection, &owned, now).await?
         };
         self.pending.extend(due.into_iter().map(|task| Work::event(task.execution(), Event::Due(task.index()))));
         Ok(())
@@ -437,7 +447,7 @@ impl Lane {
     /// Looks at the rows that a survey found suspect; rule R6 comes before the verdict.
     pub(super) async fn look_for_vanished(&mut self) -> Result<(), StoreError> {
         for (lot, through) in std::mem::take(&mut self.vanished) {
-            let rows = queue::queued_through(self.parts.connection.here()?, &lot, (0, through), VANISHED_MAX).await?;
+            let rows = queue::queued_through(&mut self.parts.connection, &lot, (0, through), VANISHED_MAX).await?;
             if !rows.is_empty() {
                 let rows = rows.iter().map(|row| (row.task, row.sequence)).collect();
                 self.inquiries.add(lot.shard, Doubt::Vanished(lot, rows));

@@ -232,7 +232,7 @@ impl Lane {
         }
         let mut fence = Batch::default();
         shards.into_iter().for_each(|shard| self.fence(&mut fence, shard));
-        self.clock.told(commit::commit(self.parts.connection.here()?, &fence).await?);
+        self.clock.told(commit::commit(&mut self.parts.connection, &fence).await?);
         for (incarnation, part) in parts {
             kill_points::pass(kill_points::AFTER_FENCE_BEFORE_INPUTS_PART);
             self.parts.carrier.carry(incarnation, part);

@@ -99,7 +99,7 @@ impl Lane {
     /// Takes vacant shards and reads what they hold; those that are owned already go on.
     async fn acquire(&mut self, count: u32) -> Result<(), StoreError> {
         let lease = self.draw_lease();
-        let taken = shards::take_vacant(self.parts.connection.here()?, count, lease, &self.identity).await?;
+        let taken = shards::take_vacant(&mut self.parts.connection, count, lease, &self.identity).await?;
         let new: Vec<u16> = taken.iter().map(|taken| taken.shard).collect();
         if new.is_empty() {
             self.show_ownership();
@@ -139,7 +139,7 @@ impl Lane {
         }
         self.save().await?;
         kill_points::pass(kill_points::AFTER_SAVE_BEFORE_HAND_OVER);
-        shards::hand_over(self.parts.connection.here()?, &leaving).await?;
+        shards::hand_over(&mut self.parts.connection, &leaving).await?;
         kill_points::pass(kill_points::AFTER_HAND_OVER_BEFORE_FORGET);
         let leaving: BTreeSet<u16> = leaving.into_iter().map(|(shard, _)| shard).collect();
         // It may come back before what was read of it is decided.
@@ -161,12 +161,14 @@ impl Lane {
         self.inquiries.forget_shards(leaving);
         self.references.forget_shards(leaving);
         self.vanished.retain(|(lot, _)| !leaving.contains(&lot.shard));
-        self.pending.retain(|work| match work {
+        let stays = |work: &Work| match work {
             // Who waits for an answer gets one.
             Work::Event(event) => event.reply.is_some() || !leaving.contains(&event.addressed.execution.shard()),
             Work::New(group) => group.inbox.is_none() || !group.ids.iter().any(|id| leaving.contains(&id.shard())),
             Work::Position(_) => true,
-        });
+        };
+        self.pending.retain(stays);
+        self.flights.waiting.retain(stays);
     }
 
     /// Hints of other lanes. They may be forged or lost: what they are about is looked up, and looked at anyway.
@@ -211,7 +213,7 @@ impl Lane {
 
     /// The lane has ended: its shards are vacant, and others hear of it at once.
     pub(super) async fn leave(&mut self) -> Result<(), StoreError> {
-        shards::leave(self.parts.connection.here()?, self.identity.lane, &self.leases_drawn).await?;
+        shards::leave(&mut self.parts.connection, self.identity.lane, &self.leases_drawn).await?;
         let nudge = Nudge { schema_version: SCHEMA_VERSION, vacant: true, ..Nudge::default() };
         let nudged = tokio::time::timeout(LAST_NUDGE_MAX, self.parts.bus.nudge(&nudge)).await;
         if let Err(error) = nudged.map_err(|_| "no answer".to_owned()).and_then(|nudged| nudged.map_err(|error| error.to_string())) {

@@ -12,6 +12,7 @@
 //! - [`pauses`]: queues that dispatch nothing
 //! - [`read`]: what users ask for
 
+pub mod backends;
 pub mod commit;
 pub mod inbox;
 pub mod keys;

@@ -1,7 +1,7 @@
 //! Large submissions on their way into the database: they hold nobody up, and whatever ends their commit they are made once.
 
 use crate::harness::wait_for;
-use crate::scene::{SOON, Scene, executors, noop, text};
+use crate::scene::{SOON, Scene, coordinator_words, executors, noop, text};
 use anyhow::{Context, Result, ensure};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -99,10 +99,14 @@ async fn the_same_submission_waits_for_the_one_on_its_way() -> Result<()> {
     let first = send(&scene, "k", many("held"));
     until_held(&scene).await?;
     let (again, other) = (send(&scene, "k", many("held")), send(&scene, "k", noop(&json!(1))));
+    let twice = [send(&scene, "twice", many("free")), send(&scene, "twice", many("free"))];
+    small_ones_complete(&scene).await?;
     hold.end().await?;
     assert_eq!(accepted(first).await?, accepted(again).await?);
+    let [one, two] = twice;
+    assert_eq!(accepted(one).await?, accepted(two).await?);
     assert_eq!(other.await??.0, StatusCode::CONFLICT);
-    assert_eq!(scene.all_completed().await?.len(), LARGE + 1);
+    assert_eq!(scene.all_completed().await?.len(), 2 * LARGE + 21);
     scene.finish().await;
     Ok(())
 }
@@ -189,6 +193,27 @@ async fn what_needs_a_plan_that_is_on_its_way_waits_alone() -> Result<()> {
     hold.end().await?;
     assert_eq!((accepted(large).await?.len(), accepted(same_plan).await?.len()), (LARGE, 1));
     assert_eq!(scene.all_completed().await?.len(), LARGE + 22);
+    scene.finish().await;
+    Ok(())
+}
+
+/// What is queued beside a flight in a lot that is new must be found again when the flight does not land.
+#[tokio::test]
+async fn what_is_queued_beside_a_large_submission_outlives_its_end() -> Result<()> {
+    let scene = Scene::start(coordinator_words(&["--shard-count", "1"])).await?;
+    let hold = Hold::begin(&scene).await?;
+    let low = |tag: &str| json!({"handler": "noop", "with": {"output": 1}, "priority": "low", "tags": [tag]});
+    // Its plan is known, and nothing of it was queued.
+    let mut later = low("free");
+    later["run_at"] = json!("2100-01-01T00:00:00Z");
+    scene.submit(&later).await?;
+    let large = send(&scene, "large", (0..LARGE).map(|_| low("held")).collect());
+    until_held(&scene).await?;
+    let beside = scene.submit(&low("free")).await?;
+    assert_eq!(scene.number(END_WAITING).await?, 1);
+    hold.end().await?;
+    assert_eq!(scene.result(&beside).await?["status"], "completed");
+    assert_eq!(accepted(large).await?.len(), LARGE);
     scene.finish().await;
     Ok(())
 }

@@ -272,6 +272,7 @@ mod tests {
             cordoned,
             log_filter,
             seen_at,
+            silence: None,
         }
     }
 

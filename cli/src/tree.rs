@@ -68,6 +68,15 @@ pub enum Colors {
     Off,
 }
 
+/// Whether tasks are shown with their ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ids {
+    /// For whoever goes on with one of them.
+    Shown,
+    /// For whoever only watches.
+    Hidden,
+}
+
 /// How a frame is drawn.
 #[derive(Debug, Clone, Copy)]
 pub struct Look {
@@ -77,6 +86,8 @@ pub struct Look {
     pub columns: usize,
     /// Colours or none.
     pub colors: Colors,
+    /// Ids or none.
+    pub ids: Ids,
 }
 
 /// Sums for the end: what parallel work gained.
@@ -121,7 +132,7 @@ impl Tree {
         let room = look.lines_max.saturating_sub(1);
         let rows = lay_out(&groups, room);
         let width = self.tasks.iter().map(|task| console::measure_text_width(&harmless_line(&task.name))).max().unwrap_or(0);
-        let pen = Pen { colors: look.colors, width: width.min(NAME_WIDTH_MAX), now };
+        let pen = Pen { look, width: width.min(NAME_WIDTH_MAX), now };
         for row in rows {
             lines.push(pen.row(&row));
         }
@@ -246,7 +257,7 @@ const fn interest(status: TaskStatus) -> u8 {
 
 /// Writes rows.
 struct Pen {
-    colors: Colors,
+    look: Look,
     width: usize,
     now: OffsetDateTime,
 }
@@ -263,7 +274,7 @@ impl Pen {
 
     fn phase(&self, name: &str, group: Group<'_>) -> String {
         let ended = group.tasks.iter().filter(|task| task.status.is_final()).count();
-        format!("  {} {}  {ended}/{}", self.colors.symbol(group.status()), harmless_line(name), group.tasks.len())
+        format!("  {} {}  {ended}/{}", self.look.colors.symbol(group.status()), harmless_line(name), group.tasks.len())
     }
 
     fn task(&self, task: &TreeTask, indent: &str) -> String {
@@ -278,10 +289,14 @@ impl Pen {
             | TaskStatus::Waiting
             | TaskStatus::Failed
             | TaskStatus::Skipped
-            | TaskStatus::Cancelled => format!("  {}", self.colors.task(task.status, task.status.as_str())),
+            | TaskStatus::Cancelled => format!("  {}", self.look.colors.task(task.status, task.status.as_str())),
         };
-        let line =
-            format!("{indent}{} {name}  {time:>7}{state}{}{}", self.colors.symbol(task.status), attempts_note(task), error_note(task));
+        let id = match self.look.ids {
+            Ids::Shown => format!("{} ", task.id),
+            Ids::Hidden => String::new(),
+        };
+        let (symbol, attempts, error) = (self.look.colors.symbol(task.status), attempts_note(task), error_note(task));
+        let line = format!("{indent}{symbol} {id}{name}  {time:>7}{state}{attempts}{error}");
         line.trim_end().to_owned()
     }
 }
@@ -364,7 +379,7 @@ mod tests {
     use time::macros::datetime;
 
     const START: OffsetDateTime = datetime!(2026-01-01 00:00 UTC);
-    const WIDE: Look = Look { lines_max: 50, columns: 100, colors: Colors::Off };
+    const WIDE: Look = Look { lines_max: 50, columns: 100, colors: Colors::Off, ids: Ids::Hidden };
 
     fn tree(tasks: &[(&str, Option<&str>, TaskStatus)]) -> Tree {
         let id = ExecutionId::generate(0, 0, &mut rand::rng());
@@ -401,6 +416,8 @@ mod tests {
             "    · report              pending",
         ];
         assert_eq!(tree.frame(WIDE, START + Duration::from_secs(5)), expected);
+        let with_ids = tree.frame(Look { ids: Ids::Shown, ..WIDE }, START);
+        assert_eq!(with_ids[2], format!("    ✓ {} inventory     2.0s", tree.tasks[0].id));
     }
 
     #[test]
@@ -455,7 +472,7 @@ mod tests {
             let named: Vec<(String, Option<String>, TaskStatus)> =
                 statuses.iter().map(|(status, phase)| ("täsk 任務".to_owned(), phase.map(|p| format!("p{p}")), *status)).collect();
             let borrowed: Vec<_> = named.iter().map(|(name, phase, status)| (name.as_str(), phase.as_deref(), *status)).collect();
-            let lines = tree(&borrowed).frame(Look { lines_max, columns, colors: Colors::On }, START);
+            let lines = tree(&borrowed).frame(Look { lines_max, columns, colors: Colors::On, ids: Ids::Shown }, START);
             prop_assert!(lines.len() <= lines_max, "{} lines", lines.len());
             prop_assert!(lines.iter().all(|line| console::measure_text_width(line) <= columns));
         }

@@ -237,6 +237,7 @@ mod tests {
             cordoned: false,
             log_filter: String::new(),
             seen_at: OffsetDateTime::UNIX_EPOCH,
+            silence: None,
         }
     }
 

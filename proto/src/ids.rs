@@ -130,6 +130,14 @@ random_id! {
     LeaseId
 }
 
+impl Incarnation {
+    /// Its first half: the same for all incarnations of one login (see [`crate::login::Login::seat`]), else random.
+    #[must_use]
+    pub const fn seat(self) -> u64 {
+        self.0.as_u64_pair().0
+    }
+}
+
 impl ExecutionId {
     /// Draws an execution id for `shard` at `unix_ms`.
     #[must_use]

@@ -50,6 +50,8 @@ multiples! {
     shard_renewal = 3,
     /// A lane that hears no coordinator's beat over NATS, its own included, for this long is cut off from it.
     bus_silence = 7,
+    /// An executor that is not heard for this long counts as silent: two heartbeats are missing, and the third is due.
+    executor_silence = 8,
     /// An executor that hears no coordinator for this long stops fetching.
     coordinator_silence = 10,
     /// The first re-publication of an outcome that nobody confirmed; doubles up to `outcome_again_max`.
@@ -105,6 +107,7 @@ mod tests {
         assert!(times.fresh_delivery() + times.in_progress() < times.ack_wait());
         assert!(times.in_progress() * 2 < times.ack_wait());
         assert!(times.beat() * 4 < times.run_lease());
+        assert!(times.beat() * 5 / 2 < times.executor_silence() && times.executor_silence() + times.beat() < times.run_lease());
         assert!(times.shard_renewal() * 3 < times.shard_lease());
         assert!(times.beat() * 3 < times.coordinator_silence());
         assert_eq!(times.all().iter().find(|(name, _)| *name == "beat"), Some(&("beat", Duration::from_millis(300))));

@@ -69,8 +69,13 @@ async fn why_names_what_a_task_waits_for() -> Result<()> {
         let task = text(&scene.task_of(&workflow, name).await?, "task_id")?;
         until_why(&scene, &task, &[reason]).await?;
     }
-    let said = orchestr8(&scene, &["why", &workflow]).await?;
-    assert!(said.code == Some(2) && said.stderr.contains("is a workflow; pass one of its tasks"), "{said:?}");
+    let (said, tree) = (done(&scene, &["why", &workflow]).await?, done(&scene, &["status", &workflow]).await?);
+    assert!(said.stdout.starts_with(&format!("{workflow} w is running: 3 tasks not ended\n")), "{said:?}");
+    for (name, told) in [("a", "retrying: attempt 1 of 9 failed"), ("b", "pending: it waits for `a`"), ("c", "waiting: it waits until")] {
+        let task = text(&scene.task_of(&workflow, name).await?, "task_id")?;
+        assert!(said.stdout.contains(&format!("\n  {task} {name} is {told}")), "{said:?}");
+        assert!(tree.stdout.lines().any(|line| line.contains(&format!("{task} {name} "))), "{tree:?}");
+    }
     let ended = scene.submit(&noop(&json!(1))).await?;
     scene.result(&ended).await?;
     assert_eq!(reasons(&scene, &ended).await?, ["ended"]);
@@ -80,6 +85,68 @@ async fn why_names_what_a_task_waits_for() -> Result<()> {
     until_why(&scene, &sleep, &["nobody_serves_queue"]).await.context("its executor is lost, and nobody else is there")?;
     scene.finish().await;
     Ok(())
+}
+
+/// At once: a lease is long for whoever waits. And the executor of the same name that works again is another one.
+#[tokio::test]
+async fn a_silent_executor_is_seen_everywhere_though_it_was_started_again() -> Result<()> {
+    let options = crate::harness::InstallationOptions { time_base: std::time::Duration::from_millis(300), ..executors(1) };
+    let mut scene = Scene::start(options).await?;
+    let task = scene.submit(&json!({"handler": "sleep", "with": {"duration": "1h"}})).await?;
+    scene.until(&task, "running").await?;
+    wait_for("the coordinator to know who lives", SOON, async || Ok(checks(&scene, "leases").await?.first().map(|_| ()))).await?;
+    let before = text(&only_executor(&scene).await?, "incarnation")?;
+    scene.installation.executors[0].kill().await?;
+    scene.installation.executors[0].restart().await?;
+    let look = async || {
+        let why = scene.api().get(&format!("/api/v1/tasks/{task}/why")).await?;
+        let reason = why["reasons"].as_array().and_then(|reasons| reasons.last()).cloned().context("reasons")?;
+        let leases = checks(&scene, "leases").await?.first().cloned().context("leases")?;
+        ensure!(reason["reason"] == "silent" && leases["level"] == "warn", "{why} {leases}");
+        Ok(Some((reason, leases, done(&scene, &["status", &task]).await?)))
+    };
+    let (reason, leases, status) = wait_for("its task to say that its executor is silent", SOON, look).await?;
+    assert!(reason["silent_for_s"].as_f64() >= Some(1.2) && reason["lost_in_s"].as_f64() <= Some(3.3), "{reason}");
+    assert!(reason["incarnation"] == before && reason["held_back"] == false, "{reason}");
+    let message = text(&reason, "message")?;
+    assert!(message.starts_with(&format!("`executor-0` (incarnation {before}) has been silent for ")), "{message}");
+    assert!(message.ends_with(", then the task is dispatched again"), "{message}");
+    assert!(text(&leases, "message")?.contains(&task) && text(&leases, "remedy")?.contains("run again 4.5 s after"), "{leases}");
+    assert!(status.stdout.contains("\nsilent    `executor-0`"), "{status:?}");
+    let list = answer(&scene, &["executors", "list"]).await?;
+    let of = |state: &str| list["executors"].as_array().and_then(|all| all.iter().find(|one| one["state"] == state)).cloned();
+    let (silent, active) = (of("silent").context("silent")?, of("active").context("active")?);
+    assert_eq!((&silent["incarnation"], &silent["replaced_by"]), (&json!(before), &active["incarnation"]), "{list}");
+    assert_eq!(reason["replaced_by"], active["incarnation"], "{reason}");
+    let table = done(&scene, &["executors", "list"]).await?.stdout;
+    assert!(table.lines().any(|line| line.starts_with("executor-0") && line.contains("silent, replaced")), "{table}");
+    assert_eq!(done(&scene, &["executors", "cordon", "executor-0"]).await?.line(), "executor-0 cordoned", "the name is the newer one's");
+    done(&scene, &["executors", "uncordon", "executor-0"]).await?;
+    let again = async || Ok((reasons(&scene, &task).await? == ["running"]).then_some(()));
+    wait_for("it to run again", SOON, again).await?;
+    scene.installation.executors[0].kill().await?;
+    let look = async || {
+        let said = orchestr8(&scene, &["executors", "cordon", "executor-0"]).await?;
+        ensure!(said.code == Some(69) && said.stderr.contains("has been silent for"), "{said:?}");
+        Ok(Some(()))
+    };
+    wait_for("an order to be refused because nobody hears it", SOON, look).await?;
+    scene.finish().await;
+    Ok(())
+}
+
+/// What the doctor says under this name.
+async fn checks(scene: &Scene, name: &str) -> Result<Vec<Value>> {
+    let said = scene.api().get("/api/v1/doctor").await?;
+    Ok(said["checks"].as_array().context("checks")?.iter().filter(|check| check["name"] == name).cloned().collect())
+}
+
+/// The executor, where there is one.
+async fn only_executor(scene: &Scene) -> Result<Value> {
+    let list = answer(scene, &["executors", "list"]).await?;
+    let all = list["executors"].as_array().context("executors")?;
+    ensure!(all.len() == 1, "{list}");
+    Ok(all[0].clone())
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 #![allow(clippy::struct_field_names, reason = "the names are those of the API")]
 
 use super::shapes::{maybe_timestamp, timestamp};
-use orchestr8_proto::words::{Priority, TaskStatus};
+use orchestr8_proto::words::{Priority, TaskStatus, WorkflowStatus};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
@@ -68,6 +68,12 @@ pub struct ExecutorList {
 pub struct Executor {
     /// Its name.
     pub executor_id: String,
+    /// `active`, `cordoned`, `draining` or `silent`; none: an older coordinator does not say.
+    #[serde(default)]
+    pub state: Option<String>,
+    /// The newer incarnation that has its name, where it is silent.
+    #[serde(default)]
+    pub replaced_by: Option<Uuid>,
     /// Of the program.
     pub version: String,
     /// What it serves.
@@ -76,10 +82,6 @@ pub struct Executor {
     pub slots: u64,
     /// What it runs now.
     pub slots_busy: u64,
-    /// It takes no new work.
-    pub cordoned: bool,
-    /// It takes no new work, and gives back what does not end.
-    pub draining: bool,
     /// What it logs; empty: an older version does not say.
     #[serde(default)]
     pub log_filter: String,
@@ -141,9 +143,28 @@ pub struct Why {
     pub reasons: Vec<Reason>,
 }
 
+/// `GET /api/v1/workflows/{id}/why`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct WorkflowWhy {
+    /// The workflow.
+    pub workflow_id: Uuid,
+    /// Its name.
+    pub workflow_name: String,
+    /// Its state.
+    pub status: WorkflowStatus,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Some of its tasks that have not ended.
+    pub tasks: Vec<Why>,
+    /// All of them.
+    pub tasks_total: usize,
+}
+
 /// One thing that a task waits for.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Reason {
+    /// Its word.
+    pub reason: String,
     /// As a sentence.
     pub message: String,
 }

@@ -1,4 +1,4 @@
-//! `executors`: who is heard; cordon, uncordon, drain.
+//! `executors`: who is heard, who has fallen silent; cordon, uncordon, drain.
 
 use super::CommandError;
 use super::context::{ClientArgs, Context, Format, emit, emit_json};
@@ -21,7 +21,7 @@ pub struct ExecutorsArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum ExecutorsCommand {
-    /// List the executors that are heard.
+    /// List the executors that are heard, and those that have lately fallen silent.
     List {
         #[command(flatten)]
         client: ClientArgs,
@@ -65,20 +65,20 @@ async fn list(context: &Context) -> Result<(), CommandError> {
     let list: ExecutorList = context.client.shaped(PATH, &answer)?;
     let now = OffsetDateTime::now_utc();
     let rows = list.executors.iter().map(|executor| row(executor, now)).collect();
-    emit(&table(&["EXECUTOR", "STATE", "SLOTS", "QUEUES", "VERSION", "SEEN"], rows))
+    emit(&table(&["EXECUTOR", "STATE", "SLOTS", "QUEUES", "VERSION", "LAST HEARD"], rows))
 }
 
 fn row(executor: &Executor, now: OffsetDateTime) -> Vec<String> {
     let slots = format!("{}/{}", executor.slots_busy, executor.slots);
     let seen = format!("{} ago", span(Some(executor.seen_at.min(now)), None, now));
-    vec![executor.executor_id.clone(), state(executor).to_owned(), slots, executor.queues.join(","), executor.version.clone(), seen]
+    vec![executor.executor_id.clone(), state(executor), slots, executor.queues.join(","), executor.version.clone(), seen]
 }
 
-const fn state(executor: &Executor) -> &'static str {
-    match (executor.draining, executor.cordoned) {
-        (true, _) => "draining",
-        (false, true) => "cordoned",
-        (false, false) => "active",
+fn state(executor: &Executor) -> String {
+    match (&executor.state, executor.replaced_by) {
+        (Some(state), Some(_)) => format!("{state}, replaced"),
+        (Some(state), None) => state.clone(),
+        (None, _) => "unknown".to_owned(),
     }
 }
 
@@ -92,5 +92,25 @@ async fn order(one: &OneArgs, word: &str) -> Result<(), CommandError> {
             let executor: Executor = context.client.shaped(&path, &answer)?;
             emit(&format!("{} {}", executor.executor_id, state(&executor)))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use time::macros::datetime;
+
+    #[test]
+    fn a_silent_executor_says_so_and_since_when() {
+        let listed = json!({"executor_id": "e1", "state": "silent", "version": "1", "queues": ["a", "b"], "slots": 4, "slots_busy": 2,
+            "cordoned": false, "draining": false, "seen_at": "2026-01-01T00:00:00Z", "silent_for_s": 9.0,
+            "replaced_by": "0199abcd-0000-7000-8000-000000000001"});
+        let shown =
+            |listed: &serde_json::Value| row(&serde_json::from_value(listed.clone()).expect("one"), datetime!(2026-01-01 00:00:09 UTC));
+        assert_eq!(shown(&listed), ["e1", "silent, replaced", "2/4", "a,b", "1", "9.0s ago"]);
+        let mut alone = listed;
+        alone["replaced_by"] = json!(null);
+        assert_eq!(shown(&alone)[1], "silent");
     }
 }

@@ -7,10 +7,11 @@ use super::task::show_end;
 use super::values::parse_span;
 use super::wait::{until_ended, workflow_end};
 use super::watch::{read_tasks, read_tree};
+use crate::client::operating::Why;
 use crate::client::shapes::{Task, Workflow, error_text};
 use crate::exit::Exit;
 use crate::text::{harmless, harmless_line, show_duration};
-use crate::tree::{Colors, Look};
+use crate::tree::{Colors, Ids, Look};
 use orchestr8_proto::ids::{ExecutionId, TaskId};
 use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
 use serde_json::Value;
@@ -24,7 +25,7 @@ const TREE_LINES_MAX: usize = 500;
 /// Columns of a tree that may go into a file.
 const TREE_COLUMNS: usize = 200;
 
-/// Show the state of a task or workflow; with -o json a workflow has all its tasks under `tasks`.
+/// Show the state of a task or workflow, a workflow with the ids of its tasks; with -o json they are all under `tasks`.
 #[derive(Debug, clap::Args)]
 pub struct StatusArgs {
     /// The id of a task or workflow, or its first 8 or more digits.
@@ -106,7 +107,7 @@ fn workflow_result(context: &Context, answer: &Value) -> Result<Exit, CommandErr
 
 async fn workflow_status(context: &Context, id: ExecutionId) -> Result<(), CommandError> {
     let tree = read_tree(context, id).await?;
-    let look = Look { lines_max: TREE_LINES_MAX, columns: TREE_COLUMNS, colors: Colors::Off };
+    let look = Look { lines_max: TREE_LINES_MAX, columns: TREE_COLUMNS, colors: Colors::Off, ids: Ids::Shown };
     let now = OffsetDateTime::now_utc();
     let mut lines = tree.frame(look, now);
     if tree.status == WorkflowStatus::Pending {
@@ -123,8 +124,21 @@ async fn start_of(context: &Context, id: ExecutionId) -> Result<Option<OffsetDat
 
 async fn task_status(context: &Context, id: TaskId) -> Result<(), CommandError> {
     let path = Target::Task(id).path();
-    let answer = context.client.get(&path).await?;
-    emit(&task_lines(&context.client.shaped(&path, &answer)?, OffsetDateTime::now_utc()))
+    let task: Task = context.client.shaped(&path, &context.client.get(&path).await?)?;
+    let lines = task_lines(&task, OffsetDateTime::now_utc());
+    // What the task itself says comes from its row alone: nobody writes there that its executor is not heard.
+    let silent = if task.status == TaskStatus::Running { silence(context, id).await? } else { None };
+    match silent {
+        Some(silent) => emit(&format!("{lines}\n{:<9} {}", "silent", harmless_line(&silent))),
+        None => emit(&lines),
+    }
+}
+
+/// That the executor of a running task is not heard; none: it is.
+async fn silence(context: &Context, id: TaskId) -> Result<Option<String>, CommandError> {
+    let path = format!("{}/why", Target::Task(id).path());
+    let why: Why = context.client.shaped(&path, &context.client.get(&path).await?)?;
+    Ok(why.reasons.into_iter().find(|reason| reason.reason == "silent").map(|reason| reason.message))
 }
 
 fn task_lines(task: &Task, now: OffsetDateTime) -> String {

@@ -6,7 +6,7 @@ use super::wait::{ABSENCE_MAX, workflow_end};
 use crate::client::shapes::{Task, Workflow, error_text};
 use crate::client::sse::SseEvent;
 use crate::client::{EventStream, Pauses, StreamEnd};
-use crate::tree::{Colors, Look, Tree, TreeTask};
+use crate::tree::{Colors, Ids, Look, Tree, TreeTask};
 use orchestr8_proto::ids::{ExecutionId, TaskId};
 use orchestr8_proto::timestamp::Timestamp;
 use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
@@ -276,7 +276,8 @@ impl Screen {
     fn draw(&mut self, followed: &Followed) {
         let Self::Terminal { term, colors, lines_drawn } = self else { return };
         let (rows, columns) = term.size();
-        let look = Look { lines_max: usize::from(rows).saturating_sub(1).max(2), columns: usize::from(columns).max(20), colors: *colors };
+        let (lines_max, columns) = (usize::from(rows).saturating_sub(1).max(2), usize::from(columns).max(20));
+        let look = Look { lines_max, columns, colors: *colors, ids: Ids::Hidden };
         let lines = followed.tree.frame(look, followed.now());
         let up = (*lines_drawn).min(usize::from(rows));
         let mut frame = if up > 0 { format!("\u{1b}[{up}A\r") } else { String::new() };

@@ -3,10 +3,15 @@
 //! Time is counted in ticks of the owner's own clock, one per beat interval: a pause of the owner grants
 //! everybody what the pause took. A verdict from here is only a suspicion; the caller first decides every outcome
 //! that was published before the evidence.
+//!
+//! An incarnation that is silent while a newer one of its name and login is heard is *replaced*: a name is that of one process at a
+//! time, so it is gone for good. Its leases last as long as any other's; but its losses are not held back, and in the measure of a
+//! common silence it counts neither as silent nor as somebody.
 
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId, TaskId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Beats newer than the grant in which a claimed run must be missing before it is lost.
 pub const MISSING_BEATS: u32 = 2;
@@ -57,6 +62,8 @@ pub struct Listed {
 pub struct Beat {
     /// Whose.
     pub incarnation: Incarnation,
+    /// The executor's name.
+    pub executor: Arc<str>,
     /// From 1.
     pub sequence: u64,
     /// All its runs of this owner's shards.
@@ -92,6 +99,15 @@ pub struct Silence {
     pub held_back: usize,
 }
 
+/// What becomes of the runs of a silent incarnation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Standing {
+    /// It fell silent together with many: its losses are held back.
+    pub held_back: bool,
+    /// A newer incarnation of its name and login was heard after it.
+    pub replaced_by: Option<Incarnation>,
+}
+
 /// How long silence may last, in ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LeaseTicks {
@@ -117,9 +133,14 @@ pub struct LeaseTable {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Incarnate {
+    /// None: it claimed, and its first beat is still to come.
+    executor: Option<Arc<str>>,
     runs: BTreeMap<RunId, Lease>,
     silent_ticks: u32,
+    /// 0: no beat of it was heard.
     last_sequence: u64,
+    /// A newer incarnation of its name and login was heard for the first time since this one was heard last.
+    replaced_by: Option<Incarnation>,
     /// It fell silent together with many: its losses are held back until it is heard, whatever the others do.
     held_back: bool,
 }
@@ -150,11 +171,18 @@ impl LeaseTable {
 
     /// A run was found in the rows of a shard that was taken. Whoever has not been heard for as long as this table listened is
     /// as silent as that: a takeover by a lane that heard the heartbeats all the time grants no new lease, one by a lane that
-    /// has just begun to listen grants a full one.
-    pub fn found(&mut self, grant: Grant) {
-        // The first tick may have come as soon as it began to listen.
-        let silent_ticks = self.listening_ticks.saturating_sub(1);
-        self.holders.entry(grant.incarnation).or_insert_with(|| Incarnate { silent_ticks, ..Incarnate::default() });
+    /// has just begun to listen grants a full one. Nor can it be told whether an incarnation of the same name is the newer one of
+    /// the two; one that is heard counts as that.
+    pub fn found(&mut self, grant: Grant, executor: &Arc<str>) {
+        if !self.holders.contains_key(&grant.incarnation) {
+            // The first tick may have come as soon as it began to listen.
+            let silent_ticks = self.listening_ticks.saturating_sub(1);
+            let is_heard = |holder: &Incarnate| holder.last_sequence > 0 && holder.silent_ticks < self.late().start;
+            let mut others = self.holders.iter().filter(|(other, holder)| holder.is_namesake(**other, (grant.incarnation, executor)));
+            let replaced_by = others.find(|(_, holder)| is_heard(holder)).map(|(other, _)| *other);
+            let executor = Some(executor.clone());
+            self.holders.insert(grant.incarnation, Incarnate { executor, silent_ticks, replaced_by, ..Incarnate::default() });
+        }
         self.granted(grant);
     }
 
@@ -212,25 +240,48 @@ impl LeaseTable {
     /// Takes in a whole heartbeat. An older one than the last is only a sign that somebody lives.
     pub fn beat(&mut self, beat: &Beat) -> Reading {
         let holder = self.holders.entry(beat.incarnation).or_default();
+        holder.replaced_by = None;
         if beat.sequence <= holder.last_sequence && !beat.last {
             holder.lives();
             return Reading::default();
+        }
+        let is_new = holder.last_sequence == 0 && !beat.last;
+        if holder.executor.as_ref() != Some(&beat.executor) {
+            holder.executor = Some(beat.executor.clone());
         }
         holder.last_sequence = beat.sequence.max(holder.last_sequence);
         holder.silent_ticks = if beat.last { GOODBYE_TICKS } else { 0 };
         holder.held_back = false;
         let listed: BTreeSet<RunId> = beat.runs.iter().map(|run| run.run).collect();
         let suspects = holder.missing(&listed, beat);
+        if is_new {
+            self.replaces(beat);
+        }
         let held_here = |run: &RunId| self.of_run.get(run) == Some(&beat.incarnation);
         let claims = beat.runs.iter().map(|run| run.run).filter(|run| !held_here(run)).collect();
         Reading { claims, suspects }
+    }
+
+    /// Whoever had this name and login before is heard no more: otherwise its next beat will say so.
+    fn replaces(&mut self, newest: &Beat) {
+        let who = (newest.incarnation, &newest.executor);
+        let before = self.holders.iter_mut().filter(|(other, holder)| holder.is_namesake(**other, who));
+        before.for_each(|(_, holder)| holder.replaced_by = Some(newest.incarnation));
+    }
+
+    /// What becomes of the runs of an incarnation, should it stay silent; none: it is not known here, or was forgotten.
+    #[must_use]
+    pub fn standing(&self, incarnation: Incarnation) -> Option<Standing> {
+        let holder = self.holders.get(&incarnation)?;
+        let held_back = holder.patience(self.ticks) > 0 && self.late().contains(&holder.silent_ticks);
+        Some(Standing { held_back, replaced_by: holder.replaced_by })
     }
 
     /// Executors that live or are late, as far as this table heard.
     #[must_use]
     pub fn heard(&self) -> Heard {
         let late = self.late();
-        let count = |range: Range<u32>| self.holders.values().filter(|holder| range.contains(&holder.silent_ticks)).count();
+        let count = |range: Range<u32>| self.silences().filter(|ticks| range.contains(ticks)).count();
         Heard { executors: count(0..late.end), late: count(late) }
     }
 
@@ -251,8 +302,9 @@ impl LeaseTable {
             let late = self.late();
             self.holders.values_mut().filter(|holder| late.contains(&holder.silent_ticks)).for_each(|holder| holder.held_back = true);
         }
-        let ticks = self.ticks;
-        let held_back = self.holders.values().filter(|holder| holder.held_back && self.late().contains(&holder.silent_ticks)).count();
+        let (ticks, late) = (self.ticks, self.late());
+        let is_held = |holder: &&Incarnate| holder.patience(ticks) > 0 && late.contains(&holder.silent_ticks);
+        let held_back = self.holders.values().filter(is_held).count();
         let suspects = self.holders.values().flat_map(|holder| holder.silent(ticks)).collect();
         Silence { suspects, held_back }
     }
@@ -278,6 +330,11 @@ impl LeaseTable {
         self.of_run.retain(|run, incarnation| holders.get(incarnation).is_some_and(|holder| holder.runs.contains_key(run)));
     }
 
+    /// For how long each has been silent that was not replaced.
+    fn silences(&self) -> impl Iterator<Item = u32> + '_ {
+        self.holders.values().filter(|holder| holder.replaced_by.is_none()).map(|holder| holder.silent_ticks)
+    }
+
     /// Silence of executors that are late, but not gone.
     fn late(&self) -> Range<u32> {
         let LeaseTicks { lease, mass_silence_hold, .. } = self.ticks;
@@ -286,19 +343,18 @@ impl LeaseTable {
 
     /// How many incarnations fell silent together (within one lease), if those are more than half of at least three.
     ///
-    /// One that was silent for longer than losses are held back, or said goodbye, is gone: it does not count. Those that fell
+    /// One that was silent for longer than losses are held back, said goodbye or was replaced is gone: it does not count. Those that fell
     /// silent together do not reach their leases together, since their last beats lie anywhere within one interval: so who is
     /// clearly late already counts as silent.
     fn mass_silence(&self) -> usize {
         let lease = self.ticks.lease;
         let late = self.late();
-        let silences = || self.holders.values().map(|holder| holder.silent_ticks);
-        let mut silent: Vec<u32> = silences().filter(|ticks| late.contains(ticks)).collect();
+        let mut silent: Vec<u32> = self.silences().filter(|ticks| late.contains(ticks)).collect();
         silent.sort_unstable();
         let with_first = |first: usize| silent[first..].partition_point(|ticks| ticks - silent[first] < lease);
         let together = (0..silent.len()).map(with_first).max().unwrap_or(0);
         // Who knows more has the better measure, of those that live as of those that are late.
-        let all = silences().filter(|ticks| *ticks < late.start).count() + together;
+        let all = self.silences().filter(|ticks| *ticks < late.start).count() + together;
         let (all, together) =
             if self.elsewhere.executors > all { (self.elsewhere.executors, together.max(self.elsewhere.late)) } else { (all, together) };
         let overdue = silent.last().is_some_and(|ticks| *ticks >= lease);
@@ -330,9 +386,18 @@ impl Incarnate {
         suspects
     }
 
+    /// Whether it has this name and login, and is another process.
+    fn is_namesake(&self, own: Incarnation, (incarnation, executor): (Incarnation, &Arc<str>)) -> bool {
+        own != incarnation && own.seat() == incarnation.seat() && self.executor.as_ref() == Some(executor)
+    }
+
+    /// Ticks for which its losses are held back on top of its leases.
+    const fn patience(&self, ticks: LeaseTicks) -> u32 {
+        if self.held_back && self.replaced_by.is_none() { ticks.mass_silence_hold } else { 0 }
+    }
+
     fn is_overdue(&self, lease: &Lease, ticks: LeaseTicks) -> bool {
-        let patience = if self.held_back { ticks.mass_silence_hold } else { 0 };
-        self.silent_ticks >= lease.ticks.saturating_add(patience)
+        self.silent_ticks >= lease.ticks.saturating_add(self.patience(ticks))
     }
 
     fn silent(&self, ticks: LeaseTicks) -> impl Iterator<Item = Suspect> + '_ {

@@ -5,12 +5,14 @@ use super::parameters::Parameters;
 use super::problem::Problem;
 use super::queues::{self, QueueRecord};
 use super::shards;
+use super::silence::{Holder, Silent};
 use crate::bus::facts::BrokerFacts;
 use crate::engine::handle::ExecutorView;
 use axum::Json;
 use axum::extract::State;
+use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_store::read::ReadError;
-use orchestr8_store::read::operating::{self, PostgresFacts, ShardRecord, StuckRun};
+use orchestr8_store::read::operating::{self, PostgresFacts, STUCK_SHOWN_MAX, ShardRecord, StuckRun};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt;
@@ -29,6 +31,8 @@ const FULL_WARN: f64 = 0.8;
 const INBOX_AGE_MAX_S: f64 = 60.0;
 /// A queue whose oldest task waits longer, though somebody serves it and it is not paused, is worth a look.
 const QUEUED_AGE_WARN_S: f64 = 3_600.0;
+/// Of many that are alike, so many are named.
+const NAMED_MAX: usize = 3;
 
 /// How one check went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -68,7 +72,8 @@ pub(super) async fn doctor(State(context): State<ApiContext>, parameters: Parame
     parameters.finish()?;
     // Once: in the middle of the checks it would give half of them.
     let has_listened = context.engine.has_listened();
-    let executors = context.engine.executors();
+    let all = context.engine.all_executors();
+    let executors: Vec<ExecutorView> = all.iter().filter(|executor| executor.silence.is_none()).cloned().collect();
     let broker = match context.engine.ask_broker().await {
         Some(answer) => answer.map_err(|error| error.to_string()),
         None => Err("this coordinator has no connection yet, or is stopping".to_owned()),
@@ -78,7 +83,7 @@ pub(super) async fn doctor(State(context): State<ApiContext>, parameters: Parame
         Ok(database) => {
             checks.extend(postgres(&database));
             checks.extend(owners(&database, broker.as_ref().ok()));
-            checks.extend(has_listened.then(|| stuck(&database.stuck)));
+            checks.extend(has_listened.then(|| stuck(&database.stuck, &all, context.settings.times)));
         }
         Err(error) => {
             checks.push(fail("postgres", error.to_string(), "see whether Postgres runs and takes connections; /readyz says more"));
@@ -94,7 +99,10 @@ pub(super) async fn doctor(State(context): State<ApiContext>, parameters: Parame
             let message = "this coordinator has just begun to listen to executors".to_owned();
             checks.push(warn("executors", message, "ask again in some seconds"));
         }
-        Ok(queues) => checks.extend(served(&queues, &executors)),
+        Ok(queues) => {
+            checks.extend(served(&queues, &executors));
+            checks.extend(silent(&all, context.settings.times));
+        }
         Err(problem) => {
             checks.push(fail("queues", format!("the queues cannot be read ({})", problem.code().word()), "mend Postgres first"));
         }
@@ -223,17 +231,45 @@ fn owners(database: &Database, broker: Option<&BrokerFacts>) -> Vec<Check> {
     }]
 }
 
-fn stuck(stuck: &[StuckRun]) -> Check {
-    if stuck.is_empty() {
+fn stuck(stuck: &[StuckRun], executors: &[ExecutorView], times: ProtocolTimes) -> Check {
+    // Whoever was heard after the rows were read is not silent.
+    let silent = |run: &StuckRun| {
+        let holder = Holder { name: &run.executor_id, incarnation: run.incarnation };
+        Silent::holder(holder, executors, times).map(|silent| (run.task_id, run.name.clone(), silent))
+    };
+    let silent: Vec<_> = stuck.iter().filter_map(silent).collect();
+    if silent.is_empty() {
         return fine("leases", "every running task's executor is heard".into());
     }
-    let named: Vec<String> = stuck
-        .iter()
-        .take(3)
-        .map(|run| format!("{} (`{}` on `{}`)", run.task_id, run.name, run.executor_id.as_deref().unwrap_or("?")))
-        .collect();
-    let message = format!("{} running tasks or more have an executor that is not heard, among them {}", stuck.len(), named.join(", "));
-    warn("leases", message, "they run again once their lease is over (20 s); where it lasts, look at the way between executors and NATS")
+    let named: Vec<String> = silent.iter().take(NAMED_MAX).map(|(id, name, silent)| format!("{id} (`{name}`): {silent}")).collect();
+    let count = match silent.len() {
+        1 => "1 running task".to_owned(),
+        all if stuck.len() >= STUCK_SHOWN_MAX => format!("{all} or more running tasks"),
+        all => format!("{all} running tasks"),
+    };
+    let more = if silent.len() > NAMED_MAX { "; and others" } else { "" };
+    let message = format!("the executor of {count} is not heard: {}{more}", named.join("; "));
+    let lease_s = times.run_lease().as_secs_f64();
+    let remedy = if silent.iter().any(|(_, _, silent)| silent.held_back) {
+        let hold_s = (times.run_lease() + times.mass_silence_hold()).as_secs_f64();
+        format!(
+            "more than half of the executors fell silent together, which is hardly their death: look at the way between them and NATS; \
+             unless they come back, these tasks run again {hold_s} s after the last heartbeat"
+        )
+    } else {
+        format!("they run again {lease_s} s after the last heartbeat; where it lasts, look at the way between executors and NATS")
+    };
+    warn("leases", message, &remedy)
+}
+
+/// Executors that have fallen silent and that no newer one of their name has replaced.
+fn silent(executors: &[ExecutorView], times: ProtocolTimes) -> Option<Check> {
+    let silent: Vec<Silent> = executors.iter().filter_map(|executor| Silent::executor(executor, times)).collect();
+    let alone: Vec<String> = silent.iter().filter(|silent| silent.replaced_by.is_none()).map(Silent::who).collect();
+    let more = alone.len().checked_sub(NAMED_MAX).filter(|more| *more > 0).map(|more| format!(" and {more} more")).unwrap_or_default();
+    let message = format!("{}{more}", alone.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", "));
+    let remedy = "look whether it runs, and at the way between it and NATS; what it ran is in `orchestr8 list --status running`";
+    (!alone.is_empty()).then(|| warn("executors", message, remedy))
 }
 
 fn versions(executors: &[ExecutorView]) -> Check {
@@ -308,7 +344,9 @@ fn fail(name: &'static str, message: String, remedy: &str) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use super::super::silence::tests::{executor, incarnation, silent_for};
     use super::*;
+    use orchestr8_core::leases::Standing;
     use time::macros::datetime;
 
     fn database() -> Database {
@@ -364,10 +402,14 @@ mod tests {
         }
     }
 
+    fn lost(runs: &[StuckRun]) -> Check {
+        stuck(runs, &[], ProtocolTimes::default())
+    }
+
     /// Every check that is not ok, with its level.
     fn found(database: &Database, broker: &BrokerFacts) -> Vec<(&'static str, Level)> {
         let checks =
-            postgres(database).into_iter().chain(owners(database, Some(broker))).chain([stuck(&database.stuck)]).chain(nats(broker));
+            postgres(database).into_iter().chain(owners(database, Some(broker))).chain([lost(&database.stuck)]).chain(nats(broker));
         let found: Vec<Check> = checks.filter(|check| check.level != Level::Ok).collect();
         assert!(found.iter().all(|check| check.remedy.is_some()), "{found:?}");
         found.iter().map(|check| (check.name, check.level)).collect()
@@ -397,8 +439,34 @@ mod tests {
         assert_eq!(with(|found| found.postgres.quarantined = 1), [("quarantine", Level::Warn)]);
         assert_eq!(with(|found| found.shards[0].is_owned = false), [("shards", Level::Fail)]);
         assert_eq!(with(|found| found.shards[0].inbox_age_s = 61.0), [("shards", Level::Warn)]);
-        let run = StuckRun { task_id: uuid::Uuid::nil(), name: "t".into(), queue: "q".into(), executor_id: None };
-        assert_eq!(with(|found| found.stuck = vec![run]), [("leases", Level::Warn)]);
+        assert_eq!(with(|found| found.stuck = vec![stuck_run()]), [("leases", Level::Warn)]);
+    }
+
+    fn stuck_run() -> StuckRun {
+        let (executor_id, incarnation) = ("e1".into(), incarnation(1));
+        StuckRun { task_id: uuid::Uuid::nil(), name: "t".into(), queue: "q".into(), executor_id, incarnation }
+    }
+
+    #[test]
+    fn a_silent_executor_is_named_with_what_becomes_of_its_runs() {
+        let times = ProtocolTimes::default();
+        let told = |standing, others: &[ExecutorView]| {
+            let executors: Vec<_> = [silent_for(9_000, standing, executor(1))].into_iter().chain(others.iter().cloned()).collect();
+            (stuck(&[stuck_run()], &executors, times), silent(&executors, times))
+        };
+        let (leases, executors) = told(Standing::default(), &[]);
+        assert!(
+            leases.message.contains("the executor of 1 running task is") && leases.message.contains("its lease ends in about 6.0 s"),
+            "{leases:?}"
+        );
+        assert!(leases.remedy.is_some_and(|remedy| remedy.starts_with("they run again 15 s after")));
+        assert!(executors.is_some_and(|check| check.message.contains("`e1`") && check.message.ends_with("has been silent for 9.0 s")));
+        let (leases, _) = told(Standing { held_back: true, replaced_by: None }, &[]);
+        assert!(leases.remedy.is_some_and(|remedy| remedy.contains("run again 75 s after the last heartbeat")));
+        let (leases, executors) = told(Standing { held_back: false, replaced_by: Some(incarnation(2)) }, &[executor(2)]);
+        assert!(leases.message.contains("a newer `e1`"), "{leases:?}");
+        assert_eq!(executors, None, "its successor works");
+        assert_eq!(stuck(&[stuck_run()], &[executor(1)], times).level, Level::Ok, "it was heard meanwhile");
     }
 
     #[test]

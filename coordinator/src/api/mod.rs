@@ -46,6 +46,7 @@ pub mod refusals;
 pub mod server;
 pub mod shapes;
 mod shards;
+mod silence;
 pub mod single;
 pub mod submit;
 pub mod tasks;
@@ -180,6 +181,7 @@ fn workflow_routes() -> Router<ApiContext> {
         .route("/api/v1/workflows", post(submit::workflow).get(workflows::list))
         .route("/api/v1/workflows/{id}", get(workflows::one))
         .route("/api/v1/workflows/{id}/tasks", get(workflows::tasks))
+        .route("/api/v1/workflows/{id}/why", get(why::of_workflow))
         .route("/api/v1/workflows/{id}/events", get(events::follow))
         .route("/api/v1/workflows/{id}/cancel", post(workflows::cancel))
 }

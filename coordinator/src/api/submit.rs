@@ -282,6 +282,7 @@ mod tests {
             cordoned,
             log_filter,
             seen_at,
+            silence: None,
         }
     }
 

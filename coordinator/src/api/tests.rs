@@ -2,14 +2,17 @@
 
 use super::connections::ConnectionLimits;
 use super::*;
-use crate::engine::handle::{Command, Occasion, Origin, Submitted};
+use crate::engine::board::{Look, Occasion};
+use crate::engine::handle::{Command, Origin, Submitted};
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, Response, StatusCode, header};
 use orchestr8_proto::ids::ExecutionId;
 use orchestr8_store::read::read_pool;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tower::ServiceExt;
 
 const TOKEN: &str = "a-token-for-tests-0123456789";
@@ -21,7 +24,8 @@ fn served() -> (Router, mpsc::Receiver<Command>) {
     let commands = commands.remove(0);
     // It has listened for long enough to know that there is no executor.
     for _ in 0..3 {
-        engine.show_executors(Vec::new(), Occasion::Tick);
+        let (silent_after, tells_until) = (Duration::ZERO, Instant::now());
+        engine.show_executors(Look { sightings: Vec::new(), occasion: Occasion::Tick, silent_after, tells_until });
     }
     // Nothing listens on the port: the system gives it to nobody.
     let reads = read_pool(PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(1), 1);

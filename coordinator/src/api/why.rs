@@ -1,19 +1,21 @@
-//! `GET /api/v1/tasks/{id}/why`: what a task waits for, or what became of it.
+//! `GET /api/v1/tasks/{id}/why`: what a task waits for, or what became of it; and the same for what a workflow waits for.
 
 use super::ApiContext;
 use super::ids;
 use super::parameters::{Parameters, Segment};
 use super::problem::Problem;
+use super::silence::{Holder, Silent};
 use crate::engine::handle::ExecutorView;
 use axum::Json;
 use axum::extract::State;
+use orchestr8_proto::ids::TaskId;
+use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::words::TaskStatus;
 use orchestr8_store::read::why::{self, Publication, Upstream, WhyFacts};
 use orchestr8_store::read::{ReadError, rfc3339, rfc3339_or_null};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt;
-use std::time::Duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -35,8 +37,13 @@ enum Reason {
         started_at: Option<OffsetDateTime>,
         attempt: i32,
     },
-    /// Its executor is not heard: unless it comes back, the run is lost and runs again.
-    Silent { executor_id: String },
+    /// Its executor is not heard: unless it comes back, the run is lost.
+    Silent {
+        #[serde(flatten)]
+        silent: Silent,
+        #[serde(skip)]
+        then: &'static str,
+    },
     /// Somebody cancelled its execution: its run has to end.
     Cancelling {
         #[serde(serialize_with = "rfc3339")]
@@ -89,18 +96,122 @@ pub(super) async fn why(State(context): State<ApiContext>, Segment(id): Segment,
     let id = ids::task(&context, &id).await?;
     let mut connection = context.reads.acquire().await.map_err(ReadError::from)?;
     let facts = why::facts(&mut connection, id).await?.ok_or_else(|| Problem::not_found("task", id))?;
-    let executors = context.engine.has_listened().then(|| context.engine.executors());
-    let found = reasons(&facts, executors.as_deref(), context.settings.times.shard_renewal() * 3);
-    let reasons: Vec<Value> = found.iter().map(shown).collect();
+    Ok(Json(Outlook::of(&context).told(id, &facts)))
+}
+
+/// `GET /api/v1/workflows/{id}/why`: its tasks that have not ended, each with its reasons.
+pub(super) async fn of_workflow(
+    State(context): State<ApiContext>,
+    Segment(id): Segment,
+    parameters: Parameters,
+) -> Result<Json<Value>, Problem> {
+    parameters.finish()?;
+    let id = ids::execution(&context, &id).await?;
+    let mut connection = context.reads.acquire().await.map_err(ReadError::from)?;
+    let unended = why::unended(&mut connection, id).await?.ok_or_else(|| Problem::not_found("workflow", id))?;
+    let outlook = Outlook::of(&context);
+    let mut tasks = Vec::new();
+    for task in unended.tasks {
+        // Retention may have taken it meanwhile.
+        tasks.extend(why::facts(&mut connection, task).await?.map(|facts| outlook.told(task, &facts)));
+    }
     Ok(Json(json!({
-        "task_id": id,
-        "workflow_id": facts.workflow_id,
-        "name": facts.name,
-        "status": facts.status,
-        "queue": facts.queue,
-        "priority": facts.priority,
-        "reasons": reasons,
+        "workflow_id": id,
+        "workflow_name": unended.workflow_name,
+        "status": unended.status,
+        "error": unended.error,
+        "tasks": tasks,
+        "tasks_total": unended.tasks_total,
     })))
+}
+
+/// What this coordinator knows besides the rows.
+struct Outlook {
+    /// Those that have fallen silent among them; none: it is too early to say who lives.
+    executors: Option<Vec<ExecutorView>>,
+    times: ProtocolTimes,
+}
+
+impl Outlook {
+    fn of(context: &ApiContext) -> Self {
+        let executors = context.engine.has_listened().then(|| context.engine.all_executors());
+        Self { executors, times: context.settings.times }
+    }
+
+    fn told(&self, id: TaskId, facts: &WhyFacts) -> Value {
+        let reasons: Vec<Value> = self.reasons(facts).iter().map(shown).collect();
+        json!({
+            "task_id": id,
+            "workflow_id": facts.workflow_id,
+            "name": facts.name,
+            "status": facts.status,
+            "queue": facts.queue,
+            "priority": facts.priority,
+            "reasons": reasons,
+        })
+    }
+
+    /// What holds it, the first first.
+    fn reasons(&self, facts: &WhyFacts) -> Vec<Reason> {
+        match facts.status {
+            TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Skipped | TaskStatus::Cancelled => {
+                let error = (facts.status == TaskStatus::Failed).then(|| error(facts)).flatten();
+                vec![Reason::Ended { status: facts.status, completed_at: facts.completed_at, error }]
+            }
+            TaskStatus::Running => self.running(facts),
+            TaskStatus::Pending if facts.upstream_count > 0 => {
+                vec![Reason::Upstream { tasks: facts.upstream.clone(), tasks_total: facts.upstream_count }]
+            }
+            TaskStatus::Pending | TaskStatus::Waiting => match facts.due_at {
+                until @ Some(_) => vec![Reason::Timer { until }],
+                None => vec![Reason::AboutToStart],
+            },
+            TaskStatus::Retrying => vec![retrying(facts)],
+            TaskStatus::Queued => self.queued(facts),
+        }
+    }
+
+    fn running(&self, facts: &WhyFacts) -> Vec<Reason> {
+        let executor_id = facts.executor_id.clone().unwrap_or_default();
+        let (started_at, attempt) = (facts.started_at, facts.attempts);
+        let cancelling = facts.cancel_requested_at.map(|requested_at| Reason::Cancelling { requested_at });
+        let silent = facts
+            .incarnation
+            .zip(self.executors.as_deref())
+            .and_then(|(incarnation, executors)| Silent::holder(Holder { name: &executor_id, incarnation }, executors, self.times));
+        let silent = silent.map(|silent| Reason::Silent { silent, then: after_its_loss(facts) });
+        [Some(Reason::Running { executor_id, started_at, attempt }), cancelling, silent].into_iter().flatten().collect()
+    }
+
+    fn queued(&self, facts: &WhyFacts) -> Vec<Reason> {
+        let queue = || facts.queue.clone();
+        let mut reasons = Vec::new();
+        if let Some((paused_at, reason)) = &facts.paused {
+            reasons.push(Reason::PausedQueue { queue: queue(), paused_at: *paused_at, paused_reason: reason.clone() });
+        }
+        let executors = self.executors.as_deref();
+        let heard: Option<Vec<&ExecutorView>> = executors.map(|all| all.iter().filter(|executor| executor.silence.is_none()).collect());
+        reasons.extend(heard.as_deref().and_then(|executors| nobody(facts, executors)));
+        let is_held = match facts.publication {
+            Publication::Done => false,
+            // Marks are saved with every renewal: then they tell for certain.
+            Publication::Open => facts.queued_for > self.times.shard_renewal() * 3,
+            Publication::Never => true,
+        };
+        if is_held && facts.paused.is_none() {
+            reasons.push(Reason::Held { queue: queue(), priority: facts.priority.as_str() });
+        }
+        let serving = heard.iter().flatten().filter(|executor| executor.serves(&facts.queue));
+        let slots = serving.clone().map(|executor| executor.slots).fold(0, u32::saturating_add);
+        let slots_busy = serving.map(|executor| executor.slots_busy).fold(0, u32::saturating_add);
+        if facts.ahead.tasks > 0 || (slots > 0 && slots_busy >= slots) {
+            reasons.push(Reason::Behind { tasks: facts.ahead.tasks, is_more: facts.ahead.is_more, slots, slots_busy });
+        }
+        if reasons.is_empty() {
+            reasons.push(Reason::AboutToStart);
+        }
+        reasons
+    }
 }
 
 /// A reason with its sentence.
@@ -110,34 +221,13 @@ fn shown(reason: &Reason) -> Value {
     document
 }
 
-/// What holds it, the first first. Without `executors` it is too early to say who lives. Marks are saved every few seconds:
-/// `marks_age` is when they tell for certain.
-fn reasons(facts: &WhyFacts, executors: Option<&[ExecutorView]>, marks_age: Duration) -> Vec<Reason> {
-    match facts.status {
-        TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Skipped | TaskStatus::Cancelled => {
-            let error = (facts.status == TaskStatus::Failed).then(|| error(facts)).flatten();
-            vec![Reason::Ended { status: facts.status, completed_at: facts.completed_at, error }]
-        }
-        TaskStatus::Running => running(facts, executors),
-        TaskStatus::Pending if facts.upstream_count > 0 => {
-            vec![Reason::Upstream { tasks: facts.upstream.clone(), tasks_total: facts.upstream_count }]
-        }
-        TaskStatus::Pending | TaskStatus::Waiting => match facts.due_at {
-            until @ Some(_) => vec![Reason::Timer { until }],
-            None => vec![Reason::AboutToStart],
-        },
-        TaskStatus::Retrying => vec![retrying(facts)],
-        TaskStatus::Queued => queued(facts, executors, marks_age),
+/// What becomes of a task whose run is lost.
+const fn after_its_loss(facts: &WhyFacts) -> &'static str {
+    match (facts.cancel_requested_at, facts.at_most_once) {
+        (Some(_), _) => "is cancelled",
+        (None, true) => "fails as lost (at_most_once)",
+        (None, false) => "is dispatched again",
     }
-}
-
-fn running(facts: &WhyFacts, executors: Option<&[ExecutorView]>) -> Vec<Reason> {
-    let executor_id = facts.executor_id.clone().unwrap_or_default();
-    let is_heard = executors.is_none_or(|executors| executors.iter().any(|executor| executor.name == executor_id));
-    let (started_at, attempt) = (facts.started_at, facts.attempts);
-    let cancelling = facts.cancel_requested_at.map(|requested_at| Reason::Cancelling { requested_at });
-    let silent = (!is_heard).then(|| Reason::Silent { executor_id: executor_id.clone() });
-    [Some(Reason::Running { executor_id, started_at, attempt }), cancelling, silent].into_iter().flatten().collect()
 }
 
 fn retrying(facts: &WhyFacts) -> Reason {
@@ -148,38 +238,13 @@ fn retrying(facts: &WhyFacts) -> Reason {
     Reason::Backoff { until, attempts: facts.attempts, max_attempts: facts.max_attempts, error }
 }
 
-fn queued(facts: &WhyFacts, executors: Option<&[ExecutorView]>, marks_age: Duration) -> Vec<Reason> {
-    let queue = || facts.queue.clone();
-    let mut reasons = Vec::new();
-    if let Some((paused_at, reason)) = &facts.paused {
-        reasons.push(Reason::PausedQueue { queue: queue(), paused_at: *paused_at, paused_reason: reason.clone() });
-    }
-    reasons.extend(executors.and_then(|executors| nobody(facts, executors)));
-    let is_held = match facts.publication {
-        Publication::Done => false,
-        Publication::Open => facts.queued_for > marks_age,
-        Publication::Never => true,
-    };
-    if is_held && facts.paused.is_none() {
-        reasons.push(Reason::Held { queue: queue(), priority: facts.priority.as_str() });
-    }
-    let serving: Vec<&ExecutorView> = executors.unwrap_or_default().iter().filter(|executor| executor.serves(&facts.queue)).collect();
-    let slots = serving.iter().map(|executor| executor.slots).fold(0, u32::saturating_add);
-    let slots_busy = serving.iter().map(|executor| executor.slots_busy).fold(0, u32::saturating_add);
-    if facts.ahead.tasks > 0 || (slots > 0 && slots_busy >= slots) {
-        reasons.push(Reason::Behind { tasks: facts.ahead.tasks, is_more: facts.ahead.is_more, slots, slots_busy });
-    }
-    if reasons.is_empty() {
-        reasons.push(Reason::AboutToStart);
-    }
-    reasons
-}
-
 /// Why no executor takes it.
-fn nobody(facts: &WhyFacts, executors: &[ExecutorView]) -> Option<Reason> {
+fn nobody(facts: &WhyFacts, executors: &[&ExecutorView]) -> Option<Reason> {
     let queue = facts.queue.clone();
-    let names = |of: &dyn Fn(&&ExecutorView) -> bool| executors.iter().filter(of).map(|executor| executor.name.clone()).collect();
-    let serving: Vec<&ExecutorView> = executors.iter().filter(|executor| executor.serves(&queue)).collect();
+    let names = |of: &dyn Fn(&ExecutorView) -> bool| {
+        executors.iter().filter(|executor| of(executor)).map(|executor| executor.name.clone()).collect()
+    };
+    let serving: Vec<&&ExecutorView> = executors.iter().filter(|executor| executor.serves(&queue)).collect();
     if serving.is_empty() {
         let executors_not_taking = names(&|executor| executor.queues.contains(&facts.queue));
         return Some(Reason::NobodyServesQueue { queue, executors_not_taking });
@@ -205,9 +270,7 @@ impl fmt::Display for Reason {
             Self::Running { executor_id, started_at, attempt } => {
                 write!(f, "attempt {attempt} runs on `{executor_id}` since {}", at(*started_at))
             }
-            Self::Silent { executor_id } => {
-                write!(f, "`{executor_id}` is not heard: unless it comes back, the run counts as lost and the task runs again elsewhere")
-            }
+            Self::Silent { silent, then } => write!(f, "{silent}, then the task {then}"),
             Self::Cancelling { requested_at } => write!(f, "it was cancelled at {}: its run has to end first", at(Some(*requested_at))),
             Self::Upstream { tasks, tasks_total } => {
                 let named: Vec<String> = tasks.iter().map(|task| format!("`{}` ({})", task.name, task.status)).collect();
@@ -261,10 +324,12 @@ fn at(time: Option<OffsetDateTime>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::silence::tests::{self, incarnation, silent_for};
     use super::*;
-    use orchestr8_proto::ids::Incarnation;
+    use orchestr8_core::leases::Standing;
     use orchestr8_proto::words::Priority;
     use orchestr8_store::read::why::Ahead;
+    use std::time::Duration;
     use time::macros::datetime;
     use uuid::Uuid;
 
@@ -279,6 +344,8 @@ mod tests {
             priority: Priority::Normal,
             handler: Some("train".into()),
             executor_id: Some("e1".into()),
+            incarnation: Some(incarnation(1)),
+            at_most_once: false,
             started_at: Some(NOON),
             completed_at: None,
             error: Some("code 3".into()),
@@ -299,24 +366,13 @@ mod tests {
     }
 
     fn executor() -> ExecutorView {
-        ExecutorView {
-            name: "e1".into(),
-            incarnation: Incarnation::random(),
-            version: "1".into(),
-            queues: vec!["gpu".into()],
-            handlers: vec!["train".into()],
-            slots: 4,
-            slots_busy: 1,
-            draining: false,
-            cordoned: false,
-            log_filter: String::new(),
-            seen_at: NOON,
-        }
+        tests::executor(1)
     }
 
     /// The sentences.
     fn said(facts: &WhyFacts, executors: &[ExecutorView]) -> Vec<String> {
-        reasons(facts, Some(executors), Duration::from_secs(9)).iter().map(ToString::to_string).collect()
+        let outlook = Outlook { executors: Some(executors.to_vec()), times: ProtocolTimes::default() };
+        outlook.reasons(facts).iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -337,8 +393,16 @@ mod tests {
     fn what_runs_says_where_and_whether_it_is_heard() {
         let running = facts(TaskStatus::Running);
         assert_eq!(said(&running, &[executor()]), ["attempt 2 runs on `e1` since 2026-01-31T12:00:00Z"]);
-        let silent = said(&WhyFacts { cancel_requested_at: Some(NOON), ..running }, &[]);
-        assert!(silent.len() == 3 && silent[1].starts_with("it was cancelled") && silent[2].contains("is not heard"), "{silent:?}");
+        let cancelled = WhyFacts { cancel_requested_at: Some(NOON), ..running.clone() };
+        let silent = said(&cancelled, &[]);
+        assert!(silent.len() == 3 && silent[1].starts_with("it was cancelled") && silent[2].contains("has not been heard"), "{silent:?}");
+        assert!(silent[2].ends_with("within 15 s, then the task is cancelled"), "{silent:?}");
+        // One of the same name is not the one that holds the run.
+        let silent = silent_for(8_200, Standing::default(), executor());
+        let again = said(&running, &[silent.clone(), tests::executor(2)]);
+        assert!(again.len() == 2 && again[1].ends_with("lease ends in about 6.8 s, then the task is dispatched again"), "{again:?}");
+        let once = said(&WhyFacts { at_most_once: true, ..running }, &[silent]);
+        assert!(once[1].ends_with("then the task fails as lost (at_most_once)"), "{once:?}");
         let ended = WhyFacts { completed_at: Some(NOON), ..facts(TaskStatus::Failed) };
         assert_eq!(said(&ended, &[]), ["it has ended: failed at 2026-01-31T12:00:00Z (exit: code 3)"]);
     }
@@ -348,7 +412,11 @@ mod tests {
         let queued = facts(TaskStatus::Queued);
         assert_eq!(said(&queued, &[executor()]), ["nothing is in its way: it starts in a moment"]);
         assert!(said(&queued, &[])[0].contains("no executor serves queue `gpu`"));
-        assert_eq!(reasons(&queued, None, Duration::ZERO), [Reason::AboutToStart], "too early to say");
+        let early = Outlook { executors: None, times: ProtocolTimes::default() };
+        assert_eq!(early.reasons(&queued), [Reason::AboutToStart], "too early to say");
+        assert_eq!(early.reasons(&facts(TaskStatus::Running)).len(), 1, "too early to say");
+        let silent = silent_for(8_000, Standing::default(), executor());
+        assert!(said(&queued, &[silent])[0].contains("no executor serves queue `gpu`"), "it is not heard");
         let cordoned = said(&queued, &[ExecutorView { cordoned: true, ..executor() }]);
         assert!(cordoned[0].contains("take no new work (`e1`)"), "{cordoned:?}");
         let without = said(&queued, &[ExecutorView { handlers: Vec::new(), ..executor() }]);

@@ -1,12 +1,12 @@
 //! The one way in for callers: submissions and commands go to the lane that owns their shard, and are answered after its commit.
 
+use super::board::{Board, Look};
 use super::watch::{Listeners, Watch};
 use crate::bus::BusError;
 use crate::bus::facts::BrokerFacts;
 use orchestr8_core::plan::Plan;
 use orchestr8_proto::ids::{ExecutionId, Incarnation, TaskId};
 use orchestr8_proto::traces::TraceParent;
-use orchestr8_proto::wire::ExecutorOrder;
 use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use uuid::Uuid;
+
+pub use super::board::{ExecutorSilence, ExecutorView, Order};
 
 /// One execution that a caller wants.
 #[derive(Debug, Clone)]
@@ -217,59 +219,6 @@ pub enum Command {
     },
 }
 
-/// One executor as its heartbeats describe it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExecutorView {
-    /// Its name, a label.
-    pub name: String,
-    /// The process: what identifies it.
-    pub incarnation: Incarnation,
-    /// Of the program, as it says.
-    pub version: String,
-    /// Queues it fetches from.
-    pub queues: Vec<String>,
-    /// Handlers it has.
-    pub handlers: Vec<String>,
-    /// Tasks it runs at once, at most.
-    pub slots: u32,
-    /// Tasks it runs now.
-    pub slots_busy: u32,
-    /// It takes no new work, and gives back what it has.
-    pub draining: bool,
-    /// It takes no new work, because an operator said so.
-    pub cordoned: bool,
-    /// What it logs, as it says; empty: an older version says nothing.
-    pub log_filter: String,
-    /// When its last heartbeat came, on this machine's clock.
-    pub seen_at: OffsetDateTime,
-}
-
-impl ExecutorView {
-    /// Whether it takes new work of this queue.
-    #[must_use]
-    pub fn serves(&self, queue: &str) -> bool {
-        !self.draining && !self.cordoned && self.queues.iter().any(|served| served == queue)
-    }
-}
-
-/// What an operator wants of an executor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
-    /// Whether it takes work.
-    Work(ExecutorOrder),
-    /// What it logs from now on: a filter that is one.
-    Log(String),
-}
-
-/// Why the executors are shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Occasion {
-    /// A beat interval is over.
-    Tick,
-    /// Somebody is new, or says something new.
-    News,
-}
-
 /// The callers' side of the engine. Cheap to clone.
 #[derive(Clone)]
 pub struct EngineHandle {
@@ -278,9 +227,7 @@ pub struct EngineHandle {
     owners: Arc<RwLock<BTreeMap<u16, usize>>>,
     next_submission: Arc<AtomicUsize>,
     listeners: Arc<Listeners>,
-    executors: Arc<Mutex<Vec<ExecutorView>>>,
-    /// Beat intervals for which the lanes have listened, all together.
-    beats_listened: Arc<AtomicUsize>,
+    board: Arc<Board>,
     paused_queues: Arc<RwLock<Vec<String>>>,
 }
 
@@ -318,8 +265,7 @@ impl EngineHandle {
             owners: Arc::default(),
             next_submission: Arc::default(),
             listeners: Arc::default(),
-            executors: Arc::default(),
-            beats_listened: Arc::default(),
+            board: Arc::default(),
             paused_queues: Arc::default(),
         };
         (handle, receivers)
@@ -382,10 +328,16 @@ impl EngineHandle {
         answer.await.ok()
     }
 
-    /// The executors whose heartbeats were heard lately.
+    /// The executors that are heard.
     #[must_use]
     pub fn executors(&self) -> Vec<ExecutorView> {
-        self.executors.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.all_executors().into_iter().filter(|executor| executor.silence.is_none()).collect()
+    }
+
+    /// The executors that are heard, and those that have lately fallen silent.
+    #[must_use]
+    pub fn all_executors(&self) -> Vec<ExecutorView> {
+        self.board.executors()
     }
 
     /// What `/readyz` reports: the shards of all lanes, and what the first lane that misses something misses.
@@ -450,15 +402,12 @@ impl EngineHandle {
     #[must_use]
     pub fn has_listened(&self) -> bool {
         // A tick at the lane's start, one after a beat interval, and one more for those that were late.
-        self.beats_listened.load(Ordering::Relaxed) >= self.lanes.len() * 3
+        self.board.beats_listened() >= self.lanes.len() * 3
     }
 
-    /// What one look of a lane at its roster saw.
-    pub(crate) fn show_executors(&self, views: Vec<ExecutorView>, occasion: Occasion) {
-        if occasion == Occasion::Tick {
-            self.beats_listened.fetch_add(1, Ordering::Relaxed);
-        }
-        *self.executors.lock().unwrap_or_else(PoisonError::into_inner) = views;
+    /// A lane has looked at its roster.
+    pub(crate) fn show_executors(&self, look: Look) {
+        self.board.show(look);
     }
 
     /// Queues that dispatch nothing, as a lane learnt with its last renewal.
@@ -478,17 +427,21 @@ impl EngineHandle {
 
 #[cfg(test)]
 mod tests {
+    use super::super::board::Occasion;
     use super::*;
+    use std::time::Duration;
+    use tokio::time::Instant;
 
     #[test]
     fn executors_are_surely_known_only_after_two_whole_intervals_of_every_lane() {
         let (handle, _commands) = EngineHandle::new(2, 1);
+        let look = |occasion| Look { sightings: Vec::new(), occasion, silent_after: Duration::ZERO, tells_until: Instant::now() };
         for _ in 0..5 {
-            handle.show_executors(Vec::new(), Occasion::Tick);
-            handle.show_executors(Vec::new(), Occasion::News);
+            handle.show_executors(look(Occasion::Tick));
+            handle.show_executors(look(Occasion::News));
             assert!(!handle.has_listened());
         }
-        handle.show_executors(Vec::new(), Occasion::Tick);
+        handle.show_executors(look(Occasion::Tick));
         assert!(handle.has_listened());
     }
 }

@@ -239,13 +239,13 @@ impl Lane {
             Connection::Up => {
                 // Nobody could be heard meanwhile.
                 self.connected = true;
-                self.leases.grant_full_leases();
+                self.listen_anew();
                 self.look_after_streams();
                 self.alarms.reader = Some(Instant::now());
                 self.parts.handle.update_health(self.parts.index, |health| health.nats = None);
             }
             Connection::Gap => {
-                self.leases.grant_full_leases();
+                self.listen_anew();
                 self.alarms.reader = Some(Instant::now());
             }
             Connection::Down => {

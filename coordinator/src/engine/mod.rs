@@ -9,10 +9,11 @@
 //! ```
 //! Submissions of callers pass through the same steps beside it, as `flights` on a connection of their own.
 //! Shards are shared with other lanes by `sharing`, which send each other `mail`; any doubt runs the one `recovery`, and what is gone from NATS is made again (`deleted`). No verdict without an `inquiry`. Inputs that are too large for a message are served by `references`. What dispatches read of upstream tasks is loaded by `outputs`. What is not published yet lies above the
-//! marks of its lot (`lots`). What ended may be a span (`spans`). [`handle`] is what the API holds.
+//! marks of its lot (`lots`). Which executors are heard stands on the `board`. What ended may be a span (`spans`). [`handle`] is what the API holds.
 
 mod act;
 mod batch;
+pub(crate) mod board;
 mod bundles;
 pub mod cache;
 mod clock;

@@ -1,10 +1,11 @@
 //! What executors are told, and what operators want: beats, paused queues, executors without new work, a look at NATS. Nothing of it
 //! is an event of an execution.
 
-use super::handle::{Occasion, Order};
+use super::board::{Look, Occasion, Order};
 use super::lane::Lane;
 use crate::bus::BusError;
 use crate::bus::facts::BrokerFacts;
+use orchestr8_core::leases::Silence;
 use orchestr8_proto::ids::Incarnation;
 use orchestr8_proto::wire::{CoordinatorBeat, Nudge, SCHEMA_VERSION};
 use std::collections::BTreeSet;
@@ -13,6 +14,43 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 impl Lane {
+    /// The coordinator's beat, and a tick of every lease. Both come from here, so that a wedged lane falls silent.
+    pub(super) fn beat(&mut self) {
+        self.leases.others_heard(self.parts.heard.borrow().heard);
+        // Without a connection nobody can be heard: silence means nothing. A lane without shards listens as well, so that it
+        // knows who is silent when it takes some.
+        let silence = if self.connected {
+            self.roster.tick();
+            let silence = self.leases.tick();
+            self.show_executors(Occasion::Tick);
+            silence
+        } else {
+            Silence::default()
+        };
+        if !self.owns_shards() {
+            return;
+        }
+        self.parts.metrics.losses_held_back(silence.held_back);
+        if silence.held_back > 0 {
+            tracing::error!(executors = silence.held_back, "more than half of the executors fell silent together; losses are held back");
+        }
+        silence.suspects.into_iter().for_each(|suspect| self.suspect(suspect));
+        self.say_beat();
+    }
+
+    /// Nobody could be heard until now: everybody gets a full lease, and whoever is silent is that from now on.
+    pub(super) fn listen_anew(&mut self) {
+        self.leases.grant_full_leases();
+        self.roster.listens_anew();
+    }
+
+    fn show_executors(&self, occasion: Occasion) {
+        let times = self.parts.times;
+        let sightings = self.roster.sightings(|incarnation| self.leases.standing(incarnation));
+        let (silent_after, tells_until) = (times.executor_silence(), Instant::now() + times.beat());
+        self.parts.handle.show_executors(Look { sightings, occasion, silent_after, tells_until });
+    }
+
     /// What the database says with each renewal. Executors hear of a change at once, and then with every beat; what is held here
     /// is fed as soon as its queue goes on.
     pub(super) fn queues_are_paused(&mut self, queues: &[String]) {
@@ -53,7 +91,9 @@ impl Lane {
             return;
         }
         self.alarms.announce = None;
-        self.parts.handle.show_executors(self.roster.views(), Occasion::News);
+        if self.connected {
+            self.show_executors(Occasion::News);
+        }
         if self.owns_shards() {
             self.say_beat();
         }

@@ -2,7 +2,6 @@
 
 use super::cache::PlanCache;
 use super::clock::DatabaseClock;
-use super::handle::Occasion;
 use super::input::{Input, Survey};
 use super::inquiry::Doubt;
 use super::lane::Lane;
@@ -11,7 +10,7 @@ use super::work::Work;
 use crate::bus::reader::{Reader, ReaderStart};
 use crate::bus::streams::Incarnations;
 use crate::kill_points;
-use orchestr8_core::leases::{Grant, Silence};
+use orchestr8_core::leases::Grant;
 use orchestr8_core::machine::Event;
 use orchestr8_core::marks::Marks;
 use orchestr8_proto::timestamp::Timestamp;
@@ -154,7 +153,7 @@ impl Lane {
         self.save().await?;
         for running in running {
             let (task, dispatch, run, incarnation) = (running.task, running.dispatch, running.run, running.incarnation);
-            self.leases.found(Grant { task, dispatch, run, incarnation, beat_sequence: 0, ticks: None });
+            self.leases.found(Grant { task, dispatch, run, incarnation, beat_sequence: 0, ticks: None }, &running.executor);
         }
         let saved = shards::marks(&mut self.parts.connection, shards).await?;
         let counts = queue::queued_counts(&mut self.parts.connection, shards).await?;
@@ -240,25 +239,6 @@ impl Lane {
             }
         });
         Ok(())
-    }
-
-    /// The coordinator's beat, and a tick of every lease. Both come from here, so that a wedged lane falls silent.
-    fn beat(&mut self) {
-        self.roster.tick();
-        self.parts.handle.show_executors(self.roster.views(), Occasion::Tick);
-        self.leases.others_heard(self.parts.heard.borrow().heard);
-        // Without a connection nobody can be heard: silence means nothing. A lane without shards listens as well, so that it
-        // knows who is silent when it takes some.
-        let silence = if self.connected { self.leases.tick() } else { Silence::default() };
-        if !self.owns_shards() {
-            return;
-        }
-        self.parts.metrics.losses_held_back(silence.held_back);
-        if silence.held_back > 0 {
-            tracing::error!(executors = silence.held_back, "more than half of the executors fell silent together; losses are held back");
-        }
-        silence.suspects.into_iter().for_each(|suspect| self.suspect(suspect));
-        self.say_beat();
     }
 
     async fn take_due(&mut self) -> Result<(), StoreError> {

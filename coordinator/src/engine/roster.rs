@@ -1,11 +1,13 @@
-//! The executors that are heard: heartbeats put together from their parts, and what they say about themselves.
+//! The executors that are heard, and those that have fallen silent: heartbeats put together from their parts, and what they say
+//! about themselves.
 
-use super::handle::ExecutorView;
+use super::board::{ExecutorView, LastBeat, Sighting};
 use super::untrusted;
-use orchestr8_core::leases::{Beat, Listed};
+use orchestr8_core::leases::{Beat, Listed, Standing};
 use orchestr8_proto::ids::{DispatchId, Incarnation, RunId, TaskId};
 use orchestr8_proto::wire::{HELD_RUNS_MAX, Heartbeat, HeldRun};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use time::OffsetDateTime;
 
 /// Parts of one heartbeat, at most: 16 × 4,096 runs, more than an executor has slots.
@@ -21,8 +23,11 @@ const NAMES_BYTES_MAX: usize = 16 * 1024 * 1024;
 const NAME_BYTES: usize = size_of::<String>() + 16;
 /// Executors that are known at once; nobody hears the heartbeats of who is beyond.
 const EXECUTORS_MAX: usize = 10_000;
-/// Beat intervals without a heartbeat after which an executor is no longer shown.
-const SHOWN_TICKS: u32 = 5;
+/// Beat intervals without a heartbeat after which an executor is no longer shown: for longer than its losses may be held back,
+/// nobody need ask where it is.
+const SHOWN_TICKS: u32 = 26;
+/// The same while more than half of the room is taken: a run's lease. Those that are heard need it.
+const SHOWN_TICKS_CROWDED: u32 = 5;
 
 /// Executors by incarnation.
 #[derive(Debug, Default)]
@@ -37,6 +42,7 @@ pub struct Roster {
 #[derive(Debug)]
 struct Known {
     view: ExecutorView,
+    last_beat: LastBeat,
     silent_ticks: u32,
     collecting: Option<Collecting>,
 }
@@ -52,8 +58,8 @@ struct Collecting {
 pub struct Complete {
     /// Whose.
     pub incarnation: Incarnation,
-    /// The label.
-    pub executor: String,
+    /// The label, as rows and lists have it.
+    pub executor: Arc<str>,
     /// From 1.
     pub sequence: u64,
     /// All runs, with their tokens.
@@ -77,7 +83,9 @@ impl Roster {
         let before = self.known.get(&incarnation).map_or(0, |known| names_bytes(&known.view));
         let view = view(&beat, incarnation, NAMES_BYTES_MAX - (self.names_bytes - before));
         self.names_bytes = self.names_bytes - before + names_bytes(&view);
-        let known = self.known.entry(incarnation).or_insert_with(|| Known { view: view.clone(), silent_ticks: 0, collecting: None });
+        let new = || Known { view: view.clone(), last_beat: LastBeat::first(), silent_ticks: 0, collecting: None };
+        let known = self.known.entry(incarnation).or_insert_with(new);
+        known.last_beat.again();
         known.silent_ticks = 0;
         let before = std::mem::replace(&mut known.view, view);
         let shown = |view: &ExecutorView| (view.draining, view.cordoned);
@@ -96,7 +104,7 @@ impl Roster {
         {
             self.names_bytes -= names_bytes(&gone.view);
         }
-        Some(Complete { incarnation, executor: beat.executor, sequence: beat.sequence, runs, last: beat.last })
+        Some(Complete { incarnation, executor: untrusted::name(&beat.executor), sequence: beat.sequence, runs, last: beat.last })
     }
 
     /// Gives one incomplete heartbeat of another up, where there are too many.
@@ -115,13 +123,23 @@ impl Roster {
         std::mem::take(&mut self.news)
     }
 
-    /// One beat interval has passed.
+    /// One beat interval has passed, in which everybody could be heard.
     pub fn tick(&mut self) {
+        let is_crowded = self.known.len() > EXECUTORS_MAX / 2 || self.names_bytes > NAMES_BYTES_MAX / 2;
+        let shown_ticks = if is_crowded { SHOWN_TICKS_CROWDED } else { SHOWN_TICKS };
         self.known.retain(|_, known| {
             known.silent_ticks += 1;
-            known.silent_ticks <= SHOWN_TICKS
+            known.silent_ticks <= shown_ticks
         });
         self.names_bytes = self.known.values().map(|known| names_bytes(&known.view)).sum();
+    }
+
+    /// Nobody could be heard until now: whoever is silent from now on is that anew.
+    pub fn listens_anew(&mut self) {
+        for known in self.known.values_mut() {
+            known.last_beat.listened_to();
+            known.silent_ticks = 0;
+        }
     }
 
     /// The queues that they serve.
@@ -130,16 +148,21 @@ impl Roster {
         self.known.values().flat_map(|known| known.view.queues.iter().cloned()).collect()
     }
 
-    /// Whether an executor that is heard serves the queue.
+    /// Whether one of them serves the queue.
     #[must_use]
     pub fn serves(&self, queue: &str) -> bool {
         self.known.values().any(|known| known.view.queues.iter().any(|served| served == queue))
     }
 
-    /// The executors that are heard.
+    /// All of them, with what becomes of the runs of each, should it be silent.
     #[must_use]
-    pub fn views(&self) -> Vec<ExecutorView> {
-        self.known.values().map(|known| known.view.clone()).collect()
+    pub(crate) fn sightings(&self, standing: impl Fn(Incarnation) -> Option<Standing>) -> Vec<Sighting> {
+        let sighting = |known: &Known| Sighting {
+            view: known.view.clone(),
+            last_beat: known.last_beat.clone(),
+            standing: standing(known.view.incarnation).unwrap_or_default(),
+        };
+        self.known.values().map(sighting).collect()
     }
 }
 
@@ -160,6 +183,7 @@ fn view(beat: &Heartbeat, incarnation: Incarnation, bytes_left: usize) -> Execut
         cordoned: beat.cordoned,
         log_filter: untrusted::log_filter(&beat.log_filter),
         seen_at: OffsetDateTime::now_utc(),
+        silence: None,
     }
 }
 
@@ -185,19 +209,38 @@ impl Complete {
             Some(Listed { task, dispatch, run: RunId::try_from(run.run_id.as_ref()).ok()? })
         };
         let runs = self.runs.iter().filter_map(listed).collect();
-        Beat { incarnation: self.incarnation, sequence: self.sequence, runs, last: self.last }
+        Beat { incarnation: self.incarnation, executor: self.executor.clone(), sequence: self.sequence, runs, last: self.last }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orchestr8_proto::times::ProtocolTimes;
     use orchestr8_proto::wire::SCHEMA_VERSION;
 
     fn part(incarnation: Incarnation, part: u32, runs: usize) -> Heartbeat {
         let runs = vec![HeldRun::default(); runs];
         let incarnation = incarnation.to_bytes();
         Heartbeat { schema_version: SCHEMA_VERSION, incarnation, sequence: 1, part, parts: 2, runs, ..Heartbeat::default() }
+    }
+
+    #[test]
+    fn whoever_falls_silent_stays_known_for_longer_than_its_losses_may_be_held_back() {
+        let times = ProtocolTimes::default();
+        assert!(times.beat() * (SHOWN_TICKS - 1) >= times.run_lease() + times.mass_silence_hold());
+        assert_eq!(times.beat() * SHOWN_TICKS_CROWDED, times.run_lease());
+        let (mut roster, one) = (Roster::default(), Incarnation::random());
+        roster.part(naming(one, 1, 1));
+        (0..SHOWN_TICKS).for_each(|_| roster.tick());
+        let standing = Standing { held_back: true, replaced_by: None };
+        let seen = roster.sightings(|_| Some(standing));
+        assert_eq!((seen.len(), seen[0].standing), (1, standing));
+        roster.listens_anew();
+        (0..SHOWN_TICKS).for_each(|_| roster.tick());
+        assert_eq!(roster.sightings(|_| None).len(), 1, "nobody could be heard before");
+        roster.tick();
+        assert!(roster.sightings(|_| None).is_empty());
     }
 
     #[test]
@@ -236,7 +279,7 @@ mod tests {
         let late = Incarnation::random();
         assert!(roster.part(naming(late, NAMES_MAX, 1)).is_some());
         assert!(roster.known[&late].view.queues.is_empty());
-        for _ in 0..=SHOWN_TICKS {
+        for _ in 0..=SHOWN_TICKS_CROWDED {
             roster.tick();
         }
         assert!(roster.part(naming(late, NAMES_MAX, 2)).is_some());

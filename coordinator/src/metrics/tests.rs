@@ -95,6 +95,7 @@ fn an_executor_counts_in_each_of_its_queues() {
         incarnation: Incarnation::random(),
         version: "0.1.0".into(),
         seen_at: OffsetDateTime::UNIX_EPOCH,
+        silence: None,
     };
     let health = EngineHealth { shards_owned: 16, shards_due: 8, nats: None, database: None };
     let executors = vec![executor(&["a", "b"], 3, false), executor(&["a"], 1, true)];

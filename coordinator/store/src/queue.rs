@@ -37,7 +37,7 @@ and not exists (select 1 from task_executions t where t.shard = m.shard and t.qu
   and t.status = 'queued')
 returning m.shard, m.queue, m.priority";
 /// Holders.
-pub const RUNNING: &str = "select id, dispatch_id, run_id, incarnation from task_executions
+pub const RUNNING: &str = "select id, dispatch_id, run_id, incarnation, coalesce(executor_id, '') from task_executions
 where status = 'running' and shard = any ($1) and dispatch_id is not null and run_id is not null and incarnation is not null";
 /// Timers that are due, and the one after them.
 pub const DUE: &str = "select d.id, d.due_at from unnest($1::int[]) s (shard) cross join lateral (
@@ -81,7 +81,7 @@ pub struct LotCount {
 }
 
 /// A task that somebody holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
     /// Which task.
     pub task: TaskId,
@@ -91,6 +91,8 @@ pub struct Running {
     pub run: RunId,
     /// The holder's process.
     pub incarnation: Incarnation,
+    /// The holder's name.
+    pub executor: Arc<str>,
 }
 
 /// Queued rows above `after`, at most `limit`.
@@ -149,6 +151,7 @@ pub async fn running(connection: &mut PgConnection, shards: &[u16]) -> Result<Ve
             dispatch: DispatchId(row.try_get(1)?),
             run: RunId(row.try_get(2)?),
             incarnation: Incarnation(row.try_get(3)?),
+            executor: row.try_get::<&str, _>(4)?.into(),
         })
     };
     rows.iter().map(row).collect()

@@ -184,7 +184,7 @@ impl Coordinator {
                 }
                 let (run, incarnation) = (holder.run_id, holder.incarnation);
                 let grant = Grant { task: row.id.task(index), dispatch: dispatch.id, run, incarnation, beat_sequence: 0, ticks: None };
-                self.leases.found(grant);
+                self.leases.found(grant, &task.executor.clone().unwrap_or_default());
             }
         }
         if !self.rules.keep(Rule::Found) {
@@ -260,13 +260,15 @@ impl Coordinator {
         if !self.rules.keep(Rule::R4) {
             for (incarnation, name) in &self.names {
                 if *name == beat.name {
-                    self.leases.beat(&leases::Beat { incarnation: *incarnation, sequence: 0, runs: Vec::new(), last: false });
+                    let executor = named(*name);
+                    self.leases.beat(&leases::Beat { incarnation: *incarnation, executor, sequence: 0, runs: Vec::new(), last: false });
                 }
             }
             return;
         }
         let runs = beat.runs.iter().map(|run| Listed { task: run.task, dispatch: run.dispatch, run: run.run }).collect();
-        let reading = self.leases.beat(&leases::Beat { incarnation: beat.incarnation, sequence: beat.sequence, runs, last: false });
+        let (incarnation, executor) = (beat.incarnation, named(beat.name));
+        let reading = self.leases.beat(&leases::Beat { incarnation, executor, sequence: beat.sequence, runs, last: false });
         if self.in_doubt {
             return;
         }
@@ -352,6 +354,11 @@ impl Hash for Coordinator {
         (self.lease, &self.leases, &self.marks, self.marks_stream, &self.inquiries, &self.pending, &self.names).hash(hasher);
         (self.reader, self.reader_from_us, self.read_through, self.position, self.heard, self.in_doubt, self.inbox_due).hash(hasher);
     }
+}
+
+/// As the rows say it.
+fn named(name: u8) -> Arc<str> {
+    name.to_string().into()
 }
 
 /// The runs of those outcomes that are still in the stream: a lost one may be published again after the evidence.

@@ -396,3 +396,17 @@ fn a_task_of_at_most_once_never_starts_twice_when_its_executor_dies() {
     wait_for(&mut simulation, "lost", Simulation::is_done);
     assert_eq!((status(&simulation, id), started(&simulation)), (Some(TaskStatus::Failed), 1));
 }
+
+/// Old incarnations and new ones together are more than three, and most of them are silent. But nobody is waited for who was replaced.
+#[test]
+fn executors_killed_twice_and_started_again_under_their_names() {
+    let mut simulation = installation(1, 8);
+    let ids = [submit(&mut simulation), submit(&mut simulation), submit(&mut simulation)];
+    wait_for(&mut simulation, "claimed", |simulation| ids.iter().all(|id| holder(simulation, *id).is_some()));
+    for _ in 0..2 {
+        (0..simulation.sites.len()).for_each(|_| simulation.kill_site(0, 1));
+        simulation.pass(5);
+    }
+    assert!(simulation.until(15, |simulation| started(simulation) == 6), "their losses are held back");
+    finish(simulation, 6);
+}

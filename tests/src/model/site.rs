@@ -78,7 +78,8 @@ pub(super) struct Around<'a> {
 
 fn settings(name: u8) -> ExecutorSettings {
     ExecutorSettings {
-        nats: NatsSettings::open(Vec::new()),
+        // All of one login, as the executors of a pool.
+        nats: NatsSettings { login: Some("pool".parse().expect("a login's name")), ..NatsSettings::open(Vec::new()) },
         name: name.to_string(),
         queues: vec!["default".into()],
         slots: 2,

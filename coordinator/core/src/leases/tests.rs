@@ -1,5 +1,7 @@
 //! Beats, silence, takeovers: who is suspect when.
 
+mod replaced;
+
 use super::*;
 use orchestr8_proto::ids::ExecutionId;
 use uuid::Uuid;
@@ -23,9 +25,15 @@ fn grant(holder: u128, n: u128, beat_sequence: u64) -> Grant {
     Grant { task: task(), dispatch, run: run(n), incarnation: incarnation(holder), beat_sequence, ticks: None }
 }
 
+/// Everybody has a name of its own.
+fn name(n: u128) -> Arc<str> {
+    format!("executor-{n}").into()
+}
+
 fn beat(holder: u128, sequence: u64, runs: &[u128]) -> Beat {
     let listed = |n: &u128| Listed { task: task(), dispatch: DispatchId(Uuid::from_u128(*n)), run: run(*n) };
-    Beat { incarnation: incarnation(holder), sequence, runs: runs.iter().map(listed).collect(), last: false }
+    let runs = runs.iter().map(listed).collect();
+    Beat { incarnation: incarnation(holder), executor: name(holder), sequence, runs, last: false }
 }
 
 #[test]
@@ -66,7 +74,7 @@ fn a_common_silence_is_measured_by_all_that_others_know() {
 fn a_common_silence_that_others_saw_is_believed() {
     let mut table = LeaseTable::new(TICKS);
     table.tick();
-    table.found(grant(1, 1, 0));
+    table.found(grant(1, 1, 0), &name(1));
     table.others_heard(Heard { executors: 3, late: 3 });
     (1..=TICKS.lease).for_each(|_| assert_eq!(table.tick().suspects, []));
     assert!(!table.is_suspect(run(1)));
@@ -95,7 +103,7 @@ fn a_takeover_by_a_lane_that_listened_grants_no_new_lease() {
     }
     // 1 was never heard while we listened, 2 fell silent, the others are heard.
     (3..=6).for_each(|n| drop(table.beat(&beat(n, 1, &[]))));
-    (1..=3).for_each(|n| table.found(grant(n, n, 0)));
+    (1..=3).for_each(|n| table.found(grant(n, n, 0), &name(n)));
     let suspects: Vec<RunId> = table.tick().suspects.iter().map(|suspect| suspect.run).collect();
     assert_eq!(suspects, [run(1), run(2)]);
 }
@@ -105,7 +113,7 @@ fn a_takeover_by_a_lane_that_could_not_listen_grants_a_full_lease() {
     let mut table = LeaseTable::new(TICKS);
     (0..TICKS.lease).for_each(|_| drop(table.tick()));
     table.grant_full_leases();
-    table.found(grant(1, 7, 0));
+    table.found(grant(1, 7, 0), &name(1));
     for _ in 0..TICKS.lease - 1 {
         assert!(table.tick().suspects.is_empty());
     }

@@ -1,6 +1,7 @@
 //! What an operator asks: who owns which shard, who serves, and what of Postgres itself may be wrong.
 
 use super::{ReadError, rfc3339, rfc3339_or_null};
+use orchestr8_proto::ids::Incarnation;
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::{PgExecutor, Row};
@@ -8,8 +9,8 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Stuck runs that are named, at most.
-const STUCK_SHOWN_MAX: i64 = 20;
+/// Stuck runs that are read, at most.
+pub const STUCK_SHOWN_MAX: usize = 20;
 
 const SHARDS: &str = "select s.shard, s.owner, s.lease_id is not null and s.expires_at > clock_timestamp() as is_owned,
         case when s.lease_id is not null then s.owned_since end as owned_since, s.expires_at, s.stream_incarnation, s.outcome_sequence,
@@ -28,7 +29,7 @@ const POSTGRES: &str = "select current_setting('server_version') as version, clo
         (select count(*) from quarantined_events) as quarantined";
 
 /// By the index of running tasks.
-const STUCK: &str = "select t.id, t.task_name, t.queue, t.executor_id from task_executions t
+const STUCK: &str = "select t.id, t.task_name, t.queue, coalesce(t.executor_id, '') as executor_id, t.incarnation from task_executions t
     where t.status = 'running' and t.incarnation is not null and not t.incarnation = any ($1) order by t.id limit $2";
 
 pub(super) const STATEMENTS: &[(&str, &str)] = &[("shards", SHARDS), ("postgres", POSTGRES), ("stuck", STUCK)];
@@ -99,7 +100,9 @@ pub struct StuckRun {
     /// The task's queue.
     pub queue: String,
     /// Name of the executor that held it.
-    pub executor_id: Option<String>,
+    pub executor_id: String,
+    /// The process that held it.
+    pub incarnation: Incarnation,
 }
 
 /// All shards.
@@ -146,10 +149,12 @@ pub async fn round_trip(db: impl PgExecutor<'_>) -> Result<Duration, ReadError> 
 /// # Errors
 /// [`ReadError`].
 pub async fn stuck(db: impl PgExecutor<'_>, heard: &[Uuid]) -> Result<Vec<StuckRun>, ReadError> {
-    let rows = sqlx::query(STUCK).bind(heard).bind(STUCK_SHOWN_MAX).fetch_all(db).await?;
+    let limit = i64::try_from(STUCK_SHOWN_MAX).unwrap_or(i64::MAX);
+    let rows = sqlx::query(STUCK).bind(heard).bind(limit).fetch_all(db).await?;
     let run = |row: &PgRow| {
-        let (task_id, name) = (row.try_get("id")?, row.try_get("task_name")?);
-        Ok(StuckRun { task_id, name, queue: row.try_get("queue")?, executor_id: row.try_get("executor_id")? })
+        let (task_id, name, queue) = (row.try_get("id")?, row.try_get("task_name")?, row.try_get("queue")?);
+        let (executor_id, incarnation) = (row.try_get("executor_id")?, Incarnation(row.try_get("incarnation")?));
+        Ok(StuckRun { task_id, name, queue, executor_id, incarnation })
     };
     rows.iter().map(run).collect()
 }

@@ -2,8 +2,8 @@
 
 use super::{ReadError, word};
 use orchestr8_core::plan::{Plan, TaskKind};
-use orchestr8_proto::ids::TaskId;
-use orchestr8_proto::words::{Priority, TaskStatus};
+use orchestr8_proto::ids::{ExecutionId, Incarnation, TaskId};
+use orchestr8_proto::words::{Priority, TaskStatus, WorkflowStatus};
 use serde::Serialize;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
@@ -17,7 +17,11 @@ pub const UPSTREAM_SHOWN_MAX: usize = 20;
 /// Queued tasks that are counted in one shard and priority, at most: the oldest, so that the count is a bound from below.
 const AHEAD_COUNTED_MAX: i64 = 1_000;
 
-const WHY: &str = "select t.task_name, t.workflow_id, t.status, t.queue, t.priority, t.executor_id, t.started_at, t.completed_at,
+/// Tasks of a workflow whose reasons are told, at most; they are counted all.
+const UNENDED_SHOWN_MAX: i64 = 20;
+
+const WHY: &str =
+    "select t.task_name, t.workflow_id, t.status, t.queue, t.priority, t.executor_id, t.incarnation, t.started_at, t.completed_at,
         t.error, t.error_type, t.attempt, t.max_retries, t.releases_in_row, t.due_at, coalesce(t.queued_at, t.created_at) as queued_at,
         greatest(0, extract(epoch from clock_timestamp() - coalesce(t.queued_at, t.created_at)))::float8 as queued_for_s,
         t.dispatch_sequence, m.published_through, m.tried_through, w.cancel_requested_at, q.paused_at, q.reason as paused_reason, p.plan
@@ -38,7 +42,30 @@ const AHEAD: &str = "select coalesce(sum(a.tasks), 0)::bigint as tasks, coalesce
             order by t.dispatch_sequence limit $5) o
         where u.priority <> $3 or o.queued_at < $4) a";
 
-pub(super) const STATEMENTS: &[(&str, &str)] = &[("why", WHY), ("why upstream", UPSTREAM), ("why ahead", AHEAD)];
+const WORKFLOW: &str = "select workflow_name, status, error from workflow_executions where id = $1";
+
+/// What only waits for other tasks says least.
+const UNENDED: &str = "select id, count(*) over () as tasks_total from task_executions
+    where id > $1 and id <= $2 and status not in ('completed', 'failed', 'skipped', 'cancelled')
+    order by status = 'pending', id limit $3";
+
+pub(super) const STATEMENTS: &[(&str, &str)] =
+    &[("why", WHY), ("why upstream", UPSTREAM), ("why ahead", AHEAD), ("why workflow", WORKFLOW), ("why unended", UNENDED)];
+
+/// An execution, and those of its tasks that have not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unended {
+    /// The name in the definition.
+    pub workflow_name: String,
+    /// Its state.
+    pub status: WorkflowStatus,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// The first twenty: in the order of the definition, those that only wait for others last.
+    pub tasks: Vec<TaskId>,
+    /// All of them.
+    pub tasks_total: i64,
+}
 
 /// What the database knows of a task's waiting.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +84,10 @@ pub struct WhyFacts {
     pub handler: Option<String>,
     /// Name of the executor that ran it last.
     pub executor_id: Option<String>,
+    /// The process that holds its run.
+    pub incarnation: Option<Incarnation>,
+    /// It is never started twice.
+    pub at_most_once: bool,
     /// Start of the attempt that counted.
     pub started_at: Option<OffsetDateTime>,
     /// When its end was committed.
@@ -148,6 +179,22 @@ pub async fn facts(db: &mut PgConnection, id: TaskId) -> Result<Option<WhyFacts>
     Ok(Some(facts))
 }
 
+/// The tasks of an execution that have not ended; none: there is no such execution.
+///
+/// # Errors
+/// [`ReadError`].
+pub async fn unended(db: &mut PgConnection, id: ExecutionId) -> Result<Option<Unended>, ReadError> {
+    let Some(workflow) = sqlx::query(WORKFLOW).bind(id.0).fetch_optional(&mut *db).await? else { return Ok(None) };
+    let rows = sqlx::query(UNENDED).bind(id.0).bind(id.last_task().0).bind(UNENDED_SHOWN_MAX).fetch_all(db).await?;
+    Ok(Some(Unended {
+        workflow_name: workflow.try_get("workflow_name")?,
+        status: word(&workflow, "status")?,
+        error: workflow.try_get("error")?,
+        tasks: rows.iter().map(|row| row.try_get("id").map(TaskId)).collect::<Result<_, _>>()?,
+        tasks_total: rows.first().map_or(Ok(0), |row| row.try_get("tasks_total"))?,
+    }))
+}
+
 async fn ahead(db: &mut PgConnection, facts: &WhyFacts) -> Result<Ahead, ReadError> {
     let priorities: Vec<&str> = Priority::ALL.iter().filter(|other| **other <= facts.priority).map(|other| other.as_str()).collect();
     let query = sqlx::query(AHEAD).bind(&facts.queue).bind(priorities).bind(facts.priority.as_str()).bind(facts.queued_at);
@@ -171,6 +218,8 @@ fn of_row(row: &PgRow, plan: &Plan, id: TaskId) -> Result<WhyFacts, ReadError> {
         priority: word(row, "priority")?,
         handler,
         executor_id: row.try_get("executor_id")?,
+        incarnation: row.try_get::<Option<Uuid>, _>("incarnation")?.map(Incarnation),
+        at_most_once: plan.tasks.get(id.index() as usize).is_some_and(|task| task.at_most_once),
         started_at: row.try_get("started_at")?,
         completed_at: row.try_get("completed_at")?,
         error: row.try_get("error")?,

@@ -25,6 +25,8 @@ pub async fn why(args: &WhyArgs) -> Result<Exit, CommandError> {
     let context = Context::new(&args.client)?;
     let target = context.resolve(&args.id).await?;
     if let Target::Workflow(id) = target {
+        // Any UUID has the form of one of the two: whether there is such a workflow, the coordinator knows.
+        context.about(target).await?;
         let remedy = format!("TASK: {id} is a workflow; pass one of its tasks, which `orchestr8 status {id} -o json` lists");
         return Err(CommandError::Usage(remedy));
     }

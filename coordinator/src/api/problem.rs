@@ -64,7 +64,7 @@ codes! {
     BadCursor = "bad_cursor", BAD_REQUEST, "The cursor is not one of this list",
         "Cursors come from `next_cursor` of the page before and fit only the same list.",
         "Start again without a cursor, or pass `next_cursor` as it was given.";
-    BadId = "bad_id", BAD_REQUEST, "This is not an id",
+    BadId = "bad_id", BAD_REQUEST, "This is not an id of what is meant",
         "An id is a UUID or at least the first 8 hex digits of one; workflows and tasks have different ids.",
         "Pass the id as it was given at submission.";
     Unauthorized = "unauthorized", UNAUTHORIZED, "A valid bearer token is required",

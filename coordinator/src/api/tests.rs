@@ -230,8 +230,8 @@ async fn wrong_bodies_are_refused() {
     let response = served().0.oneshot(post(&several, "application/json")).await.expect("an answer");
     let errors = document(response).await["errors"].take();
     let fields: Vec<_> = errors.as_array().expect("errors").iter().map(|error| error["field"].as_str().expect("a field")).collect();
-    assert_eq!(fields, ["[0].run", "[2].timeout", "[2].prio"], "{errors}");
-    assert_eq!((&errors[1]["value"], errors[1]["message"].as_str().is_some_and(|message| message.contains("90s"))), (&json!("x"), true));
+    assert_eq!(fields, ["[0].run", "[0].queue", "[2].timeout", "[2].prio"], "{errors}");
+    assert_eq!((&errors[2]["value"], errors[2]["message"].as_str().is_some_and(|message| message.contains("90s"))), (&json!("x"), true));
     check_problem(post(r#"{"run": "x", "callback_url": "http://x"}"#, "application/json"), Code::NotYet, "callback_url").await;
 }
 

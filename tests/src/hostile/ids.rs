@@ -48,6 +48,7 @@ async fn an_id_that_there_is_not_is_not_found_whatever_it_looks_like() -> Result
     for request in &OF_WORKFLOWS {
         check(&scene, ("workflow", task), request, (StatusCode::BAD_REQUEST, "is the id of a task, not of a workflow")).await?;
     }
+    assert_eq!(scene.number("select count(*) from shard_inbox").await?, 0, "nothing lies in an inbox that nobody owns");
     scene.finish().await;
     Ok(())
 }

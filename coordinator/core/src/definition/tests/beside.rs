@@ -129,7 +129,7 @@ const IN_FLAT: &[Mistake] = &[
     ("    a-b: ${{ input.n + 1 }}", "    a-b: ${{ 1 + }}", "tasks[2].with.a-b", "is not valid"),
     ("    a-b: ${{ input.n + 1 }}", "    a-b: ${{ input.n", "tasks[2].with.a-b", "never closed"),
     ("    a-b: ${{ input.n + 1 }}", "    a-b: ${{ tasks.frist.output }}", "tasks[2].with.a-b", "`frist`, which does not exist"),
-    ("    a-b: ${{ input.n + 1 }}", "    a-b: ${{ tasks.first.ouput }}", "tasks[2].with.a-b", "`ouput`, which does not exist"),
+    ("    a-b: ${{ input.n + 1 }}", "    a-b: ${{ workflow.nmae }}", "tasks[2].with.a-b", "`nmae`, which does not exist"),
     ("    a-b: ${{ input.n + 1 }}", "    a-b: ${{ tasks.full.output }}", "tasks[2].with.a-b", "reads itself"),
     ("    c: x", "    a_b: x", "tasks[2].with", "both reach the command as `WITH_A_B`"),
     ("    A: b", "    1A: b", "tasks[2].env.1A", "not the name of an environment variable"),

@@ -47,7 +47,7 @@ pub(super) fn build(schema: &Value) -> Result<Validator, ValidationError<'static
 fn report(reader: &mut Reader, root: &Node, error: &ValidationError<'_>) {
     let (node, path) = spot(root, error.instance_path().as_str());
     match error.kind() {
-        ValidationErrorKind::AnyOf { .. } if path.ends_with(".type") => report_types(reader, node, &path),
+        ValidationErrorKind::AnyOf { .. } if path.rsplit('.').next() == Some("type") => report_types(reader, node, &path),
         ValidationErrorKind::AnyOf { .. } | ValidationErrorKind::OneOfNotValid { .. } => {
             let message = format!("this is {}, which JSON Schema does not take here: correct it, or leave it out", node.described());
             reader.problems.add(node.position, &path, message);

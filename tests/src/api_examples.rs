@@ -5,8 +5,6 @@ use crate::scene::{Scene, executors};
 use anyhow::{Context, Result, ensure};
 use tokio::process::Command;
 
-/// The line in the document that names the address of `orchestr8 dev`.
-const ADDRESS: &str = "http://127.0.0.1:8088";
 /// Between the answers of two examples.
 const SEPARATOR: &str = "\necho; echo '=====';\n";
 
@@ -18,8 +16,11 @@ async fn the_examples_of_the_api_work_as_written() -> Result<()> {
     let folder = scene.installation.workdir.join(".orchestr8");
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join("token"), &scene.api().token)?;
-    let preamble = preamble.replace(ADDRESS, &scene.api().url);
-    let parts: Vec<&str> = ["set -e\n", &preamble].into_iter().chain(examples.iter().flat_map(|example| [SEPARATOR, example])).collect();
+    std::fs::write(folder.join("url"), &scene.api().url)?;
+    let parts: Vec<&str> = ["set -e\nunset ORCHESTR8_URL ORCHESTR8_TOKEN\n", preamble]
+        .into_iter()
+        .chain(examples.iter().flat_map(|example| [SEPARATOR, example]))
+        .collect();
     let script = parts.concat();
     let output = Command::new("bash").arg("-c").arg(script).current_dir(&scene.installation.workdir).output().await?;
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -27,7 +27,7 @@ const IDS_MAX: usize = 256;
 /// Prints one line per id as it ends: the id and its final state. With -o json: all ids with their states, at the end. Survives restarts of the coordinator.
 #[derive(Debug, clap::Args)]
 pub struct WaitArgs {
-    /// Ids of tasks or workflows, or their first 8 or more digits.
+    /// Ids of tasks or workflows, or their first 8 or more digits; at most 256.
     #[arg(required = true, value_name = "ID", value_parser = parse_id)]
     ids: Vec<GivenId>,
     /// Return as soon as one of them has ended, successful or not.
@@ -62,7 +62,10 @@ pub struct Ended {
 /// [`CommandError`] when something cannot be waited for.
 pub async fn wait(args: &WaitArgs) -> Result<Exit, CommandError> {
     if args.ids.len() > IDS_MAX {
-        return Err(CommandError::Usage(format!("{} ids: wait for at most {IDS_MAX} at once, or for their workflow", args.ids.len())));
+        return Err(CommandError::Usage(format!(
+            "{} ids are given, the limit is {IDS_MAX}: wait for some after the others, or for their workflow",
+            args.ids.len()
+        )));
     }
     let context = Context::new(&args.client)?;
     let deadline = args.timeout.map(|timeout| Instant::now() + timeout);

@@ -56,13 +56,14 @@ impl<S: Send + Sync> FromRequest<S> for NoBody {
 }
 
 async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
-    let slow = |_| Problem::new(Code::BadJson, format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs()));
+    let slow =
+        |_| Problem::new(Code::BodyIncomplete, format!("the body did not arrive within {} s: send it again", BODY_TIMEOUT.as_secs()));
     tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await.map_err(slow)?.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             let detail = format!("a body may have at most {BODY_BYTES_MAX} bytes (8 MiB): send several requests");
             Problem::new(Code::BodyTooLarge, detail)
         } else {
-            Problem::new(Code::BadJson, "the body did not arrive as a whole")
+            Problem::new(Code::BodyIncomplete, "the body did not arrive as a whole: send it again")
         }
     })
 }

@@ -4,7 +4,7 @@ use super::ApiContext;
 use super::body::JsonBody;
 use super::fields::{Fields, refused};
 use super::parameters::{Parameters, Segment};
-use super::problem::Problem;
+use super::problem::{Code, Problem};
 use super::tasks::{page_of, rows_read};
 use super::workflow::{Definition, Reference};
 use axum::Json;
@@ -52,7 +52,10 @@ pub(super) async fn one(
     parameters: Parameters,
 ) -> Result<Json<DefinitionDetail>, Problem> {
     parameters.finish()?;
-    let Reference { name, version } = Reference::read(&reference)?;
+    let Reference { name, version } = Reference::read(&reference).ok_or_else(|| {
+        let detail = format!("`{reference}` is not a definition: pass a name, or name@version with a version from 1");
+        Problem::new(Code::BadParameter, detail).at("reference").with_value(&json!(reference))
+    })?;
     let found = definitions::one(&context.reads, &name, version).await?;
     found.map(Json).ok_or_else(|| Problem::not_found("definition", reference))
 }

@@ -64,7 +64,7 @@ async fn count(context: &ApiContext) -> Result<Vec<QueueDepth>, Problem> {
 }
 
 fn named(text: &str) -> Result<Vec<&str>, Problem> {
-    let wrong = |reason: String| Problem::new(Code::BadId, reason).at("queue").with_value(&json!(text));
+    let wrong = |reason: String| Problem::new(Code::BadParameter, reason).at("queue").with_value(&json!(text));
     let mut queues: Vec<&str> = text.split(',').collect();
     queues.sort_unstable();
     queues.dedup();
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn what_is_no_queue_is_refused() {
         for bad in ["A", "a,", "a b", ",", "a.b"] {
-            assert_eq!(named(bad).expect_err(bad).code(), Code::BadId, "{bad}");
+            assert_eq!(named(bad).expect_err(bad).code(), Code::BadParameter, "{bad}");
         }
         let many = (0..=QUEUES_MAX).map(|number| format!("q{number}")).collect::<Vec<_>>().join(",");
         assert!(named(&many).is_err(), "a request has a bound");

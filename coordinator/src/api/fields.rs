@@ -31,9 +31,15 @@ impl Fields {
     /// [`Code::BadField`] when it is not an object.
     pub fn new(value: Value, what: &str) -> Result<Self, Problem> {
         match value {
-            Value::Object(object) => Ok(Self { object, known: Vec::new() }),
+            Value::Object(object) => Ok(Self::of(object)),
             other => Err(Problem::new(Code::BadField, format!("{what} must be a JSON object")).with_value(&other)),
         }
+    }
+
+    /// The keys of an object.
+    #[must_use]
+    pub fn of(object: Map<String, Value>) -> Self {
+        Self { object, known: Vec::new() }
     }
 
     /// The value of a key, if it is given.

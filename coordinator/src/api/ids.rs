@@ -27,8 +27,13 @@ pub async fn task(context: &ApiContext, text: &str) -> Result<TaskId, Problem> {
         Given::Whole(uuid) => uuid,
         Given::Prefix(range) => only_one(tasks::matching(&context.reads, range).await?, "task", text)?,
     };
+    if let Ok(id) = TaskId::try_from(uuid) {
+        return Ok(id);
+    }
+    // Any UUID has the form of one of the two: only an id that there is says what somebody took for what.
+    let is_workflow = executions::status(&context.reads, ExecutionId(uuid)).await?.is_some();
     let remedy = "is the id of a workflow, not of a task; its tasks are under /api/v1/workflows/{id}/tasks";
-    TaskId::try_from(uuid).map_err(|_| bad(text, remedy))
+    Err(if is_workflow { bad(text, remedy) } else { Problem::not_found("task", text) })
 }
 
 /// The workflow execution that a path means.
@@ -40,8 +45,12 @@ pub async fn execution(context: &ApiContext, text: &str) -> Result<ExecutionId, 
         Given::Whole(uuid) => uuid,
         Given::Prefix(range) => only_one(executions::matching(&context.reads, range).await?, "workflow", text)?,
     };
+    if let Ok(id) = ExecutionId::try_from(uuid) {
+        return Ok(id);
+    }
+    let is_task = tasks::brief(&context.reads, TaskId(uuid)).await?.is_some();
     let remedy = "is the id of a task, not of a workflow; GET /api/v1/tasks/{id} names its workflow";
-    ExecutionId::try_from(uuid).map_err(|_| bad(text, remedy))
+    Err(if is_task { bad(text, remedy) } else { Problem::not_found("workflow", text) })
 }
 
 /// The quarantined event that a path means.

@@ -44,7 +44,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         match Path::<String>::from_request_parts(parts, state).await {
             Ok(Path(text)) if !text.contains('\0') => Ok(Self(text)),
-            Ok(_) | Err(_) => Err(Problem::new(Code::BadId, "the path must be UTF-8 without NUL characters")),
+            Ok(_) | Err(_) => Err(Problem::new(Code::BadParameter, "the path must be UTF-8 without NUL characters")),
         }
     }
 }

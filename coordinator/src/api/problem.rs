@@ -58,13 +58,13 @@ codes! {
     BadField = "bad_field", BAD_REQUEST, "A field has a wrong value",
         "A key of the body is missing, unknown, of the wrong type, too long or not one of the known words.",
         "`field` names the key and `detail` says what it must be; `errors` lists every wrong field of a submission.";
-    BadParameter = "bad_parameter", BAD_REQUEST, "A query parameter has a wrong value",
-        "A query parameter or header is unknown, given twice, or not of the form that it needs.",
+    BadParameter = "bad_parameter", BAD_REQUEST, "A parameter has a wrong value",
+        "A query parameter, a header or a name in the path is unknown, given twice, or not of the form that it needs.",
         "`field` names the parameter and `detail` says what it must be.";
     BadCursor = "bad_cursor", BAD_REQUEST, "The cursor is not one of this list",
         "Cursors come from `next_cursor` of the page before and fit only the same list.",
         "Start again without a cursor, or pass `next_cursor` as it was given.";
-    BadId = "bad_id", BAD_REQUEST, "This is not an id",
+    BadId = "bad_id", BAD_REQUEST, "This is not an id of what is meant",
         "An id is a UUID or at least the first 8 hex digits of one; workflows and tasks have different ids.",
         "Pass the id as it was given at submission.";
     Unauthorized = "unauthorized", UNAUTHORIZED, "A valid bearer token is required",
@@ -79,12 +79,12 @@ codes! {
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The route has other methods",
         "The path exists, but not with this method.",
         "The `Allow` header names the methods.";
-    AmbiguousId = "ambiguous_id", CONFLICT, "More than one id starts like this",
-        "Ids begin with their time: those drawn within the same minute share their first digits.",
+    AmbiguousId = "ambiguous_id", CONFLICT, "More than one could be meant",
+        "Ids begin with their time: those drawn within the same minute share their first digits. Several executors may have one name.",
         "Pass more digits, or the `id` of one of `candidates` as a whole.";
     KeyReused = "key_reused", CONFLICT, "The idempotency key was used with another body",
-        "An Idempotency-Key stands for one request; this one was sent before with another body or to another path.",
-        "Send the same body to get the first answer again, or draw a new key.";
+        "An Idempotency-Key stands for one request; this one was sent before with another body or to another path. Bodies are compared byte by byte: the same JSON with other blanks or another order of keys is another body.",
+        "Send the same bytes to get the first answer again, or draw a new key.";
     AlreadyFinal = "already_final", CONFLICT, "It has ended already",
         "What has completed, failed or been cancelled does not change any more.",
         "Nothing is left to do; submit it again to have it run again.";
@@ -94,6 +94,12 @@ codes! {
     ComesByItself = "comes_by_itself", CONFLICT, "It comes again by itself",
         "What an executor reports, and what the coordinator looks at again anyway, is not kept for a redrive.",
         "Mend the cause that `error` of the entry names; the event comes again and is applied then. Discard the entry to forget it.";
+    TooManyPaused = "too_many_paused", CONFLICT, "Too many queues are paused",
+        "The number of queues that are paused at a time has a bound, which `detail` names.",
+        "Resume those that need not be paused: GET /api/v1/queues shows them.";
+    BodyIncomplete = "body_incomplete", BAD_REQUEST, "The body did not arrive as a whole",
+        "The connection ended before the body did, or the body took too long.",
+        "Send it again, with the same Idempotency-Key.";
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large",
         "The whole body has a limit, which `detail` names.",
         "Send several requests, or pass large inputs by reference.";
@@ -186,7 +192,13 @@ impl Problem {
     /// Nothing has this id or name.
     #[must_use]
     pub fn not_found(what: &str, id: impl std::fmt::Display) -> Self {
-        Self::new(Code::NotFound, format!("there is no {what} `{id}`"))
+        let remedy = match what {
+            "task" | "workflow" => {
+                format!(": check the id; it may be of another installation, or gone. GET /api/v1/{what}s lists what there is")
+            }
+            _ => String::new(),
+        };
+        Self::new(Code::NotFound, format!("there is no {what} `{id}`{remedy}"))
     }
 
     /// Names the key or parameter that is at fault.
@@ -250,10 +262,9 @@ impl Problem {
         vec![FieldError { field: field.clone(), value: value.clone(), message: detail.clone() }]
     }
 
-    /// The key or parameter at fault.
-    #[must_use]
-    pub fn field(&self) -> Option<&str> {
-        self.inside.field.as_deref()
+    /// Every key or parameter at fault.
+    pub fn fields(&self) -> impl Iterator<Item = String> {
+        self.errors().into_iter().filter_map(|error| error.field)
     }
 
     /// What, where and what to do.

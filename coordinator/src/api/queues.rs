@@ -66,7 +66,7 @@ pub(super) async fn pause(
         Pause::AlreadyPaused => "already_paused",
         Pause::TooMany => {
             let detail = format!("{PAUSED_MAX} queues are paused, more cannot be: resume those that need not be");
-            return Err(Problem::new(Code::BadParameter, detail).at("queue").with_value(&json!(queue)));
+            return Err(Problem::new(Code::TooManyPaused, detail).at("queue").with_value(&json!(queue)));
         }
     };
     context.engine.queues_changed().await;

@@ -38,10 +38,10 @@ impl Refusals {
         self.0.len() >= ERRORS_MAX
     }
 
-    /// Whether this field, or one within it, is refused already.
+    /// Whether they name this field.
     #[must_use]
-    pub fn names(&self, field: &str) -> bool {
-        self.0.iter().filter_map(Problem::field).any(|refused| refused.split(['.', '[']).next() == Some(field))
+    pub fn name(&self, field: &str) -> bool {
+        self.0.iter().flat_map(Problem::fields).any(|refused| refused == field)
     }
 
     /// Nothing was refused.
@@ -59,12 +59,13 @@ mod tests {
     use crate::api::problem::Code;
 
     #[test]
-    fn a_refused_field_is_known_by_its_first_name() {
+    fn a_refused_field_is_known_by_its_whole_place() {
         let mut refusals = Refusals::default();
-        assert!(!refusals.names("env"));
-        for field in ["env.X", "tags[3]"] {
-            refusals.keep::<()>(Err(Problem::new(Code::BadField, "wrong").at(field)));
-        }
-        assert!(refusals.names("env") && refusals.names("tags") && !refusals.names("en"));
+        assert!(!refusals.name("env"));
+        let of = |field: &str| Problem::new(Code::BadField, "wrong").at(field);
+        refusals.keep::<()>(Err(of("env.X")));
+        refusals.keep::<()>(Problem::of_all(vec![of("jitter"), of("jiter")]).map_or(Ok(()), |both| Err(both.within("retry"))));
+        assert!(["env.X", "retry.jitter", "retry.jiter"].into_iter().all(|field| refusals.name(field)));
+        assert!(["env", "env.Y", "retry"].into_iter().all(|field| !refusals.name(field)));
     }
 }

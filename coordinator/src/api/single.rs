@@ -14,6 +14,7 @@ use orchestr8_core::plan::{RetryPolicy, TaskKind};
 use orchestr8_proto::words::Priority;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
+use std::time::Duration;
 use time::OffsetDateTime;
 
 /// Bytes of a prompt, at most; with the other values it must also fit the input.
@@ -63,14 +64,12 @@ impl TaskRequest {
         let (mut fields, mut refusals) = (Fields::new(value, "a task")?, Refusals::default());
         fields.refuse_not_yet(&NOT_YET, &mut refusals);
         let kind = kind(&mut fields, &mut refusals);
-        let is_known = kind.is_some();
         let values = Values::read(&mut fields, &mut refusals);
-        // What a task of no known kind is read as, to hear of its other keys; it is refused in any case.
-        let shape = shape(kind.unwrap_or(TaskKind::Run { script: "true".to_owned() }), &values, &mut fields, &mut refusals);
+        let shape = shape(kind, &values, &mut fields, &mut refusals);
         let (submitter, run_at) = (fields.submitter(&mut refusals), refusals.or_default(fields.time("run_at")));
         let input = refusals.or_default(values.into_input());
         refusals.keep(fields.finish());
-        if is_known && !refusals.is_empty() {
+        if !refusals.is_empty() {
             refusals.keep(rules_broken_beside(&refusals, &shape));
         }
         refusals.finish()?;
@@ -154,17 +153,23 @@ fn shape(kind: TaskKind, values: &Values, fields: &mut Fields, refusals: &mut Re
     }
 }
 
-/// None: it is refused.
-fn kind(fields: &mut Fields, refusals: &mut Refusals) -> Option<TaskKind> {
+/// Where it is refused, what the other keys are judged by.
+fn kind(fields: &mut Fields, refusals: &mut Refusals) -> TaskKind {
+    let some_script = || TaskKind::Run { script: "true".to_owned() };
     let run = refusals.keep(fields.text("run", SCRIPT_BYTES_MAX));
     let handler = refusals.keep(fields.text("handler", NAME_BYTES_MAX));
-    let kind = match (run?, handler?) {
-        (Some(script), None) => Ok(TaskKind::Run { script }),
-        (None, Some(name)) => Ok(TaskKind::Handler { name }),
-        (None, None) => Err(Problem::new(Code::BadField, "a task needs `run` (a shell script) or `handler` (a name)").at("run")),
-        (Some(_), Some(_)) => Err(Problem::new(Code::BadField, "a task has `run` or `handler`, not both: submit two tasks").at("handler")),
+    let wrong = match (run, handler) {
+        (Some(Some(script)), Some(None)) => return TaskKind::Run { script },
+        (Some(None), Some(Some(name))) => return TaskKind::Handler { name },
+        (Some(None), None) => return TaskKind::Handler { name: "noop".to_owned() },
+        (None, _) | (Some(Some(_)), None) => return some_script(),
+        (Some(None), Some(None)) => Problem::new(Code::BadField, "a task needs `run` (a shell script) or `handler` (a name)").at("run"),
+        (Some(Some(_)), Some(Some(_))) => {
+            Problem::new(Code::BadField, "a task has `run` or `handler`, not both: submit two tasks").at("handler")
+        }
     };
-    refusals.keep(kind)
+    refusals.keep::<()>(Err(wrong));
+    some_script()
 }
 
 fn priority(fields: &mut Fields) -> Result<Priority, Problem> {
@@ -183,33 +188,39 @@ fn retry(fields: &mut Fields, kind: &TaskKind, starts: Starts, refusals: &mut Re
         Starts::Once => RetryPolicy::none(),
         Starts::AsTheKindSays => default_retry(kind),
     };
-    let policy = refusals.keep(backoff_policy(backoff, default, max_retries))?;
+    let policy = backoff_policy(backoff, default, max_retries, refusals);
     let max_attempts = max_retries.map_or(policy.max_attempts, |retries| retries + 1);
     Some(RetryPolicy { max_attempts, ..policy })
 }
 
-fn backoff_policy(backoff: Option<Value>, default: RetryPolicy, max_retries: Option<u32>) -> Result<RetryPolicy, Problem> {
+fn backoff_policy(backoff: Option<Value>, default: RetryPolicy, max_retries: Option<u32>, refusals: &mut Refusals) -> RetryPolicy {
     match backoff {
-        None => Ok(default),
-        Some(Value::String(word)) if word == "exponential" => Ok(default),
+        None => default,
+        Some(Value::String(word)) if word == "exponential" => default,
         Some(Value::Object(object)) => {
-            policy(Value::Object(object), &default, max_retries).map_err(|problem| problem.within("retry_backoff"))
+            let mut within = Refusals::default();
+            let policy = policy(Fields::of(object), &default, max_retries, &mut within);
+            refusals.keep(within.finish().map_err(|problem| problem.within("retry_backoff")));
+            policy
         }
         Some(other) => {
             let remedy = "must be \"exponential\", or an object such as {\"initial_interval\": \"1s\", \"backoff_coefficient\": 2}";
-            Err(refused("retry_backoff", &other, remedy))
+            refusals.keep::<()>(Err(refused("retry_backoff", &other, remedy)));
+            default
         }
     }
 }
 
-fn policy(object: Value, default: &RetryPolicy, max_retries: Option<u32>) -> Result<RetryPolicy, Problem> {
-    let (mut fields, mut refusals) = (Fields::new(object, "retry_backoff")?, Refusals::default());
+/// What is refused stands for something within its bounds, so that the rules of the others can be looked at.
+fn policy(mut fields: Fields, default: &RetryPolicy, max_retries: Option<u32>, refusals: &mut Refusals) -> RetryPolicy {
     let max_attempts = refusals.or_default(fields.number("max_attempts", ATTEMPTS_MAX));
     if let (Some(max_attempts), Some(_)) = (max_attempts, max_retries) {
         let both = refused("max_attempts", &json!(max_attempts), "contradicts `max_retries`: give one of them");
         refusals.keep::<()>(Err(both));
     }
-    let initial_interval = refusals.or_default(fields.duration("initial_interval")).unwrap_or(default.initial_interval);
+    // One that is refused contradicts no `max_interval`.
+    let initial_interval = refusals.keep(fields.duration("initial_interval")).unwrap_or(Some(Duration::from_millis(1)));
+    let initial_interval = initial_interval.unwrap_or(default.initial_interval);
     let coefficient = refusals.or_default(fields.factor("backoff_coefficient", (1.0, BACKOFF_COEFFICIENT_MAX)));
     let max_interval = refusals.or_default(fields.duration("max_interval"));
     let policy = RetryPolicy {
@@ -221,21 +232,13 @@ fn policy(object: Value, default: &RetryPolicy, max_retries: Option<u32>) -> Res
         non_retryable: refusals.or_default(fields.texts("non_retryable", (NON_RETRYABLE_MAX, NAME_BYTES_MAX))),
     };
     refusals.keep(fields.finish());
-    refusals.finish()?;
-    Ok(policy)
+    policy
 }
 
 /// The rules that keys break which could be read, beside those that are refused already.
 fn rules_broken_beside(refusals: &Refusals, shape: &SingleTask) -> Result<(), Problem> {
     let Err(problems) = single_task(shape.clone()) else { return Ok(()) };
-    let is_new = |problem: &FieldProblem| {
-        let named = named(problem);
-        let key = named.split('.').next().unwrap_or_default();
-        // A retry policy has two keys, and says the same of both.
-        let said_of_other = key == "retry_backoff" && refusals.names("max_retries");
-        !refusals.names(key) && !said_of_other
-    };
-    let problems: Vec<FieldProblem> = problems.into_iter().filter(is_new).collect();
+    let problems: Vec<FieldProblem> = problems.into_iter().filter(|problem| !refusals.name(&named(problem))).collect();
     if problems.is_empty() { Ok(()) } else { Err(rules_broken(&problems)) }
 }
 
@@ -264,7 +267,6 @@ fn rules_broken(problems: &[FieldProblem]) -> Problem {
 mod tests {
     use super::*;
     use orchestr8_core::plan::LargeValues;
-    use std::time::Duration;
 
     fn submission(value: &Value) -> Submission {
         TaskRequest::read(value.clone())
@@ -367,6 +369,14 @@ mod tests {
         assert_eq!(fields_refused(&wrong), ["env.1X", "timeout", "queue", "workdir"]);
         assert_eq!(fields_refused(&json!({"run": "x", "queue": "A.B", "workdir": "tmp"})), ["queue", "workdir"]);
         assert_eq!(fields_refused(&json!({"run": "x", "timeout": 0})), ["timeout"]);
+        // Neither of the same mapping, nor where it is not known what the task does.
+        let wrong =
+            json!({"run": "x", "env": {"A": 5, "1B": "y"}, "retry_backoff": {"jitter": 7, "initial_interval": "9s", "max_interval": "1s"}});
+        assert_eq!(fields_refused(&wrong), ["env.A", "retry_backoff.jitter", "retry_backoff.max_interval", "env.1B"]);
+        let wrong = json!({"run": "x", "retry_backoff": {"initial_interval": "soon", "max_interval": "1ms"}, "at_most_once": true, "max_retries": 1});
+        assert_eq!(fields_refused(&wrong), ["retry_backoff.initial_interval", "max_retries"]);
+        assert_eq!(fields_refused(&json!({"handler": 5, "queue": "A.B", "workdir": "/srv"})), ["handler", "workdir", "queue"]);
+        assert_eq!(fields_refused(&json!({"queue": "A.B", "workdir": "/srv"})), ["run", "queue"]);
     }
 
     #[test]

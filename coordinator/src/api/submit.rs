@@ -85,7 +85,7 @@ async fn accept_workflow(context: &ApiContext, headers: &HeaderMap, Admitted { r
 fn idempotency_key(headers: &HeaderMap, body_hash: [u8; 32]) -> Result<Option<IdempotencyKey>, Problem> {
     let mut given = headers.get_all("idempotency-key").iter();
     let Some(key) = given.next() else { return Ok(None) };
-    let remedy = format!("`Idempotency-Key` must be given once, with 1 to {KEY_BYTES_MAX} visible ASCII characters");
+    let remedy = format!("`Idempotency-Key` must be given once, with 1 to {KEY_BYTES_MAX} ASCII characters; spaces around it do not count");
     let refusal = || Problem::new(Code::BadParameter, remedy).at("Idempotency-Key");
     let key = key.to_str().ok().filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len()) && given.next().is_none());
     let key = key.ok_or_else(refusal)?.to_owned();

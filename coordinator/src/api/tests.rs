@@ -155,9 +155,9 @@ async fn wrong_requests_are_refused_before_anything_is_read() {
         ("/api/v1/tasks?user_id=%00", Code::BadParameter, "NUL"),
         ("/api/v1/workflows?since=yesterday", Code::BadParameter, "RFC 3339"),
         ("/api/v1/tasks/short", Code::BadId, "hex digits"),
-        ("/api/v1/tasks/%FF%FE", Code::BadId, "UTF-8"),
-        ("/api/v1/workflows/0190ab12-0000-7000-8000-000000000001", Code::BadId, "id of a task"),
-        ("/api/v1/tasks/0190ab12-0000-7000-8000-000000000000", Code::BadId, "id of a workflow"),
+        ("/api/v1/tasks/%FF%FE", Code::BadParameter, "UTF-8"),
+        ("/api/v1/definitions/nightly@x", Code::BadParameter, "`nightly@x` is not a definition"),
+        ("/api/v1/definitions/nightly@0", Code::BadParameter, "a version from 1"),
         ("/api/v1/tasks/0190ab12-0000-7000-8000-000000000001/result?wait=2h", Code::BadParameter, "at most 60 s"),
         ("/api/v1/workflows/0190ab12-0000-7000-8000-000000000000/events?after=x", Code::BadParameter, "whole number"),
         ("/healthz?verbose=1", Code::BadParameter, "none here"),
@@ -171,6 +171,47 @@ async fn wrong_requests_are_refused_before_anything_is_read() {
     assert!(response.headers()[header::ALLOW].to_str().is_ok_and(|allow| allow.contains("GET") && allow.contains("POST")));
     let cancel = "/api/v1/tasks/0190ab12-0000-7000-8000-000000000001/cancel";
     check_problem(request(Method::POST, cancel, &json!({"force": true})), Code::BadField, "no body").await;
+    for order in ["pause", "resume"] {
+        let path = format!("/api/v1/queues/Bad/{order}");
+        check_problem(request(Method::POST, &path, &Value::Null), Code::BadParameter, "starting with a letter or digit").await;
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_not_called_bad_json() {
+    let broken = futures::stream::iter([Ok("{\"run\": "), Err(std::io::Error::other("cut off"))]);
+    let post = Request::builder().method(Method::POST).uri("/api/v1/tasks").header(header::CONTENT_TYPE, "application/json");
+    let post = post.header(header::AUTHORIZATION, format!("Bearer {TOKEN}")).body(Body::from_stream(broken)).expect("a request");
+    check_problem(post, Code::BodyIncomplete, "as a whole").await;
+}
+
+/// The rows of the table below `## Errors` in the document: statuses, and words of codes.
+fn documented() -> Vec<(String, Vec<String>)> {
+    let document = include_str!("../../../docs/api.md");
+    let errors = document.split("\n## Errors\n").nth(1).expect("the part about errors");
+    let table = errors.split("| status | codes |\n|---|---|\n").nth(1).expect("the table of codes");
+    let row = |line: &str| {
+        let (status, codes) = line.trim_matches('|').split_once('|').expect("two cells");
+        let codes = codes.trim().trim_matches('`').split(' ').map(str::to_owned).collect();
+        (status.trim().to_owned(), codes)
+    };
+    table.lines().take_while(|line| line.starts_with('|')).map(row).collect()
+}
+
+#[test]
+fn the_table_of_codes_in_the_document_is_the_codes() {
+    let mut rows = Vec::new();
+    for code in Code::ALL {
+        let (status, word) = (code.status().as_u16().to_string(), code.word());
+        let found = documented().into_iter().find(|(_, codes)| codes.iter().any(|known| known == word));
+        let (statuses, _) = found.unwrap_or_else(|| panic!("docs/api.md does not name `{word}`"));
+        assert!(statuses.split(", ").any(|documented| documented == status), "`{word}` is a {status}, not a {statuses}");
+        rows.push(word.to_owned());
+    }
+    let mut named: Vec<String> = documented().into_iter().flat_map(|(_, codes)| codes).collect();
+    named.sort_unstable();
+    rows.sort_unstable();
+    assert_eq!(named, rows, "each code once, and no other");
 }
 
 #[tokio::test]
@@ -193,8 +234,8 @@ async fn wrong_bodies_are_refused() {
     let response = served().0.oneshot(post(&several, "application/json")).await.expect("an answer");
     let errors = document(response).await["errors"].take();
     let fields: Vec<_> = errors.as_array().expect("errors").iter().map(|error| error["field"].as_str().expect("a field")).collect();
-    assert_eq!(fields, ["[0].run", "[2].timeout", "[2].prio"], "{errors}");
-    assert_eq!((&errors[1]["value"], errors[1]["message"].as_str().is_some_and(|message| message.contains("90s"))), (&json!("x"), true));
+    assert_eq!(fields, ["[0].run", "[0].queue", "[2].timeout", "[2].prio"], "{errors}");
+    assert_eq!((&errors[2]["value"], errors[2]["message"].as_str().is_some_and(|message| message.contains("90s"))), (&json!("x"), true));
     check_problem(post(r#"{"run": "x", "callback_url": "http://x"}"#, "application/json"), Code::NotYet, "callback_url").await;
 }
 
@@ -287,6 +328,6 @@ async fn requests_are_counted_by_pattern() {
 #[tokio::test]
 async fn a_demand_that_cannot_be_counted_is_an_error_and_no_number() {
     check_problem(request(Method::GET, "/api/v1/queues/default/demand", &Value::Null), Code::Unavailable, "the database").await;
-    check_problem(request(Method::GET, "/api/v1/queues/Default/demand", &Value::Null), Code::BadId, "queue").await;
+    check_problem(request(Method::GET, "/api/v1/queues/Default/demand", &Value::Null), Code::BadParameter, "is not a queue name").await;
     check_problem(request(Method::GET, "/api/v1/queues/default/demand?since=1", &Value::Null), Code::BadParameter, "since").await;
 }

@@ -29,18 +29,14 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Reads `name` or `name@version`.
-    ///
-    /// # Errors
-    /// [`Code::BadField`] when the version is no number from 1.
-    pub fn read(text: &str) -> Result<Self, Problem> {
+    /// Reads `name` or `name@version`; none when the version is no number from 1.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
         let Some((name, version)) = text.rsplit_once('@') else {
-            return Ok(Self { name: text.to_owned(), version: None });
+            return Some(Self { name: text.to_owned(), version: None });
         };
-        let number = version.parse().ok().filter(|number| *number >= 1);
-        let remedy = "must be a name, name@version with a version from 1, an object, or YAML text";
-        let number = number.ok_or_else(|| refused("definition", &json!(text), remedy))?;
-        Ok(Self { name: name.to_owned(), version: Some(number) })
+        let number = version.parse().ok().filter(|number| *number >= 1)?;
+        Some(Self { name: name.to_owned(), version: Some(number) })
     }
 }
 
@@ -75,7 +71,10 @@ impl Definition {
         match fields.value("definition") {
             Some(Value::Object(object)) => Ok(Self::Object(object)),
             Some(Value::String(text)) if text.contains(['\n', ':']) => Ok(Self::Text(text)),
-            Some(Value::String(text)) if !text.trim().is_empty() => Reference::read(text.trim()).map(Self::Registered),
+            Some(Value::String(text)) if !text.trim().is_empty() => {
+                let remedy = "must be a name, name@version with a version from 1, an object, or YAML text";
+                Reference::read(text.trim()).map(Self::Registered).ok_or_else(|| refused("definition", &json!(text), remedy))
+            }
             Some(other) => Err(refused("definition", &other, "must be a name, name@version, an object, or YAML text")),
             None => Err(refused("definition", &Value::Null, "is missing: give a name, name@version, an object, or YAML text")),
         }
@@ -109,21 +108,7 @@ fn written(object: &Value) -> String {
 
 fn parse(source: String, lines: Lines) -> Result<Read, Problem> {
     let plan = definition::parse(&source).map_err(|problems| invalid(problems, lines))?.plan;
-    if holds_nul(&serde_json::to_value(&plan).expect("a plan is plain values")) {
-        let detail = "the definition has a text with a NUL character, which cannot be stored: remove it";
-        return Err(Problem::new(Code::InvalidDefinition, detail).at("definition"));
-    }
     Ok(Read { plan_hash: plan_hash(&plan), plan, source })
-}
-
-/// YAML can write the character as an escape.
-fn holds_nul(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => false,
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(holds_nul),
-        Value::Object(entries) => entries.iter().any(|(key, item)| key.contains('\0') || holds_nul(item)),
-    }
 }
 
 /// Whose lines a problem's numbers count.

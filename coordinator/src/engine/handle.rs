@@ -85,7 +85,9 @@ pub struct Submitted {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     /// The caller must draw another key, or send the same body.
-    #[error("Idempotency-Key `{key}` was used before with another body: send the same body, or use a new key")]
+    #[error(
+        "Idempotency-Key `{key}` was used before with another body or path (bodies are compared byte by byte): send the same bytes, or use a new key"
+    )]
     KeyReused {
         /// The key.
         key: String,

@@ -116,6 +116,10 @@ impl Lane {
     fn post_cancel(&mut self, work: EventWork) {
         let Some((event, reply)) = letter_of(&work.addressed).zip(work.reply) else { return };
         let shard = work.addressed.execution.shard();
+        if shard >= self.parts.installation.shard_count {
+            // No id of this installation is in such a shard, whoever owns what: a letter would lie there for ever.
+            return drop(reply.sender.send(Err(CommandError::NotFound)));
+        }
         self.mail.outgoing.push(Letter { shard, id: Uuid::new_v4(), event, sender: Sender::Cancel(reply) });
     }
 

@@ -32,8 +32,12 @@ impl Lane {
         known: &HashMap<TaskId, Value>,
     ) -> Result<Outputs, StoreError> {
         let read = wanted.iter().filter_map(|wanted| reads.get(&wanted.task)).flatten().copied().collect();
-        let bytes_max = if wanted.len() > 1 { READ_TOGETHER_BYTES_MAX } else { READ_BYTES_MAX };
-        self.outputs(read, known, bytes_max).await
+        let bytes_max = bytes_max(wanted.len());
+        let outputs = self.outputs(read, known, bytes_max).await?;
+        if wanted.len() > 1 && matches!(outputs, Outputs::TooLarge) {
+            tracing::debug!(dispatches = wanted.len(), bytes_max, "these dispatches read too much to be made together");
+        }
+        Ok(outputs)
     }
 
     /// The outputs of the given tasks of an execution.
@@ -59,6 +63,11 @@ impl Lane {
         }
         Ok(loaded)
     }
+}
+
+/// Bytes of outputs that so many dispatches, made together, may read.
+const fn bytes_max(dispatches: usize) -> usize {
+    if dispatches > 1 { READ_TOGETHER_BYTES_MAX } else { READ_BYTES_MAX }
 }
 
 /// Some tasks as expressions see them.
@@ -105,4 +114,14 @@ pub(super) fn too_much_to_read() -> Failure {
 /// Nobody may go on as if there were no output.
 pub(super) fn unreadable(error: &str) -> Failure {
     Failure { error_type: "internal".into(), message: format!("an output that it reads cannot be read: {error}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_together_reads_less_than_what_is_made_alone() {
+        assert_eq!([1, 2, 1_000].map(bytes_max), [64 << 20, 16 << 20, 16 << 20]);
+    }
 }

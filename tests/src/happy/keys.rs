@@ -22,6 +22,14 @@ async fn a_key_is_one_submission_however_often_it_is_sent() -> Result<()> {
     let (status, other) = send(&scene, "k1", &noop(&json!(2))).await?;
     assert_eq!(status, StatusCode::CONFLICT, "{other}");
     assert!(other["code"].is_string() && other.to_string().contains("k1"), "{other}");
+    let rewritten = |text: &str| {
+        let request = scene.api().request(Method::POST, "/api/v1/tasks").header("idempotency-key", "a key of words");
+        request.header("content-type", "application/json").body(text.to_owned())
+    };
+    let (status, answer) = scene.api().answer(rewritten(r#"{"handler": "noop", "retry_backoff": "exponential"}"#)).await?;
+    assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
+    let (status, other) = scene.api().answer(rewritten(r#"{"retry_backoff": "exponential", "handler": "noop"}"#)).await?;
+    assert!(status == StatusCode::CONFLICT && other.to_string().contains("byte by byte"), "the order of keys counts: {other}");
     let together = try_join_all((0..16).map(|_| send(&scene, "k2", &body))).await?;
     assert!(
         together.iter().all(|(status, answer)| *status == StatusCode::ACCEPTED && answer["task_id"] == together[0].1["task_id"]),
@@ -30,7 +38,7 @@ async fn a_key_is_one_submission_however_often_it_is_sent() -> Result<()> {
     let batch = json!([noop(&json!(3)), noop(&json!(4))]);
     let (one, two) = (send(&scene, "k3", &batch).await?.1, send(&scene, "k3", &batch).await?.1);
     assert_eq!((&one[0]["task_id"], &one[1]["task_id"]), (&two[0]["task_id"], &two[1]["task_id"]));
-    assert_eq!(scene.all_completed().await?.len(), 4);
+    assert_eq!(scene.all_completed().await?.len(), 5);
     scene.finish().await;
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod api;
 mod connections;
 mod flood;
+mod ids;
 mod messages;
 mod outputs;
 mod plans;

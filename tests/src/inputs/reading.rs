@@ -5,6 +5,7 @@ use crate::harness::InstallationOptions;
 use crate::harness::wait_for;
 use crate::scene::{SOON, Scene, coordinator_words, text};
 use anyhow::{Result, ensure};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 /// Gathers that are queued together.
@@ -13,6 +14,8 @@ const GATHERS: i64 = 6;
 const SOURCES: usize = 8;
 /// Upstreams of one that reads more than it may.
 const TOO_MANY: usize = 300;
+/// What `LARGE` makes of each output.
+const LARGE_BYTES: usize = 250_000;
 /// Most of what an output may have.
 const LARGE: &str = "update task_results set result_content = jsonb_build_object('small', 1, 'large', repeat('x', 250000))";
 /// What no version has ever stored: it is deeper than JSON readers go.
@@ -76,6 +79,36 @@ async fn a_task_that_reads_too_much_fails_by_name_and_those_beside_it_complete()
     }
     let said = joined(&scene, &greedy).await?.to_string();
     ensure!(["failed", "too_large", "67108864 bytes together"].iter().all(|word| said.contains(word)), "{said}");
+    scene.finish().await;
+    Ok(())
+}
+
+/// Gathers that each read an eighth of what is read together at most, and some more.
+const PARTS: usize = 9;
+const TOGETHER_BYTES_MAX: usize = 16 << 20;
+
+#[tokio::test]
+async fn what_is_made_together_reads_no_more_than_its_bound() -> Result<()> {
+    let mut scene = held_scene().await?;
+    let filter = json!({"filter": "orchestr8_coordinator=debug,info"});
+    scene.api().answer(scene.api().request(Method::PUT, "/api/v1/log-level").json(&filter)).await?;
+    let mut ids = Vec::new();
+    for _ in 0..PARTS {
+        ids.push(scene.submit_workflow(&gather("part", SOURCES, |all| json!({"output": small(all)}))).await?);
+    }
+    until_held(&scene, i64::try_from(PARTS)?).await?;
+    sqlx::query(LARGE).execute(&scene.installation.pool).await?;
+    scene.api().post("/api/v1/queues/later/resume", &json!({})).await?;
+    scene.installation.serve_queues(&["later"]);
+    scene.installation.add_executor().await?;
+    for id in ids {
+        let joined = joined(&scene, &id).await?;
+        ensure!(joined["result"] == json!(vec![1; SOURCES]), "{joined}");
+    }
+    let log = std::fs::read_to_string(scene.installation.coordinators[0].log())?;
+    let said: Vec<&str> = log.lines().filter(|line| line.contains("read too much to be made together")).collect();
+    ensure!(PARTS * SOURCES * LARGE_BYTES > TOGETHER_BYTES_MAX && !said.is_empty(), "all {PARTS} were made together");
+    ensure!(said.iter().all(|line| line.contains(&format!("bytes_max={TOGETHER_BYTES_MAX}"))), "{said:?}");
     scene.finish().await;
     Ok(())
 }

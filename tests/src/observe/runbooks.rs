@@ -52,6 +52,9 @@ fn every_command_of_a_page_exists() -> Result<()> {
         }
     }
     assert!(commands.len() >= 5, "only {commands:?} were read");
+    for page in pages()? {
+        assert!(!text(&page)?.contains("127.0.0.1:"), "{page} names an address: `orchestr8 dev` may have another, use $ORCHESTR8_URL");
+    }
     for command in commands {
         // With `--help` the flags are not looked at, but one that does not exist is in no help text.
         let words: Vec<&str> = command.split_whitespace().collect();

@@ -5,7 +5,7 @@ use super::graph::{self, PhaseDraft};
 use super::problem::{Collector, Problems};
 use super::tasks::{self, Draft, Place};
 use super::yaml::{self, Content, Node, Position};
-use super::{PHASES_MAX, TASKS_MAX, input};
+use super::{PHASES_MAX, TASKS_MAX, schema};
 use crate::expression::on_large_stack;
 use crate::plan::{PhaseIndex, Plan, Template};
 use serde_json::Value;
@@ -100,11 +100,9 @@ fn input_schema(reader: &mut Reader, fields: &Fields<'_>) -> Option<Value> {
         reader.wrong_type(node, "input", "a JSON Schema, such as {type: object}");
         return None;
     }
-    let schema = node.to_json();
-    if let Err(message) = input::check_schema(&schema) {
-        reader.problems.add(node.position, "input", message);
-    }
-    Some(schema)
+    let value = node.to_json();
+    schema::check(reader, node, &value);
+    Some(value)
 }
 
 fn read_tasks(reader: &mut Reader, fields: &Fields<'_>, drafts: &mut Drafts) {
@@ -117,6 +115,8 @@ fn read_tasks(reader: &mut Reader, fields: &Fields<'_>, drafts: &mut Drafts) {
         (Some(_), Some(node)) => {
             let position = fields.key_position("tasks").unwrap_or(node.position);
             reader.problems.add(position, "tasks", "`tasks` and `phases` are both given: use exactly one of them".to_owned());
+            read_phases(reader, fields, drafts);
+            read_list(reader, fields, None, drafts);
         }
     }
 }
@@ -140,7 +140,8 @@ fn read_list(reader: &mut Reader, fields: &Fields<'_>, phase: Option<PhaseIndex>
 
 fn read_phases(reader: &mut Reader, fields: &Fields<'_>, drafts: &mut Drafts) {
     let Some(items) = reader.list(fields, "phases", "a list of phases") else { return };
-    if items.is_empty() || items.len() > PHASES_MAX {
+    let is_meant = fields.get("tasks").is_none();
+    if (items.is_empty() && is_meant) || items.len() > PHASES_MAX {
         let message = format!("there are {} phases: use 1 to {PHASES_MAX}", items.len());
         reader.problems.add(fields.get("phases").map_or(fields.position, |node| node.position), "phases", message);
         return;

@@ -99,10 +99,9 @@ impl Reader {
 
     /// Records that a value has another type than expected; not where the value could not be read at all.
     pub fn wrong_type(&mut self, node: &Node, path: &str, expected: &str) {
-        if self.problems.has_one_at(node.position) {
-            return;
+        if !matches!(node.content, Content::Unreadable) {
+            self.problems.add(node.position, path, format!("this is {}, expected is {expected}", node.described()));
         }
-        self.problems.add(node.position, path, format!("this is {}, expected is {expected}", node.described()));
     }
 
     /// A string.
@@ -169,7 +168,7 @@ impl Reader {
                 let seconds = number.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
                 seconds.ok_or_else(|| format!("{number} is not a number of seconds: use a positive number, or text such as 90s"))
             }
-            Content::Scalar(_) | Content::List(_) | Content::Mapping(_) => {
+            Content::Scalar(_) | Content::List(_) | Content::Mapping(_) | Content::Unreadable => {
                 self.wrong_type(node, &fields.path(key), "a duration such as 90s or 1h30m, or a number of seconds");
                 return None;
             }
@@ -204,7 +203,9 @@ impl Reader {
                 Content::Scalar(Value::String(name)) => {
                     self.problems.add(node.position, &path, format!("`{}` is named twice: remove one", shortened(name)));
                 }
-                Content::Scalar(_) | Content::List(_) | Content::Mapping(_) => self.wrong_type(node, &path, "a name (put it in quotes)"),
+                Content::Scalar(_) | Content::List(_) | Content::Mapping(_) | Content::Unreadable => {
+                    self.wrong_type(node, &path, "a name (put it in quotes)");
+                }
             }
         }
         names
@@ -220,7 +221,7 @@ impl Reader {
         match &node.content {
             Content::Scalar(Value::String(text)) if !expression::has_expression(text) => {}
             Content::Scalar(text @ Value::String(_)) => self.expression(text, (node.position, path), reads),
-            Content::Scalar(_) => {}
+            Content::Scalar(_) | Content::Unreadable => {}
             Content::List(items) => {
                 for (index, item) in items.iter().enumerate() {
                     self.expressions(item, &format!("{path}[{index}]"), reads);
@@ -236,17 +237,13 @@ impl Reader {
 
     fn expression(&mut self, text: &Value, (position, path): (Position, &str), reads: &mut Vec<Read>) {
         let Some(left) = self.cel_bytes_left else { return };
-        match expression::check(text) {
-            Ok(checked) => {
-                self.cel_bytes_left = left.checked_sub(checked.cel_bytes);
-                reads.extend(checked.tasks.into_iter().map(|task| Read { task, position, path: path.to_owned() }));
-            }
-            Err(error) => {
-                self.cel_bytes_left = left.checked_sub(FAILED_CHECK_BYTES);
-                let suggestion = error.suggestion().map(str::to_owned);
-                self.problems.push(Problem { suggestion, ..Problem::at(position, path, error.to_string()) });
-            }
+        let checked = expression::check_all(text);
+        self.cel_bytes_left = left.checked_sub(checked.cel_bytes + FAILED_CHECK_BYTES * checked.errors.len());
+        for error in checked.errors {
+            let suggestion = error.suggestion().map(str::to_owned);
+            self.problems.push(Problem { suggestion, ..Problem::at(position, path, error.to_string()) });
         }
+        reads.extend(checked.tasks.into_iter().map(|task| Read { task, position, path: path.to_owned() }));
         if self.cel_bytes_left.is_none() {
             let message = format!(
                 "all expressions up to here have more than {CEL_BYTES_MAX} bytes: let tasks compute this (plain paths do not count)"

@@ -2,12 +2,12 @@
 
 use super::document::{Drafts, Header};
 use super::fields::{Reader, shortened};
-use super::problem::Problem;
+use super::problem::{PROBLEMS_MAX, Problem};
 use super::tasks::Draft;
 use super::yaml::Position;
 use super::{EDGES_MAX, PHASES_MAX, upstream};
 use crate::plan::{PhaseIndex, PhasePlan, Plan, TaskIndex, TaskPlan};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A phase as it is written.
 pub(super) struct PhaseDraft {
@@ -29,7 +29,7 @@ pub(super) struct Graph {
     pub reach: Vec<PhaseSet>,
     /// `needs` of each phase.
     pub phase_needs: Vec<Vec<PhaseIndex>>,
-    /// Place of each task in an order in which every task comes after its needs; empty when there is a cycle.
+    /// Place of each task in an order in which every task comes after its needs; all zero where there are cycles.
     pub order: Vec<u32>,
 }
 
@@ -61,10 +61,9 @@ pub(super) fn resolved(reader: &mut Reader, drafts: Drafts, header: Header) -> O
     let mut graph = Graph { names, needs: Vec::new(), reach, phase_needs, order: Vec::new() };
     graph.needs = drafts.tasks.iter().enumerate().map(|(index, draft)| resolve_needs(reader, &graph, (index, draft), &drafts)).collect();
     refuse_too_many_edges(reader, &graph, &drafts);
-    match order(&graph.needs) {
-        Ok(order) => graph.order = order,
-        Err(cycle) => report_cycle(reader, &cycle, &drafts.tasks),
-    }
+    let (order, cycles) = order(&graph.needs);
+    graph.order = if cycles.is_empty() { order } else { vec![0; drafts.tasks.len()] };
+    cycles.iter().for_each(|cycle| report_cycle(reader, cycle, &drafts.tasks));
     upstream::check_reads(reader, &graph, &drafts);
     reader.problems.is_empty().then(|| plan(graph, drafts, header))
 }
@@ -73,6 +72,9 @@ fn task_names(reader: &mut Reader, drafts: &[Draft]) -> HashMap<String, TaskInde
     let mut names: HashMap<String, TaskIndex> = HashMap::with_capacity(drafts.len());
     for (index, draft) in drafts.iter().enumerate() {
         let name = &draft.plan.name;
+        if name.is_empty() {
+            continue;
+        }
         if let Some(first) = names.get(name) {
             let message = format!("the task name `{name}` is taken by line {}: rename one of them", drafts[*first as usize].position.line);
             reader.problems.add(draft.position, &format!("{}.name", draft.path), message);
@@ -181,27 +183,49 @@ fn refuse_too_many_edges(reader: &mut Reader, graph: &Graph, drafts: &Drafts) {
     }
 }
 
-/// The place of each task in an order in which every task comes after its needs, or a cycle.
-fn order(needs: &[Vec<TaskIndex>]) -> Result<Vec<u32>, Vec<TaskIndex>> {
+/// The place of each task in an order in which every task comes after its needs, and the cycles that prevent it: one of every knot of
+/// tasks that all wait for each other, at most [`PROBLEMS_MAX`]. A knot is placed all the same, to find the next.
+fn order(needs: &[Vec<TaskIndex>]) -> (Vec<u32>, Vec<Vec<TaskIndex>>) {
     let dependents = reversed(needs);
     let mut waiting: Vec<usize> = needs.iter().map(Vec::len).collect();
     let mut ready: Vec<TaskIndex> = (0..needs.len()).filter(|task| waiting[*task] == 0).map(task_index).collect();
-    let mut order = vec![u32::MAX; needs.len()];
-    let mut placed = 0;
-    while let Some(task) = ready.pop() {
-        order[task as usize] = placed;
-        placed += 1;
-        for dependent in &dependents[task as usize] {
-            waiting[*dependent as usize] -= 1;
-            if waiting[*dependent as usize] == 0 {
-                ready.push(*dependent);
+    let (mut order, mut cycles) = (vec![u32::MAX; needs.len()], Vec::new());
+    let (mut placed, mut looked_through) = (0, 0);
+    loop {
+        while let Some(task) = ready.pop() {
+            if order[task as usize] != u32::MAX {
+                continue;
+            }
+            order[task as usize] = placed;
+            placed += 1;
+            for dependent in &dependents[task as usize] {
+                waiting[*dependent as usize] -= 1;
+                if waiting[*dependent as usize] == 0 {
+                    ready.push(*dependent);
+                }
             }
         }
+        let stuck = order[looked_through..].iter().position(|place| *place == u32::MAX);
+        let Some(stuck) = stuck.filter(|_| cycles.len() < PROBLEMS_MAX) else { return (order, cycles) };
+        looked_through += stuck;
+        let cycle = cycle_from(task_index(looked_through), needs, &order);
+        ready.extend(knot(cycle[0], needs, &dependents));
+        cycles.push(cycle);
     }
-    match order.iter().position(|place| *place == u32::MAX) {
-        None => Ok(order),
-        Some(stuck) => Err(cycle_from(task_index(stuck), needs, &order)),
+}
+
+/// All tasks that wait for this one and that it waits for.
+fn knot(task: TaskIndex, needs: &[Vec<TaskIndex>], dependents: &[Vec<TaskIndex>]) -> Vec<TaskIndex> {
+    let upstream = reached(task, needs);
+    reached(task, dependents).into_iter().filter(|task| upstream.contains(task)).collect()
+}
+
+fn reached(from: TaskIndex, edges: &[Vec<TaskIndex>]) -> HashSet<TaskIndex> {
+    let (mut seen, mut open) = (HashSet::from([from]), vec![from]);
+    while let Some(task) = open.pop() {
+        open.extend(edges[task as usize].iter().filter(|next| seen.insert(**next)));
     }
+    seen
 }
 
 /// Follows unplaced needs from an unplaced task until one comes again: every unplaced task has one.

@@ -1,15 +1,13 @@
-//! JSON Schema of the input.
+//! What an input lacks, according to its JSON Schema.
 
+use super::{references, schema};
 use crate::expression::on_large_stack;
 use crate::plan::Plan;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
-use jsonschema::{JsonType, PatternOptions, ValidationError, Validator};
+use jsonschema::{JsonType, ValidationError, Validator};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::HashMap;
 
-/// Values in a schema, its references followed: every value of an input may be compared with each of them.
-const SCHEMA_VALUES_MAX: usize = 5_000;
 /// Problems reported for one input.
 const PROBLEMS_MAX: usize = 50;
 /// Characters of a refused value that are repeated, at most.
@@ -71,69 +69,10 @@ fn cut(text: String, chars_max: usize) -> String {
     }
 }
 
-/// Checks a schema, without an input.
-pub(super) fn check_schema(schema: &Value) -> Result<(), String> {
-    validator(schema).map(|_| ())
-}
-
-/// References to other documents are refused, not fetched; patterns are matched in linear time.
+/// Plans are stored: an older version may have let a schema pass.
 fn validator(schema: &Value) -> Result<Validator, String> {
-    Sizing { root: schema, known: HashMap::new() }.values(schema)?;
-    let options = jsonschema::options().offline().with_pattern_options(PatternOptions::regex());
-    options.build(schema).map_err(|error| format!("this is not a valid JSON Schema: {error}"))
-}
-
-/// Counts a schema with its references followed: a few that double each other would make a check last for ever.
-struct Sizing<'s> {
-    root: &'s Value,
-    /// Size of each target; none while it is being counted.
-    known: HashMap<&'s str, Option<usize>>,
-}
-
-impl<'s> Sizing<'s> {
-    fn values(&mut self, schema: &'s Value) -> Result<usize, String> {
-        let mut total = 1usize;
-        match schema {
-            Value::Array(items) => {
-                for item in items {
-                    total = total.saturating_add(self.values(item)?);
-                }
-            }
-            Value::Object(entries) => {
-                for (key, item) in entries {
-                    let size = match (key.as_str(), item) {
-                        ("$ref", Value::String(target)) => self.target(target)?,
-                        ("$dynamicRef" | "$recursiveRef", _) => {
-                            return Err(format!("`{key}` is not supported: use `$ref` with a path such as #/$defs/name"));
-                        }
-                        _ => self.values(item)?,
-                    };
-                    total = total.saturating_add(size);
-                }
-            }
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-        }
-        if total <= SCHEMA_VALUES_MAX {
-            Ok(total)
-        } else {
-            Err(format!("the schema has more than {SCHEMA_VALUES_MAX} values, references followed: simplify it"))
-        }
+    if let Some(mistake) = references::mistakes(schema).into_iter().next() {
+        return Err(mistake.message);
     }
-
-    fn target(&mut self, target: &'s str) -> Result<usize, String> {
-        let shown: String = target.chars().take(80).collect();
-        match self.known.get(target) {
-            Some(Some(size)) => return Ok(*size),
-            Some(None) => return Err(format!("`$ref: {shown}` leads back to itself: a schema that contains itself is not supported")),
-            None => {}
-        }
-        let found = target.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
-        let schema = found.ok_or_else(|| {
-            format!("`$ref: {shown}` is not in this schema: use a path such as #/$defs/name; other documents are not fetched")
-        })?;
-        self.known.insert(target, None);
-        let size = self.values(schema)?;
-        self.known.insert(target, Some(size));
-        Ok(size)
-    }
+    schema::build(schema).map_err(|error| format!("this is not a valid JSON Schema: {error}"))
 }

@@ -9,7 +9,7 @@
 //! - `duration`, `retry`: the two values with a form of their own
 //! - `tasks`, `document`: the keys of a task, and of the whole
 //! - `graph`, `upstream`: names to indexes, cycles, and what a task may read
-//! - `input`: JSON Schema of the input
+//! - `input`: what an input lacks; `schema`, `references`: what is wrong with its JSON Schema
 //! - `single`: the plan of one task
 //! - `drawing`, `hash`: a plan as Mermaid, and its identity
 
@@ -21,8 +21,10 @@ mod graph;
 mod hash;
 mod input;
 mod problem;
+mod references;
 mod retry;
 mod rules;
+mod schema;
 mod single;
 mod tasks;
 #[cfg(test)]

@@ -114,11 +114,6 @@ impl Collector {
         }
     }
 
-    /// Whether something is wrong at this position already.
-    pub fn has_one_at(&self, position: Position) -> bool {
-        self.problems.iter().any(|problem| (problem.line, problem.column) == (position.line, position.column))
-    }
-
     /// How many there are so far.
     pub fn len(&self) -> usize {
         self.problems.len()
@@ -150,7 +145,7 @@ pub fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<S
         return None;
     }
     let distance_max = (word.chars().count() * 2).div_ceil(5).clamp(1, 3);
-    let close = known.take(CANDIDATES_MAX).filter(|known| known.len().abs_diff(word.len()) <= distance_max);
+    let close = known.take(CANDIDATES_MAX).filter(|known| !known.is_empty() && known.len().abs_diff(word.len()) <= distance_max);
     let measured = close.map(|known| (strsim::osa_distance(word, known), known));
     measured.filter(|(distance, _)| *distance <= distance_max).min().map(|(_, known)| known.to_owned())
 }

@@ -52,7 +52,8 @@ pub(super) fn check(policy: &RetryPolicy) -> Vec<FieldProblem> {
     problems
 }
 
-/// Reads `retry`: a mapping, or a bare number of attempts. Bounds are checked by the caller, who knows the whole task.
+/// Reads `retry`: a mapping, or a bare number of attempts. Bounds are checked by the caller, who knows the whole task; what cannot be
+/// read is reported and stands for something within them.
 pub(super) fn read(reader: &mut Reader, node: &Node, path: &str) -> RetryPolicy {
     let default = RetryPolicy { max_attempts: 3, ..RetryPolicy::none() };
     match &node.content {
@@ -61,7 +62,7 @@ pub(super) fn read(reader: &mut Reader, node: &Node, path: &str) -> RetryPolicy 
             Some(fields) => from_fields(reader, &fields, &default),
             None => default,
         },
-        Content::Scalar(_) | Content::List(_) => {
+        Content::Scalar(_) | Content::List(_) | Content::Unreadable => {
             reader.wrong_type(node, path, "a mapping, or the number of attempts");
             default
         }
@@ -71,9 +72,9 @@ pub(super) fn read(reader: &mut Reader, node: &Node, path: &str) -> RetryPolicy 
 /// Whether the number of attempts is written down.
 pub(super) fn names_attempts(node: &Node) -> bool {
     match &node.content {
-        Content::Scalar(_) => true,
+        Content::Scalar(Value::Number(_)) => true,
         Content::Mapping(entries) => entries.iter().any(|entry| entry.key == "max_attempts"),
-        Content::List(_) => false,
+        Content::Scalar(_) | Content::List(_) | Content::Unreadable => false,
     }
 }
 
@@ -81,19 +82,21 @@ pub(super) fn names_attempts(node: &Node) -> bool {
 pub(super) fn position_of(node: &Node, key: &str) -> Position {
     match &node.content {
         Content::Mapping(entries) => entries.iter().find(|entry| entry.key == key).map_or(node.position, |entry| entry.value.position),
-        Content::Scalar(_) | Content::List(_) => node.position,
+        Content::Scalar(_) | Content::List(_) | Content::Unreadable => node.position,
     }
 }
 
 fn from_fields(reader: &mut Reader, fields: &Fields<'_>, default: &RetryPolicy) -> RetryPolicy {
     let max_attempts = fields.get("max_attempts").map(|node| attempts(reader, node, &fields.path("max_attempts")));
-    let initial_interval = reader.duration(fields, "initial_interval").unwrap_or(default.initial_interval);
-    let longest: Duration = default.max_interval.max(initial_interval);
+    // One that cannot be read contradicts no `max_interval`.
+    let stand_in = if fields.get("initial_interval").is_some() { Duration::from_millis(1) } else { default.initial_interval };
+    let initial_interval = reader.duration(fields, "initial_interval").unwrap_or(stand_in);
+    let max_interval = reader.duration(fields, "max_interval").unwrap_or(default.max_interval.max(initial_interval));
     RetryPolicy {
         max_attempts: max_attempts.unwrap_or(default.max_attempts),
         initial_interval,
         backoff_coefficient: reader.number(fields, "backoff_coefficient").unwrap_or(default.backoff_coefficient),
-        max_interval: reader.duration(fields, "max_interval").unwrap_or(longest),
+        max_interval,
         jitter: reader.number(fields, "jitter").unwrap_or(default.jitter),
         non_retryable: reader.names(fields, "non_retryable").into_iter().map(|(name, _)| name).collect(),
     }
@@ -102,7 +105,7 @@ fn from_fields(reader: &mut Reader, fields: &Fields<'_>, default: &RetryPolicy) 
 fn attempts(reader: &mut Reader, node: &Node, path: &str) -> u32 {
     let number = match &node.content {
         Content::Scalar(Value::Number(number)) => number.as_u64().and_then(|number| u32::try_from(number).ok()),
-        Content::Scalar(_) | Content::List(_) | Content::Mapping(_) => None,
+        Content::Scalar(_) | Content::List(_) | Content::Mapping(_) | Content::Unreadable => None,
     };
     number.unwrap_or_else(|| {
         reader.wrong_type(node, path, &format!("a whole number from 1 to {ATTEMPTS_MAX}"));

@@ -1,6 +1,7 @@
 //! The plan of one task: a workflow named `task` with one task named `task`.
 
 use super::default_retry;
+use super::fields::shortened;
 use super::rules::{self, FieldProblem, Starts};
 use super::tasks::{applies, default_agent_name};
 use crate::plan::{DEFAULT_QUEUE, LargeValues, Plan, RetryPolicy, TaskKind, TaskPlan, Template};
@@ -96,14 +97,14 @@ fn problems(task: &SingleTask, retry: &RetryPolicy) -> Vec<FieldProblem> {
         }
     }
     for key in &task.with_keys {
-        check("with", rules::check_with_key(key));
+        check(&format!("with.{}", shortened(key)), rules::check_with_key(key));
     }
     if let TaskKind::Run { .. } = task.kind {
         let [with, env] = [&task.with_keys, &task.env_keys].map(|keys| keys.iter().map(String::as_str));
-        check("with", rules::check_with_keys(with, env));
+        rules::check_with_keys(with, env).into_iter().for_each(|message| check("with", Err(message)));
     }
     for key in &task.env_keys {
-        check("env", rules::check_env_key(key));
+        check(&format!("env.{}", shortened(key)), rules::check_env_key(key));
     }
     check("timeout", task.timeout.map_or(Ok(()), rules::check_duration));
     check("queue", task.queue.as_deref().map_or(Ok(()), rules::check_queue));

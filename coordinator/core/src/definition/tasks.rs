@@ -9,6 +9,7 @@ use crate::plan::{DEFAULT_QUEUE, LargeValues, PhaseIndex, RetryPolicy, TaskKind,
 use orchestr8_proto::words::Priority;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 const KEYS: [&str; 17] = [
     "name",
@@ -82,39 +83,39 @@ pub(super) fn applies(key: &str, kind: &TaskKind) -> bool {
     }
 }
 
-/// Reads one task. None only when it is no mapping or has no name.
+/// Reads one task. None only when it is no mapping; without a name it is read all the same, and nobody can refer to it.
 pub(super) fn read(reader: &mut Reader, node: &Node, place: Place) -> Option<Draft> {
     let fields = reader.fields_or_later(node, &place.path, (&KEYS, &LATER))?;
     let kind = kind(reader, &fields, node);
-    let name = reader.name(&fields, "the task");
+    let (name, position) = reader.name(&fields, "the task").unwrap_or_else(|| (String::new(), node.position));
     if let Some(kind) = &kind {
         refuse_what_has_no_effect(reader, &fields, kind);
     }
-    let kind = kind.unwrap_or_else(|| TaskKind::Handler { name: "noop".to_owned() });
+    let kind = kind.unwrap_or_else(|| stand_in(&fields));
     let mut reads = Vec::new();
     let needs = reader.names(&fields, "needs");
-    let plan = plan(reader, &fields, (name.as_ref().map_or("", |(name, _)| name), place.phase, kind), &mut reads);
-    let (_, position) = name?;
+    let plan = plan(reader, &fields, (name, place.phase, kind), &mut reads);
     Some(Draft { position, path: place.path, needs, reads, plan })
 }
 
 fn plan(
     reader: &mut Reader,
     fields: &Fields<'_>,
-    (name, phase, kind): (&str, Option<PhaseIndex>, TaskKind),
+    (name, phase, kind): (String, Option<PhaseIndex>, TaskKind),
     reads: &mut Vec<Read>,
 ) -> TaskPlan {
     let at_most_once = reader.flag(fields, "at_most_once");
     let starts = if at_most_once { Starts::AtMostOnce } else { Starts::AtLeastOnce };
     let (with, env) = (templates(reader, fields, ("with", check_with_key), reads), env(reader, fields, reads));
     if let TaskKind::Run { .. } = kind
-        && let Err(message) = rules::check_with_keys(with.keys().map(String::as_str), env.keys().map(String::as_str))
         && let Some(position) = fields.key_position("with")
     {
-        reader.problems.add(position, &fields.path("with"), message);
+        for message in rules::check_with_keys(with.keys().map(String::as_str), env.keys().map(String::as_str)) {
+            reader.problems.add(position, &fields.path("with"), message);
+        }
     }
     TaskPlan {
-        name: name.to_owned(),
+        name,
         phase,
         needs: Vec::new(),
         needs_phases: Vec::new(),
@@ -145,11 +146,17 @@ pub(super) fn default_agent_name(kind: &TaskKind) -> String {
     }
 }
 
+/// What a task of no known kind is read as, to hear of its other keys.
+fn stand_in(fields: &Fields<'_>) -> TaskKind {
+    let runs = fields.get("run").is_some();
+    if runs { TaskKind::Run { script: "true".to_owned() } } else { TaskKind::Handler { name: "noop".to_owned() } }
+}
+
 fn kind(reader: &mut Reader, fields: &Fields<'_>, node: &Node) -> Option<TaskKind> {
     let given: Vec<&str> = KINDS.iter().copied().filter(|kind| fields.get(kind).is_some()).collect();
     let has_later_kind = LATER_KINDS.iter().any(|kind| fields.get(kind).is_some());
     match given.as_slice() {
-        [key] => read_kind(reader, fields, key),
+        [key] => Some(read_kind(reader, fields, key)),
         [] if has_later_kind => None,
         [] => {
             reader.problems.add(node.position, fields.prefix(), "the task does nothing: add one of run, handler, sleep".to_owned());
@@ -159,21 +166,24 @@ fn kind(reader: &mut Reader, fields: &Fields<'_>, node: &Node) -> Option<TaskKin
             let message = format!("the task has {}: use exactly one of run, handler, sleep", given.join(" and "));
             let position = fields.key_position(second).unwrap_or(node.position);
             reader.problems.add(position, &fields.path(second), message);
+            // Which of them is meant is not known, but each can be wrong by itself.
+            given.iter().for_each(|key| drop(read_kind(reader, fields, key)));
             None
         }
     }
 }
 
-fn read_kind(reader: &mut Reader, fields: &Fields<'_>, key: &str) -> Option<TaskKind> {
+/// What cannot be read is still of this kind, with a stand-in: the other keys are judged by it.
+fn read_kind(reader: &mut Reader, fields: &Fields<'_>, key: &str) -> TaskKind {
     let kind = match key {
-        "run" => TaskKind::Run { script: reader.text(fields, key)?.to_owned() },
-        "handler" => TaskKind::Handler { name: reader.text(fields, key)?.to_owned() },
-        _ => TaskKind::Sleep { duration: reader.duration(fields, key)? },
+        "run" => TaskKind::Run { script: reader.text(fields, key).unwrap_or("true").to_owned() },
+        "handler" => TaskKind::Handler { name: reader.text(fields, key).unwrap_or("noop").to_owned() },
+        _ => TaskKind::Sleep { duration: reader.duration(fields, key).unwrap_or(Duration::from_secs(1)) },
     };
     if let (Err(message), Some(node)) = (rules::check_kind(&kind), fields.get(key)) {
         reader.problems.add(node.position, &fields.path(key), message);
     }
-    Some(kind)
+    kind
 }
 
 fn refuse_what_has_no_effect(reader: &mut Reader, fields: &Fields<'_>, kind: &TaskKind) {
@@ -236,11 +246,7 @@ fn retry_policy(reader: &mut Reader, fields: &Fields<'_>, kind: &TaskKind, start
     let Some(node) = fields.get("retry") else {
         return if starts == Starts::AtMostOnce { RetryPolicy::none() } else { default_retry(kind) };
     };
-    let before = reader.problems.len();
     let mut policy = retry::read(reader, node, &fields.path("retry"));
-    if reader.problems.len() > before {
-        return policy;
-    }
     if starts == Starts::AtMostOnce && !retry::names_attempts(node) {
         policy.max_attempts = 1;
     }

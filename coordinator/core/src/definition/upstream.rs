@@ -32,7 +32,7 @@ pub(super) fn check_reads(reader: &mut Reader, graph: &Graph, drafts: &Drafts) {
                 distant.push((read, task));
             }
         }
-        if !distant.is_empty() && !graph.order.is_empty() {
+        if !distant.is_empty() {
             check_distant(reader, graph, (index, &distant), &mut visits_left);
         }
     }

@@ -17,6 +17,8 @@ pub const NESTING_MAX: usize = 64;
 pub const VALUES_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What a value costs besides its text.
 const VALUE_BYTES: usize = 8;
+const NUL: &str = "this text has a NUL character, which cannot be stored: remove it";
+const NOT_FINITE: &str = "this number is not finite, which JSON cannot hold: give a number or a string in quotes";
 
 /// Where something stands, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub(super) enum Content {
     List(Vec<Node>),
     /// In order; keys are unique.
     Mapping(Vec<Entry>),
+    /// Something whose mistake is in the collector already: no type is wrong here.
+    Unreadable,
 }
 
 /// One key with its value.
@@ -54,7 +58,7 @@ impl Node {
     /// What it is, in words, for errors.
     pub fn described(&self) -> String {
         match &self.content {
-            Content::Scalar(Value::Null) => "nothing".to_owned(),
+            Content::Scalar(Value::Null) | Content::Unreadable => "nothing".to_owned(),
             Content::Scalar(Value::Bool(flag)) => format!("the boolean {flag}"),
             Content::Scalar(Value::Number(number)) => format!("the number {number}"),
             Content::Scalar(_) => "a string".to_owned(),
@@ -67,6 +71,7 @@ impl Node {
     pub fn to_json(&self) -> Value {
         match &self.content {
             Content::Scalar(value) => value.clone(),
+            Content::Unreadable => Value::Null,
             Content::List(items) => items.iter().map(Self::to_json).collect(),
             Content::Mapping(entries) => {
                 Value::Object(entries.iter().map(|entry| (entry.key.clone(), entry.value.to_json())).collect::<Map<_, _>>())
@@ -192,42 +197,45 @@ impl Builder<'_> {
             self.key(text.into_owned(), at);
             return Ok(());
         }
-        let value = self.resolved(text, (style, tag), at);
-        self.finish(Node { position: at, content: Content::Scalar(value) }, anchor)
+        let content = self.resolved(text, (style, tag), at).map_or(Content::Unreadable, Content::Scalar);
+        self.finish(Node { position: at, content }, anchor)
     }
 
-    fn resolved(&mut self, text: Cow<'_, str>, (style, tag): (ScalarStyle, Option<Cow<'_, Tag>>), at: Position) -> Value {
+    /// None: it cannot be read, which is reported.
+    fn resolved(&mut self, text: Cow<'_, str>, (style, tag): (ScalarStyle, Option<Cow<'_, Tag>>), at: Position) -> Option<Value> {
+        let tag = self.known(tag, at);
         if style == ScalarStyle::Plain
             && tag.is_none()
             && let Ok(number) = text.parse::<u64>()
         {
-            return Value::from(number);
+            return Some(Value::from(number));
         }
-        if let Some(tag) = tag.as_ref().filter(|tag| !tag.is_yaml_core_schema()) {
-            self.problems.add(at, "", format!("the tag `{tag}` has no meaning here: remove it"));
-            return Value::from(text.into_owned());
+        if text.contains('\0') {
+            return self.unreadable(at, NUL);
         }
         match Scalar::parse_from_cow_and_metadata(text, style, tag.as_ref()) {
-            Some(Scalar::Null) => Value::Null,
-            Some(Scalar::Boolean(flag)) => Value::from(flag),
-            Some(Scalar::Integer(int)) => Value::from(int),
-            Some(Scalar::String(text)) => Value::from(text.into_owned()),
-            Some(Scalar::FloatingPoint(float)) => storable::number(*float).map_or_else(
-                || {
-                    self.problems.add(
-                        at,
-                        "",
-                        "this number is not finite, which JSON cannot hold: give a number or a string in quotes".to_owned(),
-                    );
-                    Value::Null
-                },
-                Value::Number,
-            ),
-            None => {
-                self.problems.add(at, "", "the value does not fit its tag: remove the tag".to_owned());
-                Value::Null
-            }
+            Some(Scalar::Null) => Some(Value::Null),
+            Some(Scalar::Boolean(flag)) => Some(Value::from(flag)),
+            Some(Scalar::Integer(int)) => Some(Value::from(int)),
+            Some(Scalar::String(text)) => Some(Value::from(text.into_owned())),
+            Some(Scalar::FloatingPoint(float)) => storable::number(*float).map(Value::Number).or_else(|| self.unreadable(at, NOT_FINITE)),
+            None => self.unreadable(at, "the value does not fit its tag: remove the tag"),
         }
+    }
+
+    /// The tag; one without meaning is reported, and its value read as if it were removed.
+    fn known<'t>(&mut self, tag: Option<Cow<'t, Tag>>, at: Position) -> Option<Cow<'t, Tag>> {
+        let tag = tag?;
+        if tag.is_yaml_core_schema() {
+            return Some(tag);
+        }
+        self.problems.add(at, "", format!("the tag `{tag}` has no meaning here: remove it"));
+        None
+    }
+
+    fn unreadable(&mut self, at: Position, message: &str) -> Option<Value> {
+        self.problems.add(at, "", message.to_owned());
+        None
     }
 
     fn start(&mut self, content: Content, (anchor, tag): (usize, Option<Cow<'_, Tag>>), at: Position) -> Result<(), Problem> {
@@ -238,9 +246,7 @@ impl Builder<'_> {
         if self.expects_key() {
             return Err(key_problem(at));
         }
-        if let Some(tag) = tag.filter(|tag| !tag.is_yaml_core_schema()) {
-            self.problems.add(at, "", format!("the tag `{tag}` has no meaning here: remove it"));
-        }
+        self.known(tag, at);
         self.open.push(Open { position: at, anchor, content, key: None, seen: HashMap::new() });
         Ok(())
     }
@@ -272,6 +278,9 @@ impl Builder<'_> {
 
     fn key(&mut self, key: String, at: Position) {
         let Some(open) = self.open.last_mut() else { return };
+        if key.contains('\0') {
+            self.problems.add(at, "", NUL.to_owned());
+        }
         if let Some(first) = open.seen.get(&key) {
             let message = format!("`{key}` is given twice, first at line {}: keep one of them", first.line);
             self.problems.add(at, "", message);
@@ -304,7 +313,7 @@ impl Builder<'_> {
                     entries.push(Entry { key, position, value: node });
                 }
             }
-            Content::Scalar(_) => {}
+            Content::Scalar(_) | Content::Unreadable => {}
         }
         Ok(())
     }
@@ -329,7 +338,7 @@ fn size_of(node: &Node) -> usize {
     VALUE_BYTES
         + match &node.content {
             Content::Scalar(Value::String(text)) => text.len(),
-            Content::Scalar(_) => 0,
+            Content::Scalar(_) | Content::Unreadable => 0,
             Content::List(items) => items.iter().map(size_of).sum(),
             Content::Mapping(entries) => entries.iter().map(|entry| VALUE_BYTES + entry.key.len() + size_of(&entry.value)).sum(),
         }
@@ -337,7 +346,7 @@ fn size_of(node: &Node) -> usize {
 
 fn depth_of(node: &Node) -> usize {
     match &node.content {
-        Content::Scalar(_) => 0,
+        Content::Scalar(_) | Content::Unreadable => 0,
         Content::List(items) => 1 + items.iter().map(depth_of).max().unwrap_or(0),
         Content::Mapping(entries) => 1 + entries.iter().map(|entry| depth_of(&entry.value)).max().unwrap_or(0),
     }

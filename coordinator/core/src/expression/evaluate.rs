@@ -97,7 +97,7 @@ impl<'a> Evaluation<'a> {
     }
 
     fn text(&mut self, text: &str) -> Result<Value, ExpressionError> {
-        let segments = template::split(text)?;
+        let segments = template::split(text).into_iter().collect::<Result<Vec<_>, _>>()?;
         if let [Segment::Expression(source)] = segments.as_slice() {
             return self.expression(source).map(Cow::into_owned);
         }

@@ -44,6 +44,8 @@ pub const NODES_MAX: usize = 1_000;
 pub const NESTED_MACROS_MAX: usize = 2;
 /// Source of all the expressions of one template that are more than plain paths.
 pub const TEMPLATE_CEL_BYTES_MAX: usize = 64 * 1024;
+/// Mistakes that are looked for in one template.
+const ERRORS_MAX: usize = 50;
 /// Steps that the expressions of all the templates of one task may take together, and those of a workflow's output.
 pub const STEPS_MAX: u64 = 2_000_000;
 /// Largest result of one template, as JSON, unless [`Steps`] say otherwise.
@@ -149,12 +151,14 @@ impl ExpressionError {
 }
 
 /// What a check found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Checked {
     /// The tasks that are read, by name.
     pub tasks: BTreeSet<String>,
     /// Bytes of source that are more than plain paths: what checking costs.
     pub cel_bytes: usize,
+    /// Everything that is not valid, in the order of the text.
+    pub errors: Vec<ExpressionError>,
 }
 
 /// Checks every expression of a template and says which tasks it reads, by name.
@@ -164,9 +168,17 @@ pub struct Checked {
 /// # Errors
 /// The first expression that is not valid.
 pub fn check(template: &Value) -> Result<Checked, ExpressionError> {
+    let mut checked = check_all(template);
+    if checked.errors.is_empty() { Ok(checked) } else { Err(checked.errors.swap_remove(0)) }
+}
+
+/// The same, with all that is not valid. An expression that is no CEL, and a `${{` without its end, hide what else is wrong within
+/// them.
+#[must_use]
+pub fn check_all(template: &Value) -> Checked {
     let mut checked = Checked::default();
-    check_into(template, &mut checked)?;
-    Ok(checked)
+    check_into(template, &mut checked);
+    checked
 }
 
 /// Whether a text holds an expression (or the start of one).
@@ -187,29 +199,45 @@ pub fn reads(template: &Template, plan: &Plan) -> Vec<TaskIndex> {
     (0..).zip(&plan.tasks).filter(|(_, task)| names.contains(&task.name)).map(|(index, _)| index).collect()
 }
 
-fn check_into(template: &Value, checked: &mut Checked) -> Result<(), ExpressionError> {
+fn check_into(template: &Value, checked: &mut Checked) {
     match template {
         Value::String(text) => check_text(text, checked),
-        Value::Array(items) => items.iter().try_for_each(|item| check_into(item, checked)),
-        Value::Object(entries) => entries.values().try_for_each(|item| check_into(item, checked)),
-        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+        Value::Array(items) => items.iter().for_each(|item| check_into(item, checked)),
+        Value::Object(entries) => entries.values().for_each(|item| check_into(item, checked)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
-fn check_text(text: &str, checked: &mut Checked) -> Result<(), ExpressionError> {
-    for segment in template::split(text)? {
-        let Segment::Expression(source) = segment else { continue };
-        let program = program::Program::parse(source)?;
-        if matches!(program, program::Program::Tree(_)) {
-            checked.cel_bytes += source.len();
+fn check_text(text: &str, checked: &mut Checked) {
+    for segment in template::split(text) {
+        match segment {
+            Ok(Segment::Literal(_)) => {}
+            Ok(Segment::Expression(source)) => check_expression(source, checked),
+            Err(error) => checked.errors.push(error),
         }
-        if checked.cel_bytes > TEMPLATE_CEL_BYTES_MAX {
-            let (what, found, limit) = ("bytes together with the others of its template", checked.cel_bytes, TEMPLATE_CEL_BYTES_MAX);
-            return Err(ExpressionError::TooComplex { expression: shown(source), what, found, limit });
+        if checked.cel_bytes > TEMPLATE_CEL_BYTES_MAX || checked.errors.len() >= ERRORS_MAX {
+            return;
         }
-        checked.tasks.extend(program.task_names());
     }
-    Ok(())
+}
+
+fn check_expression(source: &str, checked: &mut Checked) {
+    match program::Program::parse(source) {
+        Ok(program) => {
+            if matches!(program, program::Program::Tree(_)) {
+                checked.cel_bytes += source.len();
+            }
+            checked.tasks.extend(program.task_names());
+        }
+        Err(mistakes) => {
+            checked.errors.extend(mistakes.errors);
+            checked.tasks.extend(mistakes.tasks);
+        }
+    }
+    if checked.cel_bytes > TEMPLATE_CEL_BYTES_MAX {
+        let (what, found, limit) = ("bytes together with the others of its template", checked.cel_bytes, TEMPLATE_CEL_BYTES_MAX);
+        checked.errors.push(ExpressionError::TooComplex { expression: shown(source), what, found, limit });
+    }
 }
 
 /// The source as it appears in a message: one line, not too long.

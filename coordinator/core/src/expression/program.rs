@@ -38,6 +38,27 @@ const OPERATORS: [&str; 18] = [
     operators::IN,
 ];
 
+/// What is wrong with an expression; at least one thing.
+#[derive(Debug)]
+pub(super) struct Mistakes {
+    /// In the order of the source, each once.
+    pub errors: Vec<ExpressionError>,
+    /// The tasks that it reads all the same, by name.
+    pub tasks: BTreeSet<String>,
+}
+
+impl From<ExpressionError> for Mistakes {
+    fn from(error: ExpressionError) -> Self {
+        Self { errors: vec![error], tasks: BTreeSet::new() }
+    }
+}
+
+impl From<Mistakes> for ExpressionError {
+    fn from(mistakes: Mistakes) -> Self {
+        mistakes.errors.into_iter().next().expect("there is at least one")
+    }
+}
+
 /// A checked expression.
 #[derive(Debug)]
 pub(super) enum Program {
@@ -59,21 +80,23 @@ pub(super) struct Tree {
 }
 
 impl Program {
-    /// Parses and checks one expression.
-    pub fn parse(source: &str) -> Result<Self, ExpressionError> {
+    /// Parses and checks one expression. Source that is too long or no CEL is one mistake, whatever else it says.
+    pub fn parse(source: &str) -> Result<Self, Mistakes> {
         bounded("bytes", source.len(), (EXPRESSION_BYTES_MAX, source))?;
-        let mut checker = Checker { source, tasks: BTreeSet::new(), reads_input: false, bound: Vec::new(), nodes: 0 };
+        let mut checker = Checker { source, tasks: BTreeSet::new(), reads_input: false, bound: Vec::new(), nodes: 0, errors: Vec::new() };
         if let Some(path) = Path::parse(source)
             && ROOTS.contains(&path.root.as_str())
         {
-            checker.path(&path)?;
+            checker.path(&path);
+            checker.finish()?;
             return Ok(Self::Path(path));
         }
         bounded("operators and brackets", operator_count(source), (OPERATORS_MAX, source))?;
         on_large_stack(|| {
             let root = parse_tree(source)?;
-            checker.node(&root, 0)?;
-            Ok(Self::Tree(Tree { root, tasks: checker.tasks, reads_input: checker.reads_input }))
+            checker.node(&root, 0);
+            let (tasks, reads_input) = checker.finish()?;
+            Ok(Self::Tree(Tree { root, tasks, reads_input }))
         })
     }
 
@@ -126,7 +149,7 @@ fn bounded(what: &'static str, found: usize, (limit, source): (usize, &str)) -> 
     if found <= limit { Ok(()) } else { Err(ExpressionError::TooComplex { expression: shown(source), what, found, limit }) }
 }
 
-/// Walks a tree once: bounds, names, and what it reads.
+/// Walks a tree once: bounds, names, and what it reads. A mistake does not end the walk, so that all are found.
 struct Checker<'a> {
     source: &'a str,
     tasks: BTreeSet<String>,
@@ -134,116 +157,138 @@ struct Checker<'a> {
     /// Variables of the macros around the node.
     bound: Vec<String>,
     nodes: usize,
+    errors: Vec<ExpressionError>,
 }
 
 impl Checker<'_> {
-    fn path(&mut self, path: &Path) -> Result<(), ExpressionError> {
-        match (path.root.as_str(), path.steps.as_slice()) {
-            ("tasks", [Step::Key(name), rest @ ..]) => {
-                self.tasks.insert(name.clone());
-                rest.first().map_or(Ok(()), |member| self.member(member, &TASK_MEMBERS))
-            }
-            ("tasks", _) => Err(ExpressionError::DynamicTasks(shown(self.source))),
-            ("workflow", [member, ..]) => self.member(member, &WORKFLOW_MEMBERS),
-            _ => Ok(()),
+    /// Its tasks, and whether it reads the input, where nothing is wrong.
+    fn finish(self) -> Result<(BTreeSet<String>, bool), Mistakes> {
+        if self.errors.is_empty() { Ok((self.tasks, self.reads_input)) } else { Err(Mistakes { errors: self.errors, tasks: self.tasks }) }
+    }
+
+    /// Macros are expanded into several nodes that say the same.
+    fn refuse(&mut self, error: ExpressionError) {
+        if !self.errors.contains(&error) {
+            self.errors.push(error);
         }
     }
 
-    fn member(&self, member: &Step, known: &[&str]) -> Result<(), ExpressionError> {
+    fn path(&mut self, path: &Path) {
+        match (path.root.as_str(), path.steps.as_slice()) {
+            ("tasks", [Step::Key(name), rest @ ..]) => {
+                self.tasks.insert(name.clone());
+                if let Some(member) = rest.first() {
+                    self.member(member, &TASK_MEMBERS);
+                }
+            }
+            ("tasks", _) => self.refuse(ExpressionError::DynamicTasks(shown(self.source))),
+            ("workflow", [member, ..]) => self.member(member, &WORKFLOW_MEMBERS),
+            _ => {}
+        }
+    }
+
+    fn member(&mut self, member: &Step, known: &[&str]) {
         let name = match member {
             Step::Key(name) => name.clone(),
             Step::Index(index) => index.to_string(),
         };
-        if known.contains(&name.as_str()) { Ok(()) } else { Err(self.unknown(&name, known)) }
+        if !known.contains(&name.as_str()) {
+            self.refuse(self.unknown(&name, known));
+        }
     }
 
-    fn node(&mut self, node: &IdedExpr, macros: usize) -> Result<(), ExpressionError> {
+    fn node(&mut self, node: &IdedExpr, macros: usize) {
         self.nodes += 1;
-        bounded("nodes", self.nodes, (NODES_MAX, self.source))?;
+        if let Err(error) = bounded("nodes", self.nodes, (NODES_MAX, self.source)) {
+            // Said once; what lies beyond is not looked at.
+            if self.nodes == NODES_MAX + 1 {
+                self.refuse(error);
+            }
+            return;
+        }
         match &node.expr {
-            Expr::Literal(_) => Ok(()),
+            Expr::Literal(_) => {}
             Expr::Ident(name) => self.variable(name),
             Expr::Select(select) => self.select(select, macros),
             Expr::Call(call) if call.func_name == operators::INDEX => self.index(&call.args, macros),
             Expr::Call(call) => {
-                self.function(&call.func_name)?;
-                call.target.iter().map(|target| &**target).chain(&call.args).try_for_each(|part| self.node(part, macros))
+                self.function(&call.func_name);
+                call.target.iter().map(|target| &**target).chain(&call.args).for_each(|part| self.node(part, macros));
             }
-            Expr::List(list) => list.elements.iter().try_for_each(|element| self.node(element, macros)),
-            Expr::Map(map) => map.entries.iter().try_for_each(|entry| match &entry.expr {
-                EntryExpr::MapEntry(entry) => self.node(&entry.key, macros).and_then(|()| self.node(&entry.value, macros)),
-                EntryExpr::StructField(field) => Err(self.unknown(&field.field, &[])),
+            Expr::List(list) => list.elements.iter().for_each(|element| self.node(element, macros)),
+            Expr::Map(map) => map.entries.iter().for_each(|entry| match &entry.expr {
+                EntryExpr::MapEntry(entry) => [&entry.key, &entry.value].into_iter().for_each(|part| self.node(part, macros)),
+                EntryExpr::StructField(field) => self.refuse(self.unknown(&field.field, &[])),
             }),
             Expr::Comprehension(fold) => self.fold(fold, macros + 1),
-            Expr::Struct(fields) => Err(self.unknown(&fields.type_name, &[])),
+            Expr::Struct(fields) => self.refuse(self.unknown(&fields.type_name, &[])),
             Expr::Unspecified => {
-                Err(ExpressionError::Syntax { expression: shown(self.source), message: "a part of it is missing".to_owned() })
+                self.refuse(ExpressionError::Syntax { expression: shown(self.source), message: "a part of it is missing".to_owned() });
             }
         }
     }
 
-    fn variable(&mut self, name: &str) -> Result<(), ExpressionError> {
+    fn variable(&mut self, name: &str) {
         self.reads_input |= name == "input";
         match name {
-            "tasks" => Err(ExpressionError::DynamicTasks(shown(self.source))),
-            _ if ROOTS.contains(&name) || TYPES.contains(&name) || self.bound.iter().any(|bound| bound == name) => Ok(()),
-            _ => Err(self.unknown(name, &ROOTS)),
+            "tasks" => self.refuse(ExpressionError::DynamicTasks(shown(self.source))),
+            _ if ROOTS.contains(&name) || TYPES.contains(&name) || self.bound.iter().any(|bound| bound == name) => {}
+            _ => self.refuse(self.unknown(name, &ROOTS)),
         }
     }
 
-    fn function(&self, name: &str) -> Result<(), ExpressionError> {
-        let known = FUNCTIONS.contains(&name) || OPERATORS.contains(&name);
-        if known { Ok(()) } else { Err(self.unknown(&format!("{name}()"), &FUNCTIONS)) }
+    fn function(&mut self, name: &str) {
+        if !FUNCTIONS.contains(&name) && !OPERATORS.contains(&name) {
+            self.refuse(self.unknown(&format!("{name}()"), &FUNCTIONS));
+        }
     }
 
-    fn select(&mut self, select: &SelectExpr, macros: usize) -> Result<(), ExpressionError> {
-        self.access(&select.operand, Some(Step::Key(select.field.clone())), macros)
+    fn select(&mut self, select: &SelectExpr, macros: usize) {
+        self.access(&select.operand, Some(Step::Key(select.field.clone())), macros);
     }
 
-    fn index(&mut self, args: &[IdedExpr], macros: usize) -> Result<(), ExpressionError> {
-        let [operand, index] = args else { return Err(self.unknown(operators::INDEX, &[])) };
+    fn index(&mut self, args: &[IdedExpr], macros: usize) {
+        let [operand, index] = args else { return self.refuse(self.unknown(operators::INDEX, &[])) };
         let key = match &index.expr {
             Expr::Literal(LiteralValue::String(key)) => Some(Step::Key(key.inner().to_owned())),
             _ => None,
         };
-        self.node(index, macros)?;
-        self.access(operand, key, macros)
+        self.node(index, macros);
+        self.access(operand, key, macros);
     }
 
     /// A member of `operand`; `key` is none when it is computed.
-    fn access(&mut self, operand: &IdedExpr, key: Option<Step>, macros: usize) -> Result<(), ExpressionError> {
+    fn access(&mut self, operand: &IdedExpr, key: Option<Step>, macros: usize) {
         let computed = || Step::Key("[…]".to_owned());
         match &operand.expr {
             Expr::Ident(name) if name == "tasks" => match key {
                 Some(Step::Key(task)) => {
                     self.tasks.insert(task);
-                    Ok(())
                 }
-                Some(Step::Index(_)) | None => Err(ExpressionError::DynamicTasks(shown(self.source))),
+                Some(Step::Index(_)) | None => self.refuse(ExpressionError::DynamicTasks(shown(self.source))),
             },
             Expr::Ident(name) if name == "workflow" => self.member(&key.unwrap_or_else(computed), &WORKFLOW_MEMBERS),
             _ if is_task(operand) => {
-                self.member(&key.unwrap_or_else(computed), &TASK_MEMBERS)?;
-                self.node(operand, macros)
+                self.member(&key.unwrap_or_else(computed), &TASK_MEMBERS);
+                self.node(operand, macros);
             }
             _ => self.node(operand, macros),
         }
     }
 
-    fn fold(&mut self, fold: &ComprehensionExpr, macros: usize) -> Result<(), ExpressionError> {
-        bounded("nested macros", macros, (NESTED_MACROS_MAX, self.source))?;
+    fn fold(&mut self, fold: &ComprehensionExpr, macros: usize) {
+        if let Err(error) = bounded("nested macros", macros, (NESTED_MACROS_MAX, self.source)) {
+            return self.refuse(error);
+        }
         if ROOTS.contains(&fold.iter_var.as_str()) || TYPES.contains(&fold.iter_var.as_str()) {
             let message = format!("`{}` cannot be the variable of a macro: it has a meaning already", fold.iter_var);
-            return Err(ExpressionError::Syntax { expression: shown(self.source), message });
+            self.refuse(ExpressionError::Syntax { expression: shown(self.source), message });
         }
-        self.node(&fold.iter_range, macros - 1)?;
+        self.node(&fold.iter_range, macros - 1);
         let before = self.bound.len();
         self.bound.extend([fold.iter_var.clone(), fold.accu_var.clone()]);
-        for part in [&fold.accu_init, &fold.loop_cond, &fold.loop_step, &fold.result] {
-            self.node(part, macros)?;
-        }
+        [&fold.accu_init, &fold.loop_cond, &fold.loop_step, &fold.result].into_iter().for_each(|part| self.node(part, macros));
         self.bound.truncate(before);
-        Ok(())
     }
 
     fn unknown(&self, name: &str, known: &[&str]) -> ExpressionError {

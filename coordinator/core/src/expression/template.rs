@@ -14,27 +14,27 @@ pub(super) enum Segment<'a> {
     Expression(&'a str),
 }
 
-/// Splits a string into its pieces, in order.
-pub(super) fn split(text: &str) -> Result<Vec<Segment<'_>>, ExpressionError> {
+/// Splits a string into its pieces, in order; one that is empty or never closed is an error in its place.
+pub(super) fn split(text: &str) -> Vec<Result<Segment<'_>, ExpressionError>> {
     let mut segments = Vec::new();
     let mut rest = text;
     while let Some(start) = rest.find(OPEN) {
         if start > 0 {
-            segments.push(Segment::Literal(&rest[..start]));
+            segments.push(Ok(Segment::Literal(&rest[..start])));
         }
         let inside = &rest[start + OPEN.len()..];
-        let length = end_of_expression(inside).ok_or_else(|| ExpressionError::Unterminated(shown(&rest[start..])))?;
+        let Some(length) = end_of_expression(inside) else {
+            segments.push(Err(ExpressionError::Unterminated(shown(&rest[start..]))));
+            return segments;
+        };
         let source = inside[..length].trim();
-        if source.is_empty() {
-            return Err(ExpressionError::Empty);
-        }
-        segments.push(Segment::Expression(source));
+        segments.push(if source.is_empty() { Err(ExpressionError::Empty) } else { Ok(Segment::Expression(source)) });
         rest = &inside[length + 2..];
     }
     if !rest.is_empty() {
-        segments.push(Segment::Literal(rest));
+        segments.push(Ok(Segment::Literal(rest)));
     }
-    Ok(segments)
+    segments
 }
 
 /// The offset of the `}}` that closes the expression: not one inside a string or of a map literal.

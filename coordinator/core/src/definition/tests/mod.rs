@@ -1,3 +1,4 @@
+mod beside;
 mod problems;
 mod properties;
 mod valid;

@@ -154,10 +154,13 @@ fn the_document_itself_is_checked() {
             "name: w\ntasks: [{name: a, run: x}, {name: a, run: x}]",
             "2:35 tasks[1].name: the task name `a` is taken by line 2: rename one of them",
         ),
-        ("name: w\ninput: {type: strin}\ntasks: [{name: a, run: x}]", "2:8 input: this is not a valid JSON Schema"),
+        (
+            "name: w\ninput: {type: strin}\ntasks: [{name: a, run: x}]",
+            "2:15 input.type: `strin` is not a type of JSON Schema: use one of array, boolean, integer, null, number, object, string (did you mean `string`?)",
+        ),
         (
             "name: w\ninput: {$ref: 'http://127.0.0.1:1/x'}\ntasks: [{name: a, run: x}]",
-            "2:8 input: `$ref: http://127.0.0.1:1/x` is not in this schema: use a path such as #/$defs/name; other documents are not fetched",
+            "2:15 input.$ref: `$ref: http://127.0.0.1:1/x` is not in this schema: use a path such as #/$defs/name; other documents are not fetched",
         ),
         (
             "name: w\noutput: ${{ tasks.b.output }}\ntasks: [{name: a, run: x}]",

@@ -184,7 +184,7 @@ fn a_schema_that_never_ends_is_refused() {
         ),
         (format!("{{$ref: '#/$defs/d39', $defs: {{d0: {{type: object}}{doubling}}}}}"), "more than 5000 values"),
         ("{$dynamicRef: '#a'}".to_owned(), "`$dynamicRef` is not supported"),
-        ("{pattern: '(?=a)'}".to_owned(), "not a valid JSON Schema"),
+        ("{pattern: '(?=a)'}".to_owned(), "input.pattern: `(?=a)` is not a regular expression here"),
     ] {
         let problems = refused(&format!("name: w\ninput: {schema}\ntasks: [{{name: a, run: x}}]"));
         assert!(problems.len() == 1 && problems[0].contains(expected), "{problems:?}");
@@ -262,7 +262,7 @@ fn a_single_task_obeys_the_rules_of_definitions() {
         ..single(run)
     };
     let fields: Vec<String> = single_task(task).expect_err("refused").into_iter().map(|problem| problem.field).collect();
-    assert_eq!(fields, ["retry.jitter", "retry.max_attempts", "run", "env", "queue", "workdir"]);
+    assert_eq!(fields, ["retry.jitter", "retry.max_attempts", "run", "env.1", "queue", "workdir"]);
     let sleep = SingleTask { timeout: Some(Duration::from_secs(1)), ..single(TaskKind::Sleep { duration: Duration::from_secs(1) }) };
     assert_eq!(single_task(sleep).expect_err("refused")[0].field, "timeout");
     let once = SingleTask { at_most_once: true, ..single(TaskKind::Handler { name: "noop".to_owned() }) };

@@ -24,7 +24,7 @@ pub async fn cancelled(
     event: Uuid,
 ) -> Result<Option<Result<CancelAnswer, CommandError>>, Problem> {
     let execution = target.execution();
-    let decided = async || Ok::<_, Problem>((!inbox::waits(&context.reads, execution, event).await?).then_some(()));
+    let decided = async |_| Ok::<_, Problem>((!inbox::waits(&context.reads, execution, event).await?).then_some(()));
     if context.engine.watch(execution).until(COMMIT_TIMEOUT, REREAD, decided).await?.is_none() {
         return Ok(None);
     }
@@ -40,7 +40,7 @@ pub async fn cancelled(
 /// # Errors
 /// [`Code::Unavailable`] when the database does not answer.
 pub async fn made(context: &ApiContext, id: ExecutionId) -> Result<(), Problem> {
-    let read = async || Ok::<_, Problem>(executions::status(&context.reads, id).await?.map(|_| ()));
+    let read = async |_| Ok::<_, Problem>(executions::status(&context.reads, id).await?.map(|_| ()));
     if context.engine.watch(id).until(COMMIT_TIMEOUT, REREAD, read).await?.is_none() {
         let detail = format!("`{id}` is stored, but no coordinator has started it yet: try again with the same Idempotency-Key");
         return Err(Problem::new(Code::Unavailable, detail));

@@ -74,7 +74,7 @@ impl Follower {
     /// None: nothing will come. None within: nothing came for a long time.
     async fn wait_for_more(&self) -> Option<Option<History>> {
         let reread = self.context.settings.times.reread();
-        let news = || async {
+        let news = async |_| {
             let history = read(&self.context, self.id, self.after).await?;
             Ok::<_, Problem>(history.map_or(Some(None), |history| is_news(&history).then_some(Some(history))))
         };

@@ -5,6 +5,7 @@ use super::parameters::{Parameters, Segment};
 use super::problem::{Code, Problem};
 use super::{ApiContext, elsewhere, ids, waiting};
 use crate::engine::handle::{CancelAnswer, CancelTarget, CommandError};
+use crate::engine::news::News;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -14,6 +15,7 @@ use orchestr8_proto::words::TaskStatus;
 use orchestr8_store::read::ReadError;
 use orchestr8_store::read::tasks::{self, TaskDetail, TaskFilter, TaskRecord, TaskResult};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// `GET /api/v1/tasks`: newest first.
 pub(super) async fn list(State(context): State<ApiContext>, parameters: Parameters) -> Result<Json<Value>, Problem> {
@@ -58,7 +60,10 @@ pub(super) async fn result(
     let patience = parameters.wait()?;
     parameters.finish()?;
     let id = ids::task(&context, &id).await?;
-    let read = || async {
+    let read = async |news: Option<Arc<News>>| {
+        if let Some(told) = news.and_then(|news| news.result.clone()).filter(|told| told.task_id == id.0) {
+            return Ok(Some(told));
+        }
         let result = read_result(&context, id).await?;
         Ok(result.status.is_final().then_some(result))
     };

@@ -2,11 +2,14 @@
 
 use super::problem::{Code, Problem};
 use super::{ApiContext, LISTENERS_MAX};
+use crate::engine::news::News;
 use orchestr8_proto::ids::ExecutionId;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// Runs `read` until it gives an answer: now, and after each change for as long as `patience`; none when there was no answer by then.
+/// Runs `read` until it gives an answer: now, and after each change, with what that told, for as long as `patience`; none when there
+/// was no answer by then.
 ///
 /// # Errors
 /// The first error of `read`, or [`Code::TooManyListeners`].
@@ -14,13 +17,13 @@ pub async fn until<T, F>(
     context: &ApiContext,
     execution: ExecutionId,
     patience: Duration,
-    mut read: impl FnMut() -> F,
+    mut read: impl FnMut(Option<Arc<News>>) -> F,
 ) -> Result<Option<T>, Problem>
 where
     F: Future<Output = Result<Option<T>, Problem>>,
 {
     if patience.is_zero() {
-        return read().await;
+        return read(None).await;
     }
     let _place = place(context)?;
     let watch = context.engine.watch(execution);

@@ -6,6 +6,7 @@ use super::problem::{Code, Problem};
 use super::tasks::{cancel_answer, page_of, rows_read};
 use super::{ApiContext, ids, progress, waiting};
 use crate::engine::handle::CancelTarget;
+use crate::engine::news::News;
 use axum::Json;
 use axum::extract::State;
 use axum::response::IntoResponse;
@@ -14,6 +15,7 @@ use orchestr8_proto::words::WorkflowStatus;
 use orchestr8_store::read::executions::{self, ExecutionFilter};
 use orchestr8_store::read::tasks::{self, ExecutionPage};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// `GET /api/v1/workflows`: newest first.
@@ -80,8 +82,11 @@ async fn wait_for_end(context: &ApiContext, id: ExecutionId, patience: Duration)
     if patience.is_zero() {
         return Ok(());
     }
-    let read = || async {
-        let status = executions::status(&context.reads, id).await?.ok_or_else(|| Problem::not_found("workflow", id))?;
+    let read = async |news: Option<Arc<News>>| {
+        let status = match news {
+            Some(news) => news.status,
+            None => executions::status(&context.reads, id).await?.ok_or_else(|| Problem::not_found("workflow", id))?,
+        };
         Ok(status.is_final().then_some(()))
     };
     waiting::until(context, id, patience, read).await?;

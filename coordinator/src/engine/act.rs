@@ -46,7 +46,7 @@ impl Lane {
         // New work leaves first: answers and confirmations can wait, a task cannot.
         let published = self.publish_fresh(wanted, &stepped).await;
         self.answer_callers(works, &stepped);
-        self.wake(stepped.executions.keys().copied());
+        self.wake(&stepped);
         self.say(outbox);
         stepped.executions.into_values().for_each(|execution| self.executions.put(execution));
         published

@@ -176,9 +176,12 @@ impl Lane {
         Ok(later)
     }
 
-    /// The shards take turns, but for those over which a flight is. Without shards of its own a lane submits to those of others.
+    /// The shards take turns, but for those over which a flight is; while dispatches wait for company, it comes to their shard.
+    /// Without shards of its own a lane submits to those of others.
     fn submission_shard(&mut self) -> u16 {
-        self.next_submission_shard = self.next_submission_shard.wrapping_add(1);
+        if !self.bundler.waits() {
+            self.next_submission_shard = self.next_submission_shard.wrapping_add(1);
+        }
         let of = |count: usize| self.next_submission_shard % count.max(1);
         let turns = self.shards.keys().cycle().skip(of(self.shards.len())).take(self.shards.len());
         let any = || u16::try_from(of(usize::from(self.parts.installation.shard_count))).unwrap_or(0);

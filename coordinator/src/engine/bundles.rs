@@ -9,11 +9,16 @@ use prost::Message;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Bytes of a bundle, at most: a message larger than this gains nothing by company.
 pub const BUNDLE_BYTES_MAX: usize = 64 * 1024;
 /// One executor with one slot should be through a bundle after this.
 const BUNDLE_TIME: Duration = Duration::from_millis(5);
+/// Bundles of a busy lane leave so often: the tasks of several commits share a message, what answers it, and their outcomes.
+const BUNDLE_LINGER: Duration = Duration::from_millis(4);
+/// A lane is busy when so many dispatches left together, some 2,000 a second; without such company none is waited for.
+const BUSY_MIN: usize = 8;
 /// Outcomes of a handler that were seen before its tasks are bundled.
 const OUTCOMES_MIN: u32 = 8;
 /// Handlers of which something is remembered; those beyond travel singly.
@@ -71,7 +76,25 @@ pub(super) struct Passenger {
 pub(super) struct Bundler {
     epoch: u64,
     open: HashMap<Arc<Lot>, Open>,
-    ready: Vec<Publish>,
+    closed: Closed,
+    rhythm: Rhythm,
+}
+
+/// Messages that are made.
+#[derive(Default)]
+pub(super) struct Closed {
+    /// In the order in which they are to leave.
+    pub messages: Vec<Publish>,
+    /// Bytes by which they exceed their dispatches.
+    pub frame_bytes: usize,
+}
+
+/// When bundles leave: at once, unless the one before was not long ago and carried several.
+#[derive(Default)]
+struct Rhythm {
+    left_at: Option<Instant>,
+    /// Dispatches that left together last.
+    left: usize,
 }
 
 #[derive(Default)]
@@ -84,7 +107,12 @@ struct Open {
 impl Bundler {
     /// No messages yet, for this ownership of the lane.
     pub(super) fn new(epoch: u64) -> Self {
-        Self { epoch, open: HashMap::new(), ready: Vec::new() }
+        Self { epoch, open: HashMap::new(), closed: Closed::default(), rhythm: Rhythm::default() }
+    }
+
+    /// Whether some wait for company.
+    pub(super) fn waits(&self) -> bool {
+        !self.open.is_empty()
     }
 
     /// Adds a dispatch of a lot.
@@ -96,8 +124,8 @@ impl Bundler {
         // What is fetched first does not end at once, however short its handler is.
         let fetched = matches!(passenger.dispatch.kind, Some(Kind::Reference(_)));
         let alone = passenger.together == 1 || passenger.again == Again::MayBe || bytes > BUNDLE_BYTES_MAX || fetched;
-        let full = |open: &Open| alone || open.members.len() >= passenger.together || open.bytes + bytes > BUNDLE_BYTES_MAX;
-        if self.open.get(lot).is_some_and(full) {
+        let no_room = |open: &Open| alone || open.members.len() >= passenger.together || open.bytes + bytes > BUNDLE_BYTES_MAX;
+        if self.open.get(lot).is_some_and(no_room) {
             self.close(lot)?;
         }
         if alone {
@@ -107,17 +135,34 @@ impl Bundler {
         open.members.push(passenger.member);
         open.dispatches.push(passenger.dispatch);
         open.bytes += bytes;
-        Ok(())
+        // For whom would it wait?
+        if open.members.len() >= passenger.together { self.close(lot) } else { Ok(()) }
+    }
+
+    /// The messages that leave now, and when the others want to be asked for.
+    ///
+    /// # Errors
+    /// As of [`wire::encode_dispatches`]: never for what [`Bundler::add`] took.
+    pub(super) fn leave(&mut self, now: Instant) -> Result<(Closed, Option<Instant>), WireError> {
+        let waits_until = self.rhythm.waits_until(now);
+        if waits_until.is_some() {
+            return Ok((std::mem::take(&mut self.closed), waits_until.filter(|_| self.waits())));
+        }
+        self.leave_all(now).map(|closed| (closed, None))
     }
 
     /// All messages.
     ///
     /// # Errors
     /// As of [`wire::encode_dispatches`]: never for what [`Bundler::add`] took.
-    pub(super) fn finish(mut self) -> Result<Vec<Publish>, WireError> {
+    pub(super) fn leave_all(&mut self, now: Instant) -> Result<Closed, WireError> {
         let lots: Vec<Arc<Lot>> = self.open.keys().cloned().collect();
+        let left = self.open.values().map(|open| open.members.len()).sum();
         lots.iter().try_for_each(|lot| self.close(lot))?;
-        Ok(self.ready)
+        if left > 0 {
+            self.rhythm = Rhythm { left_at: Some(now), left };
+        }
+        Ok(std::mem::take(&mut self.closed))
     }
 
     fn close(&mut self, lot: &Arc<Lot>) -> Result<(), WireError> {
@@ -126,9 +171,19 @@ impl Bundler {
     }
 
     fn send(&mut self, lot: Arc<Lot>, again: Again, (members, dispatches): (Vec<Member>, Vec<Dispatch>)) -> Result<(), WireError> {
+        let bytes: usize = dispatches.iter().map(Message::encoded_len).sum();
         let payload = wire::encode_dispatches(&DispatchBatch { schema_version: SCHEMA_VERSION, dispatches })?;
-        self.ready.push(Publish { epoch: self.epoch, lot, members, payload, again });
+        self.closed.frame_bytes += payload.len().saturating_sub(bytes);
+        self.closed.messages.push(Publish { epoch: self.epoch, lot, members, payload, again });
         Ok(())
+    }
+}
+
+impl Rhythm {
+    /// Until when bundles wait for company; none: they leave at once.
+    fn waits_until(&self, now: Instant) -> Option<Instant> {
+        let until = self.left_at? + BUNDLE_LINGER;
+        (self.left >= BUSY_MIN && now < until).then_some(until)
     }
 }
 
@@ -183,12 +238,55 @@ mod tests {
             bundler.add(&one, passenger(sequence, 3, Again::First)).expect("small");
             bundler.add(&two, passenger(sequence, 1, Again::First)).expect("small");
         }
-        let messages = bundler.finish().expect("small");
+        let messages = bundler.leave_all(Instant::now()).expect("small").messages;
         let (ones, twos): (Vec<Publish>, Vec<Publish>) = messages.into_iter().partition(|message| message.lot == one);
         assert_eq!(sequences(&ones), [vec![1, 2, 3], vec![4, 5]]);
         assert_eq!(sequences(&twos), [[1], [2], [3], [4], [5]]);
         let read = wire::decode_dispatches(&ones[0].payload).expect("as it was written");
         assert_eq!(read.dispatches.len(), 3);
+    }
+
+    fn enter(bundler: &mut Bundler, count: i64) {
+        let lot = lot(1);
+        (1..=count).for_each(|sequence| bundler.add(&lot, passenger(sequence, 50, Again::First)).expect("small"));
+    }
+
+    fn left((closed, until): (Closed, Option<Instant>)) -> (Vec<Vec<i64>>, Option<Instant>) {
+        (sequences(&closed.messages), until)
+    }
+
+    #[test]
+    fn bundles_of_a_busy_lane_wait_for_company_and_not_for_long() {
+        let (mut bundler, start) = (Bundler::new(1), Instant::now());
+        let busy = i64::try_from(BUSY_MIN).expect("few");
+        enter(&mut bundler, busy);
+        assert_eq!(left(bundler.leave(start).expect("small")), (vec![(1..=busy).collect()], None), "it was not busy before");
+        let soon = start + BUNDLE_LINGER / 2;
+        enter(&mut bundler, 1);
+        assert_eq!(left(bundler.leave(soon).expect("small")), (vec![], Some(start + BUNDLE_LINGER)));
+        enter(&mut bundler, 2);
+        assert!(bundler.waits());
+        let long = start + BUNDLE_LINGER;
+        assert_eq!(left(bundler.leave(long).expect("small")), (vec![vec![1, 1, 2]], None));
+        assert!(!bundler.waits());
+        enter(&mut bundler, 1);
+        assert_eq!(left(bundler.leave(long).expect("small")), (vec![vec![1]], None), "three are not many");
+    }
+
+    #[test]
+    fn what_waits_for_nobody_leaves_a_busy_lane_at_once() {
+        let (mut bundler, now, lot) = (Bundler::new(1), Instant::now(), lot(1));
+        enter(&mut bundler, 50);
+        enter(&mut bundler, 20);
+        bundler.leave(now).expect("small");
+        bundler.add(&lot, passenger(1, 50, Again::First)).expect("small");
+        bundler.add(&lot, passenger(2, 1, Again::First)).expect("small");
+        enter(&mut bundler, 50);
+        let messages = vec![vec![1], vec![2], (1..=50).collect()];
+        assert_eq!(left(bundler.leave(now).expect("small")), (messages, None), "in their order");
+        bundler.add(&lot, passenger(3, 50, Again::First)).expect("small");
+        assert_eq!(left(bundler.leave(now).expect("small")), (vec![], Some(now + BUNDLE_LINGER)));
+        assert_eq!(sequences(&bundler.leave_all(now).expect("small").messages), [[3]]);
     }
 
     #[test]
@@ -207,6 +305,7 @@ mod tests {
         let (fetched, _) = refer(Dispatch { prompt: "x".repeat(BUNDLE_BYTES_MAX), ..Dispatch::default() });
         bundler.add(&lot, Passenger { dispatch: fetched, ..passenger(6, 50, Again::First) }).expect("small");
         bundler.add(&lot, passenger(7, 50, Again::First)).expect("small");
-        assert_eq!(sequences(&bundler.finish().expect("small")), [vec![1], vec![2], vec![3], vec![4, 5], vec![6], vec![7]]);
+        let messages = bundler.leave_all(Instant::now()).expect("small").messages;
+        assert_eq!(sequences(&messages), [vec![1], vec![2], vec![3], vec![4, 5], vec![6], vec![7]]);
     }
 }

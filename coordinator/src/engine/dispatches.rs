@@ -1,7 +1,7 @@
 //! Rows into messages: what a dispatch says, which are published now, and which are fed later.
 
 use super::batch::Stepped;
-use super::bundles::{Bundler, Passenger};
+use super::bundles::{Closed, Passenger};
 use super::lane::Lane;
 use super::lots::{LotState, mark_row};
 use super::outputs::{Views, reads_of, reads_of_all, too_much_to_read, unreadable, views};
@@ -15,7 +15,7 @@ use orchestr8_core::machine::Event;
 use orchestr8_core::plan::{LargeValues, TaskIndex, TaskKind, TaskPlan, Template};
 use orchestr8_proto::ids::{DispatchId, ExecutionId, TaskId};
 use orchestr8_proto::tokens::Purpose;
-use orchestr8_proto::wire::{DISPATCH_BYTES_MAX, Dispatch, EnvironmentVariable, HandlerKind, RunKind, dispatch};
+use orchestr8_proto::wire::{DISPATCH_BYTES_MAX, Dispatch, EnvironmentVariable, HandlerKind, RunKind, WireError, dispatch};
 use orchestr8_proto::words::TaskStatus;
 use orchestr8_store::StoreError;
 use orchestr8_store::commit::{self, Batch};
@@ -64,18 +64,16 @@ struct Inputs {
 
 /// The dispatches of one pass, as they are made.
 struct Making {
-    bundler: Bundler,
     started: Instant,
     /// Also those that cannot be delivered.
     made: usize,
     postponed: usize,
     again: usize,
-    bytes: usize,
 }
 
 impl Making {
-    fn new(epoch: u64) -> Self {
-        Self { bundler: Bundler::new(epoch), started: Instant::now(), made: 0, postponed: 0, again: 0, bytes: 0 }
+    fn new() -> Self {
+        Self { started: Instant::now(), made: 0, postponed: 0, again: 0 }
     }
 
     /// One more. The time that the first one's outputs took does not count: the others of its group have them as well.
@@ -121,7 +119,7 @@ impl Lane {
         if wanted.is_empty() {
             return Ok(());
         }
-        let mut making = Making::new(self.epoch());
+        let mut making = Making::new();
         let reads = reads_of_all(&wanted, executions);
         // The next one to be made is the last. One output that cannot be read, or many large ones, must not stop the others.
         let mut groups = vec![wanted];
@@ -148,18 +146,30 @@ impl Lane {
                 group.into_iter().for_each(|wanted| self.undeliverable(wanted, failure.clone()));
             }
         }
-        self.hand_over_made(making)
-    }
-
-    fn hand_over_made(&mut self, making: Making) -> Result<(), StoreError> {
         self.lots.made(making.postponed);
         self.parts.metrics.published_again(making.again);
-        let messages = making.bundler.finish().map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        // And what frames them: the answers tell the sizes of whole messages.
-        self.lots.sized(messages.iter().map(|message| message.payload.len()).sum::<usize>().saturating_sub(making.bytes));
-        // The publisher lives as long as the lane.
-        self.parts.publisher.send(messages).ok();
+        let (closed, others) = self.bundler.leave(Instant::now()).map_err(unencoded)?;
+        self.alarms.bundles = others;
+        self.hand_over_made(closed);
         Ok(())
+    }
+
+    /// Bundles that wait for company leave without it.
+    pub(super) fn send_bundles(&mut self) -> Result<(), StoreError> {
+        self.alarms.bundles = None;
+        let closed = self.bundler.leave_all(Instant::now()).map_err(unencoded)?;
+        self.hand_over_made(closed);
+        Ok(())
+    }
+
+    fn hand_over_made(&mut self, closed: Closed) {
+        if closed.messages.is_empty() {
+            return;
+        }
+        // And what frames them: the answers tell the sizes of whole messages.
+        self.lots.sized(closed.frame_bytes);
+        // The publisher lives as long as the lane.
+        self.parts.publisher.send(closed.messages).ok();
     }
 
     fn postpone(&mut self, wanted: Wanted, executions: &HashMap<ExecutionId, Execution>, making: &mut Making) {
@@ -186,13 +196,12 @@ impl Lane {
         let added = self.message(execution, wanted, outputs).and_then(|dispatch| {
             let bytes = prost::Message::encoded_len(&dispatch);
             let passenger = Passenger { member, dispatch, again: wanted.again, together };
-            making.bundler.add(&lot, passenger).map_err(|_| too_large(DISPATCH_BYTES_MAX))?;
+            self.bundler.add(&lot, passenger).map_err(|_| too_large(DISPATCH_BYTES_MAX))?;
             Ok(bytes)
         });
         match added {
             Ok(bytes) => {
                 self.lots.sized(bytes);
-                making.bytes += bytes;
                 making.again += usize::from(wanted.again == Again::MayBe);
             }
             Err(failure) => self.undeliverable(wanted, failure),
@@ -440,6 +449,10 @@ impl Lane {
     pub(super) fn epoch(&self) -> u64 {
         self.parts.epoch.load(Ordering::Acquire)
     }
+}
+
+fn unencoded(error: WireError) -> StoreError {
+    StoreError::Unavailable(error.to_string())
 }
 
 fn kind(planned: &TaskPlan) -> Option<dispatch::Kind> {

@@ -1,6 +1,7 @@
 //! The one way in for callers: submissions and commands go to the lane that owns their shard, and are answered after its commit.
 
 use super::board::{Board, Look};
+use super::news::News;
 use super::watch::{Listeners, Watch};
 use crate::bus::BusError;
 use crate::bus::facts::BrokerFacts;
@@ -385,14 +386,18 @@ impl EngineHandle {
     }
 
     /// Wakes who waits here for these executions; gives those that somebody watches elsewhere.
-    pub(super) fn wake(&self, ids: impl Iterator<Item = ExecutionId> + Clone) -> Vec<ExecutionId> {
-        self.listeners.wake(ids.clone());
+    pub(super) fn wake(
+        &self,
+        ids: impl Iterator<Item = ExecutionId> + Clone,
+        news_of: impl Fn(ExecutionId) -> Option<News>,
+    ) -> Vec<ExecutionId> {
+        self.listeners.wake(ids.clone(), news_of);
         self.listeners.watched_elsewhere(ids)
     }
 
     /// Wakes who waits here, for a change that another coordinator committed.
     pub(super) fn wake_here(&self, ids: impl Iterator<Item = ExecutionId>) {
-        self.listeners.wake(ids);
+        self.listeners.wake(ids, |_| None);
     }
 
     /// Another coordinator wants to hear of changes.

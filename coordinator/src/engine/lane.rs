@@ -1,6 +1,6 @@
 //! The lane: owns shards and passes every event for their executions through gather, load, step, commit, act.
 
-use super::bundles::Durations;
+use super::bundles::{Bundler, Durations};
 use super::cache::{ExecutionCache, PlanCache};
 use super::clock::DatabaseClock;
 use super::flights::Flights;
@@ -38,7 +38,7 @@ use rand::RngExt;
 use sqlx::PgConnection;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -122,6 +122,7 @@ pub struct Lane {
     pub(super) served: Served,
     pub(super) lots: Lots,
     pub(super) durations: Durations,
+    pub(super) bundler: Bundler,
     pub(super) references: References,
     pub(super) inquiries: Inquiries,
     pub(super) reader: Option<Reader>,
@@ -173,6 +174,8 @@ pub(super) struct Alarms {
     pub purge: Instant,
     /// When confirmations have waited long enough.
     pub confirm: Option<Instant>,
+    /// When bundles of dispatches have waited long enough for company.
+    pub bundles: Option<Instant>,
 }
 
 /// Randomness for the state machine.
@@ -213,6 +216,7 @@ impl Lane {
             served: Served::new(parts.bus.queue_forgotten_after()),
             lots: Lots::new(parts.shape.subject_messages_max),
             durations: Durations::default(),
+            bundler: Bundler::new(parts.epoch.load(Ordering::Acquire)),
             references: References::new(&times),
             inquiries: Inquiries::default(),
             reader: None,
@@ -235,6 +239,7 @@ impl Lane {
                 announce: None,
                 purge: soon,
                 confirm: None,
+                bundles: None,
             },
             vanished: Vec::new(),
             purged_below: 0,
@@ -408,6 +413,7 @@ impl Lane {
             self.alarms.ask,
             self.alarms.announce,
             self.alarms.confirm,
+            self.alarms.bundles,
             due,
             again,
             full,

@@ -9,7 +9,7 @@
 //! ```
 //! Submissions of callers pass through the same steps beside it, as `flights` on a connection of their own.
 //! Shards are shared with other lanes by `sharing`, which send each other `mail`; any doubt runs the one `recovery`, and what is gone from NATS is made again (`deleted`). No verdict without an `inquiry`. Inputs that are too large for a message are served by `references`. What dispatches read of upstream tasks is loaded by `outputs`. What is not published yet lies above the
-//! marks of its lot (`lots`). Which executors are heard stands on the `board`. What ended may be a span (`spans`). [`handle`] is what the API holds.
+//! marks of its lot (`lots`). Which executors are heard stands on the `board`. What ended may be a span (`spans`), and who waits gets the `news`. [`handle`] is what the API holds.
 
 mod act;
 mod batch;
@@ -27,6 +27,7 @@ mod intake;
 pub mod lane;
 mod lots;
 mod mail;
+pub mod news;
 mod orders;
 mod outputs;
 mod recovery;

@@ -1,5 +1,6 @@
 //! One recovery for every doubt (rule R2): take the shards under a new lease, forget everything, read it again.
 
+use super::bundles::Bundler;
 use super::cache::PlanCache;
 use super::clock::DatabaseClock;
 use super::input::{Input, Survey};
@@ -64,6 +65,9 @@ impl Lane {
         if self.alarms.confirm.is_some_and(|at| at <= now) {
             self.speak();
         }
+        if self.alarms.bundles.is_some_and(|at| at <= now) {
+            self.send_bundles()?;
+        }
         self.announce();
         self.take_due().await?;
         self.ask();
@@ -72,7 +76,9 @@ impl Lane {
 
     /// Lets go of everything that is remembered. Pending outcomes are read again; callers' work stays.
     pub(super) fn let_go(&mut self) {
-        self.parts.epoch.fetch_add(1, Ordering::AcqRel);
+        let epoch = self.parts.epoch.fetch_add(1, Ordering::AcqRel) + 1;
+        self.bundler = Bundler::new(epoch);
+        self.alarms.bundles = None;
         self.stop_reader();
         self.executions.clear();
         self.lots.clear();
@@ -457,6 +463,11 @@ impl Lane {
             }
         }
         self.speak();
+        if !self.shards.is_empty()
+            && let Err(error) = self.send_bundles()
+        {
+            tracing::warn!(%error, "stopping with dispatches that are not published; the next owner publishes them");
+        }
         self.refuse_without_shards();
         self.wait_for_acks().await;
         let saved = if self.shards.is_empty() { Ok(()) } else { self.save().await.map(|_| ()) };

@@ -1,7 +1,9 @@
 //! Shards are shared by all lanes of all coordinators: taking vacant ones, giving some away between batches, and the nudges
 //! by which lanes hear of it before they look by themselves.
 
+use super::batch::Stepped;
 use super::lane::Lane;
+use super::news::news_of;
 use super::work::Work;
 use crate::kill_points;
 use crate::metrics::LaneView;
@@ -137,6 +139,7 @@ impl Lane {
         if leaving.is_empty() {
             return Ok(());
         }
+        self.send_bundles()?;
         self.save().await?;
         kill_points::pass(kill_points::AFTER_SAVE_BEFORE_HAND_OVER);
         shards::hand_over(&mut self.parts.connection, &leaving).await?;
@@ -203,8 +206,9 @@ impl Lane {
     }
 
     /// Wakes who waits for these executions, here and elsewhere.
-    pub(super) fn wake(&self, ids: impl Iterator<Item = ExecutionId> + Clone) {
-        let elsewhere = self.parts.handle.wake(ids);
+    pub(super) fn wake(&self, stepped: &Stepped) {
+        let news = |id| stepped.executions.get(&id).map(|execution| news_of(execution, &stepped.outputs));
+        let elsewhere = self.parts.handle.wake(stepped.executions.keys().copied(), news);
         for changed in elsewhere.chunks(BATCH_ITEMS_MAX) {
             let changed_execution_ids = changed.iter().map(|id| id.to_bytes()).collect();
             self.parts.speaker.nudge(&Nudge { changed_execution_ids, ..Nudge::default() });

@@ -1,6 +1,7 @@
 //! Who waits for which execution to change: callers of this process, and other coordinators on behalf of theirs.
 
 use super::handle::Command;
+use super::news::News;
 use orchestr8_proto::ids::ExecutionId;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,29 +17,39 @@ const ELSEWHERE_TIME: Duration = Duration::from_secs(30);
 /// A read waits at most so long until the owner knows of it.
 const TELL_MAX: Duration = Duration::from_secs(1);
 
+/// What rings when an execution changes.
+#[derive(Default)]
+struct Doorbell {
+    notify: Notify,
+    /// Of the last change; none where another coordinator committed it.
+    news: Mutex<Option<Arc<News>>>,
+}
+
 /// Who waits for which execution. Entries vanish with their last watch, or with time.
 #[derive(Default)]
 pub(super) struct Listeners {
-    waiting: Mutex<HashMap<ExecutionId, (usize, Arc<Notify>)>>,
+    waiting: Mutex<HashMap<ExecutionId, (usize, Arc<Doorbell>)>>,
     elsewhere: Mutex<HashMap<ExecutionId, Instant>>,
 }
 
 impl Listeners {
     pub(super) fn watch(self: &Arc<Self>, id: ExecutionId, elsewhere: Option<mpsc::Sender<Command>>) -> Watch {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let (count, notify) = waiting.entry(id).or_insert_with(|| (0, Arc::default()));
+        let (count, doorbell) = waiting.entry(id).or_insert_with(|| (0, Arc::default()));
         *count += 1;
-        Watch { id, notify: notify.clone(), listeners: self.clone(), elsewhere }
+        Watch { id, doorbell: doorbell.clone(), listeners: self.clone(), elsewhere }
     }
 
-    pub(super) fn wake(&self, ids: impl Iterator<Item = ExecutionId>) {
+    /// Wakes who waits for these, with what there is to tell of each.
+    pub(super) fn wake(&self, ids: impl Iterator<Item = ExecutionId>, news_of: impl Fn(ExecutionId) -> Option<News>) {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.is_empty() {
             return;
         }
         for id in ids {
-            if let Some((_, notify)) = waiting.get(&id) {
-                notify.notify_waiters();
+            if let Some((_, doorbell)) = waiting.get(&id) {
+                *doorbell.news.lock().unwrap_or_else(PoisonError::into_inner) = news_of(id).map(Arc::new);
+                doorbell.notify.notify_waiters();
             }
         }
     }
@@ -67,28 +78,35 @@ impl Listeners {
 /// A registration for the changes of one execution.
 pub struct Watch {
     id: ExecutionId,
-    notify: Arc<Notify>,
+    doorbell: Arc<Doorbell>,
     listeners: Arc<Listeners>,
     /// A lane that can ask the owner, where that is another coordinator.
     elsewhere: Option<mpsc::Sender<Command>>,
 }
 
 impl Watch {
-    /// Runs `read` until it gives an answer: now, after each change, and at least every `reread`; none after `patience`.
+    /// Runs `read` until it gives an answer: now, after each change, and at least every `reread`; none after `patience`. It is given
+    /// what the change told, if it told something: then there may be no need to read.
     ///
     /// # Errors
     /// The first error of `read`.
-    pub async fn until<T, E, F>(&self, patience: Duration, reread: Duration, mut read: impl FnMut() -> F) -> Result<Option<T>, E>
+    pub async fn until<T, E, F>(
+        &self,
+        patience: Duration,
+        reread: Duration,
+        mut read: impl FnMut(Option<Arc<News>>) -> F,
+    ) -> Result<Option<T>, E>
     where
         F: Future<Output = Result<Option<T>, E>>,
     {
         let deadline = Instant::now() + patience;
+        let mut news = None;
         loop {
-            let changed = self.notify.notified();
+            let changed = self.doorbell.notify.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             self.tell_owner().await;
-            if let Some(answer) = read().await? {
+            if let Some(answer) = read(news).await? {
                 return Ok(Some(answer));
             }
             let now = Instant::now();
@@ -96,8 +114,8 @@ impl Watch {
                 return Ok(None);
             }
             tokio::select! {
-                () = changed => {}
-                () = tokio::time::sleep_until(deadline.min(now + reread)) => {}
+                () = changed => news = self.doorbell.news.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                () = tokio::time::sleep_until(deadline.min(now + reread)) => news = None,
             }
         }
     }

@@ -91,6 +91,42 @@ async fn status_and_result_tell_what_is_known_and_wait_ends_with_the_task() -> R
     Ok(())
 }
 
+/// Who waits is told the result with the commit; it must be what everybody reads afterwards.
+#[tokio::test]
+async fn who_waits_is_told_what_is_read_afterwards() -> Result<()> {
+    let scene = Scene::start(executors(3)).await?;
+    let until_opened = scene.ledger.gated("go")["env"].clone();
+    let gate = |then: &str| {
+        let script = format!("until [ -e \"$GATE\" ]; do sleep 0.05; done; {then}");
+        json!({"run": script, "max_retries": 0, "env": until_opened})
+    };
+    let output = r#"printf '%s' '{"b": [1e2, 1.0, -0.0, 12345678901234567890], "a": {"ü": null}}' > "$ORCHESTR8_OUTPUT""#;
+    let mut tasks = Vec::new();
+    for task in [gate(output), gate("echo why >&2; exit 3"), gate("true"), json!({"handler": "noop", "queue": "nobody"})] {
+        tasks.push(scene.submit(&task).await?);
+    }
+    for task in &tasks[..3] {
+        scene.until(task, "running").await?;
+    }
+    let paths: Vec<String> = tasks.iter().map(|task| format!("/api/v1/tasks/{task}/result")).collect();
+    let waits = paths.iter().map(async |path| scene.api().get(&format!("{path}?wait=30s")).await);
+    let ended = async {
+        for cancelled in &tasks[2..] {
+            let path = format!("/api/v1/tasks/{cancelled}/cancel");
+            scene.api().answer(scene.api().request(Method::POST, &path)).await?;
+        }
+        scene.ledger.open("go")
+    };
+    let (told, ended) = tokio::join!(futures::future::try_join_all(waits), ended);
+    ended?;
+    for ((path, told), status) in paths.iter().zip(told?).zip(["completed", "failed", "cancelled", "cancelled"]) {
+        assert_eq!(told["status"], status, "{told}");
+        assert_eq!(told, scene.api().get(path).await?);
+    }
+    scene.finish().await;
+    Ok(())
+}
+
 #[tokio::test]
 async fn probes_tell_which_part_is_missing_and_nobody_gets_in_without_the_token() -> Result<()> {
     let scene = Scene::start(executors(0)).await?;

@@ -148,7 +148,7 @@ impl Lane {
         }
         self.lots.made(making.postponed);
         self.parts.metrics.published_again(making.again);
-        let (closed, others) = self.bundler.leave(Instant::now()).map_err(unencoded)?;
+        let (closed, others) = self.bundler.leave(Instant::now()).map_err(|error| unencoded(&error))?;
         self.alarms.bundles = others;
         self.hand_over_made(closed);
         Ok(())
@@ -157,7 +157,7 @@ impl Lane {
     /// Bundles that wait for company leave without it.
     pub(super) fn send_bundles(&mut self) -> Result<(), StoreError> {
         self.alarms.bundles = None;
-        let closed = self.bundler.leave_all(Instant::now()).map_err(unencoded)?;
+        let closed = self.bundler.leave_all(Instant::now()).map_err(|error| unencoded(&error))?;
         self.hand_over_made(closed);
         Ok(())
     }
@@ -451,7 +451,7 @@ impl Lane {
     }
 }
 
-fn unencoded(error: WireError) -> StoreError {
+fn unencoded(error: &WireError) -> StoreError {
     StoreError::Unavailable(error.to_string())
 }
 

@@ -114,7 +114,7 @@ impl Watch {
                 return Ok(None);
             }
             tokio::select! {
-                () = changed => news = self.doorbell.news.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                () = changed => news.clone_from(&self.doorbell.news.lock().unwrap_or_else(PoisonError::into_inner)),
                 () = tokio::time::sleep_until(deadline.min(now + reread)) => news = None,
             }
         }

@@ -8,6 +8,8 @@ ORCHESTR8 := $(CARGO_TARGET_DIR)/debug/orchestr8
 export RUSTDOCFLAGS ?= -D warnings
 # A backtrace belongs to a panic; on every error of a test it hides the message.
 export RUST_LIB_BACKTRACE ?= 0
+# For which machines `make image-test` compiles.
+ARCH ?= amd64 arm64
 
 .DEFAULT_GOAL := help
 .PHONY: help run dev test check bench bench-flat bench-report chaos image-test compose-test k8s-test toolchain servers tools build clean-data
@@ -49,10 +51,11 @@ chaos: toolchain servers ## Kill, cut off, wipe and restore at random: CHAOS_SEC
 	$(CARGO) build --locked --workspace --bins --features orchestr8-cli/kill-points
 	CHAOS_SECONDS="$(CHAOS_SECONDS)" SEED="$(SEED)" CHAOS_TIME_BASE="$(CHAOS_TIME_BASE)" CHAOS_NATS="$(CHAOS_NATS)" CHAOS_QUEUE="$(CHAOS_QUEUE)" $(CARGO_TARGET_DIR)/debug/orchestr8-chaos
 
-image-test: toolchain servers build ## Build the images around this machine's binary, as root, with buildah, the runtime stage twice; and the whole image where docker is
+image-test: toolchain servers build ## Build the images, as root, with buildah: around this machine's binary, the runtime stage twice; then all stages for ARCH="amd64 arm64"; and with docker where it answers
 	ORCHESTR8_IMAGE_ANEW=1 deploy/image-test.sh "$(ORCHESTR8)"
+	deploy/image-whole.sh "$(CARGO_TARGET_DIR)/image" $(ARCH)
 	@if docker info >/dev/null 2>&1; then docker build --file deploy/Dockerfile --tag orchestr8:image-test . && docker run --rm orchestr8:image-test --version; \
-	else echo "image-test: the whole build was left out: no docker answers here" >&2; fi
+	else echo "image-test: docker's own build was left out: no docker answers here" >&2; fi
 
 compose-test: toolchain servers build ## deploy/compose.yaml in containers of a docker daemon of its own, on this Debian 12, as root
 	@ORCHESTR8="$(ORCHESTR8)" python3 -B tests/compose/run.py

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 import urllib.request
@@ -79,6 +80,17 @@ def watching(composed):
     if len(rules) < 15:
         raise Broken(f"Prometheus has only {len(rules)} rules")
     return f"Prometheus scrapes {targets} coordinators and has {len(rules)} rules"
+
+
+def traced(composed):
+    """The collector takes the coordinators' spans of the tasks that have run, and shows them in its log."""
+    [collector] = composed.containers("collector")
+
+    def taken():
+        log = composed.daemon.logs(collector)
+        return sum(int(number) for number in re.findall(r'"otelcol.component.id": "debug".*"spans": (\d+)', log))
+
+    return f"the collector has {wait_for('spans at the collector', taken, PATIENCE_S)} spans"
 
 
 def asked(url):

@@ -105,6 +105,10 @@ class Daemon:
     def docker(self, *words, **options):
         return run("docker", *words, env=self.environment, **options)
 
+    def logs(self, container):
+        """What it said, on either stream."""
+        return run("sh", "-c", 'docker logs "$0" 2>&1', container, env=self.environment)
+
     def compose(self, *words, **options):
         return run(self.composer / "docker-compose", *words, env=self.environment, **options)
 

@@ -1,8 +1,8 @@
 """`make compose-test`: deploy/compose.yaml, as it is, in containers of a docker daemon of its own.
 
-Our image is made around the binary of `make build`, those of Postgres, NATS and Prometheus of what package registries have, under the
-names that compose.yaml says: no registry of images is asked. Grafana and the collector cannot be made so and are left out, which is
-said. The daemon has a network, mounts and storage of its own, and is gone at the end with everything that it made; nothing is
+Our image is made around the binary of `make build`, those of Postgres, NATS and Prometheus of what package registries have, that of the
+collector of its Go modules, under the names that compose.yaml says: no registry of images is asked. Grafana cannot be made so and is
+left out, and so is the collector without Go 1.26; both is said. The daemon has a network, mounts and storage of its own, and is gone at the end with everything that it made; nothing is
 installed.
 
 Needs root on Debian 12. Exit code 0: every check held; 1: one did not; 69: something that it needs is missing.
@@ -34,6 +34,7 @@ NAMES = {
     images.POSTGRES: "postgres:17.10",
     images.NATS: "nats:2.15.1",
     images.PROMETHEUS: "prom/prometheus:v2.53.3",
+    images.COLLECTOR: f"otel/opentelemetry-collector:{tools.COLLECTOR}",
 }
 # The program that shows that a package of Debian is there.
 PACKAGES = {
@@ -57,7 +58,7 @@ def main():
         tools.require_debian()
         tools.require_packages(PACKAGES)
         lock = alone()
-        found, archives = programs(), images.of_compose(BINARY, prometheus())
+        found, archives = programs(), images.of_compose(BINARY, prometheus(), collector())
     except Broken as missing:
         print(f"compose-test: {missing}", file=sys.stderr)
         return UNAVAILABLE
@@ -67,7 +68,7 @@ def main():
     try:
         daemon.start()
         load(daemon, archives)
-        test(Composed(daemon, folder))
+        test(Composed(daemon, folder, images.COLLECTOR in archives))
         print("compose-test: every check held", flush=True)
         return 0
     except Broken as broken:
@@ -100,6 +101,13 @@ def prometheus():
     return tools.TOOLS / "prometheus" / "prometheus"
 
 
+def collector():
+    """The program, built where Go is; else None."""
+    if not shutil.which("go") or not tools.go_version().startswith("go1.26"):
+        return None
+    return tools.collector() / "collector"
+
+
 def load(daemon, archives):
     for name, archive in archives.items():
         daemon.docker("load", "--quiet", "--input", archive)
@@ -109,8 +117,10 @@ def load(daemon, archives):
 class Composed:
     """A copy of deploy/compose.yaml with secrets of its own, and what runs of it."""
 
-    def __init__(self, daemon, folder):
+    def __init__(self, daemon, folder, has_collector):
         self.daemon = daemon
+        self.has_collector = has_collector
+        self.started = (*STARTED, "collector") if has_collector else STARTED
         self.file = folder / "deploy" / "compose.yaml"
         shutil.copytree(DEPLOY, folder / "deploy", ignore=shutil.ignore_patterns("secrets"))
         run(folder / "deploy" / "compose" / "secrets.sh")
@@ -122,7 +132,7 @@ class Composed:
     def up(self, *words):
         """Until every started service is healthy; how many seconds that took."""
         begun = time.monotonic()
-        self.compose("up", "--no-build", "--detach", "--wait", *words, *STARTED)
+        self.compose("up", "--no-build", "--detach", "--wait", *words, *self.started)
         return round(time.monotonic() - begun, 1)
 
     def containers(self, service):
@@ -138,13 +148,17 @@ class Composed:
 
 def test(composed):
     """Each step says what it saw; Broken where it is not as it should be."""
-    left_out = sorted(set(composed.compose("config", "--services").split()) - {*STARTED, "nats", "postgres"})
-    say(f"left out, since no package has them: {' '.join(left_out)}")
+    left_out = sorted(set(composed.compose("config", "--services").split()) - {*composed.started, "nats", "postgres"})
+    say(f"left out, since no package has it: {' '.join(left_out)}")
+    if not composed.has_collector:
+        say("the collector is built with Go 1.26, which is missing: install it and put it on PATH")
     say(f"up and healthy after {composed.up()} s")
     checks.executors(composed, 3)
     say(checks.work(composed))
     checks.isolation(composed)
     say(checks.watching(composed))
+    if composed.has_collector:
+        say(checks.traced(composed))
     say(f"five executors after {composed.up('--scale', 'executor=5')} s")
     checks.executors(composed, 5)
     say(checks.killed_coordinator(composed))

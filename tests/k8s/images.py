@@ -15,6 +15,7 @@ OURS = ("localhost/orchestr8:1", "localhost/orchestr8:2")
 POSTGRES = "localhost/postgres:17.10"
 NATS = "localhost/nats:2.15.1"
 PROMETHEUS = "localhost/prometheus:2.53.3"
+COLLECTOR = f"localhost/collector:{tools.COLLECTOR}"
 PAUSE = "localhost/pause:1"
 KEDA = f"localhost/keda:{tools.KEDA}"
 KEDA_ADAPTER = f"localhost/keda-adapter:{tools.KEDA}"
@@ -60,9 +61,12 @@ def of_cluster(binary, programs, keda=None):
     return all_of_them(binary, more)
 
 
-def of_compose(binary, prometheus):
-    """Archives of the images of compose.yaml that can be made without a registry, by name."""
-    return all_of_them(binary, {PROMETHEUS: (HERE / "prometheus.Dockerfile", [prometheus], {"prometheus": prometheus})})
+def of_compose(binary, prometheus, collector=None):
+    """Archives of the images of compose.yaml that can be made without a registry, by name: the collector's where its program is given."""
+    more = {PROMETHEUS: (HERE / "prometheus.Dockerfile", [prometheus], {"prometheus": prometheus})}
+    if collector:
+        more[COLLECTOR] = (HERE / "collector.Dockerfile", [collector], {"otelcol": collector})
+    return all_of_them(binary, more)
 
 
 def all_of_them(binary, more):

@@ -17,7 +17,8 @@ PATIENCE_S = 180
 # A loss is decided after 15 s; with more than half of the executors silent, after 60 s more.
 RERUN_PATIENCE_S = 120
 SETTLE_PATIENCE_S = 300
-LONG_S = 75
+# Minutes: far longer than the pods of a roll take.
+LONG_S = 130
 CUT_S = 45
 VALUES = CHART / "values.yaml"
 # Executors from the first scaling on, on both nodes.

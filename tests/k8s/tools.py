@@ -18,6 +18,7 @@ TOOLS = REPOSITORY / ".orchestr8" / "tools"
 MODULE = Path(__file__).resolve().parent / "binaries"
 KUBERNETES = "1.36.2"
 KEDA = "2.21.0"
+COLLECTOR = "0.139.0"
 # The program that shows that a package of Debian is there.
 PACKAGES = {
     "buildah": "buildah",
@@ -44,10 +45,14 @@ def require():
     for program, source in (("go", "Go 1.26"), ("npm", "Node"), ("cargo", "Rust 1.95")):
         if not shutil.which(program):
             raise Broken(f"`{program}` is missing: install {source} and put it on PATH")
-    version = run("go", "env", "GOVERSION", cwd=MODULE).strip()
+    version = go_version()
     if not version.startswith("go1.26"):
         raise Broken(f"Go is {version}: Kubernetes {KUBERNETES} is built with Go 1.26")
     require_packages(PACKAGES)
+
+
+def go_version():
+    return run("go", "env", "GOVERSION", cwd=MODULE).strip()
 
 
 def require_debian():
@@ -98,11 +103,21 @@ def keda():
     return kept("keda", (module / "go.sum",), "KEDA from its Go modules: about 14 minutes", make)
 
 
+def collector():
+    """The folder with the collector of traces, built from Go modules: the parts that deploy/otel/collector.yaml names."""
+    module = REPOSITORY / "tests" / "compose" / "collector"
+
+    def make(draft):
+        go_build(module, draft, f"main.version={COLLECTOR}", ".")
+
+    return kept("collector", (module / "go.sum", module / "main.go"), "the collector of traces from its Go modules: about 1 minute", make)
+
+
 def kept(label, inputs, what, make):
     """The folder for the content of these files: made once, as a draft that is whole before it has its name; older ones are removed."""
     folder = KEPT / f"{label}-{digest(*inputs)}"
     if not folder.exists():
-        print(f"k8s-test: building {what} on two cores, once", flush=True)
+        print(f"building {what} on two cores, once", flush=True)
         draft = folder.with_suffix(".draft")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)

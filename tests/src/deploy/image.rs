@@ -29,6 +29,17 @@ fn the_runtime_stage_runs_the_binary() -> Result<()> {
     Ok(())
 }
 
+/// The whole build takes too long for this suite: `make image-test` makes it. What it is told is looked at before what it needs.
+#[test]
+fn an_image_is_built_for_known_machines_alone() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let script = binary::workspace().join("deploy/image-whole.sh");
+    let output = Command::new("sh").arg(script).arg(folder.path()).args(["arm64", "riscv64"]).output().context("sh")?;
+    let complained = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(64) && complained.contains("ARCH=riscv64: use amd64, arm64"), "{output:?}");
+    Ok(())
+}
+
 #[test]
 fn the_layer_of_dependencies_has_every_manifest() -> Result<()> {
     let read = |file: &str| std::fs::read_to_string(binary::workspace().join(file)).with_context(|| file.to_owned());

@@ -25,6 +25,12 @@ struct Doorbell {
     news: Mutex<Option<Arc<News>>>,
 }
 
+impl Doorbell {
+    fn told(&self) -> Option<Arc<News>> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Who waits for which execution. Entries vanish with their last watch, or with time.
 #[derive(Default)]
 pub(super) struct Listeners {
@@ -114,7 +120,7 @@ impl Watch {
                 return Ok(None);
             }
             tokio::select! {
-                () = changed => news.clone_from(&self.doorbell.news.lock().unwrap_or_else(PoisonError::into_inner)),
+                () = changed => news = self.doorbell.told(),
                 () = tokio::time::sleep_until(deadline.min(now + reread)) => news = None,
             }
         }

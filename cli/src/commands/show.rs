@@ -213,7 +213,7 @@ mod tests {
         let once = json!({"task_id": "0199abcd-0000-7000-8000-000000000001", "status": "failed", "attempts": 1, "max_attempts": 1,
             "error_type": "lost", "attempt_history": [{"attempt": 1, "outcome": "lost", "executor_id": "e"}]});
         let once = task_lines(&serde_json::from_value(once).expect("a task"), now);
-        assert!(once.contains("attempt   1 of 1 (lost or given back, which ended the task)\n"), "{once}");
+        assert!(once.contains("attempt   1 of 1 (lost or given back, which ended the task)"), "{once}");
         let waits = |attempts: u32| {
             let task = json!({"task_id": "0199abcd-0000-7000-8000-000000000001", "status": "waiting", "attempts": attempts, "due_at": "2026-01-01T02:00:03.5Z"});
             task_lines(&serde_json::from_value(task).expect("a task"), now)

@@ -130,8 +130,8 @@ impl CoordinatorArgs {
             .token_keys_file
             .ok_or_else(|| missing("no token keys: name their file with --token-keys-file or ORCHESTR8_TOKEN_KEYS_FILE; make it once, for all coordinators, with `(umask 077; echo \"1:$(openssl rand -hex 32)\" > FILE)`"))?;
         let token = match (self.token_file, token_in_environment) {
-            (Some(file), _) => api_token(format!("--token-file {}", file.display()), read_secret("--token-file", &file)?)?,
-            (None, Some(token)) => api_token(TOKEN_VARIABLE.to_owned(), token.trim().to_owned())?,
+            (Some(file), _) => api_token(&format!("--token-file {}", file.display()), read_secret("--token-file", &file)?)?,
+            (None, Some(token)) => api_token(TOKEN_VARIABLE, token.trim().to_owned())?,
             (None, None) => {
                 return Err(missing(
                     "no API token: name its file with --token-file, or set ORCHESTR8_TOKEN; make one with `(umask 077; openssl rand -hex 32 > FILE)`",
@@ -170,14 +170,14 @@ impl CoordinatorArgs {
 }
 
 /// A token as it stands at `place`, if it is one.
-fn api_token(place: String, token: String) -> Result<String, ServiceError> {
+fn api_token(place: &str, token: String) -> Result<String, ServiceError> {
     Token::new(&token).map_err(|error| ServiceError::Configuration(format!("{place}: {error}")))?;
     Ok(token)
 }
 
 fn metrics_token(file: &Path) -> Result<String, ServiceError> {
     const FLAG: &str = "--metrics-token-file";
-    api_token(format!("{FLAG} {}", file.display()), read_secret(FLAG, file)?)
+    api_token(&format!("{FLAG} {}", file.display()), read_secret(FLAG, file)?)
 }
 
 fn parse_inputs_bytes(text: &str) -> Result<usize, String> {

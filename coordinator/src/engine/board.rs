@@ -180,7 +180,7 @@ impl Sighting {
         // A process that another took the place of runs nothing any more, whatever it said last.
         let is_gone = silence.is_some_and(|silence| silence.standing.replaced_by.is_some());
         let slots_busy = if is_gone { 0 } else { self.view.slots_busy };
-        ExecutorView { seen_at, silence, slots_busy, ..self.view.clone() }
+        ExecutorView { slots_busy, seen_at, silence, ..self.view.clone() }
     }
 }
 

@@ -432,7 +432,10 @@ mod tests {
         assert_eq!(busy, ["7 or more queued tasks go before it; as of the executors' last heartbeats 4 of 4 slots are busy"]);
         let one = Ahead { tasks: 1, is_more: false };
         let behind_one = said(&WhyFacts { ahead: one, ..facts(TaskStatus::Queued) }, &[executor()]);
-        assert!(behind_one[0].starts_with("1 queued task goes before it; as of the executors' last heartbeats 1 of 4 slots"), "{behind_one:?}");
+        assert!(
+            behind_one[0].starts_with("1 queued task goes before it; as of the executors' last heartbeats 1 of 4 slots"),
+            "{behind_one:?}"
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod tree;
 use clap::{CommandFactory, Parser, Subcommand};
 use commands::CommandError;
 use exit::{EXIT_CODES_HELP, Exit};
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Runs work that takes longer than anyone wants to wait.
@@ -67,7 +68,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == "shim") {
         return orchestr8_executor::shim::run_shim();
     }
-    match Cli::parse().command {
+    match Cli::try_parse().unwrap_or_else(|error| refuse(&error)).command {
         Command::Dev(args) => dev::run(&args).unwrap_or_else(|error| {
             eprintln!("error: {error}");
             error.exit().into()
@@ -76,6 +77,14 @@ fn main() -> ExitCode {
         Command::Executor(_) => service::start::<service::executor::ExecutorArgs>(Cli::command()),
         command => run_command(&command).into(),
     }
+}
+
+/// Ends the process over a command line that does not fit, or over a variable that stands for one of its flags.
+fn refuse(error: &clap::Error) -> ! {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let Some(reason) = service::wrong_variable(error, &Cli::command(), &words) else { error.exit() };
+    eprintln!("orchestr8 {}: {reason}", words.get(1).map(|word| word.to_string_lossy()).unwrap_or_default());
+    std::process::exit(i32::from(Exit::Configuration.code()));
 }
 
 /// Runs a client command on one thread: it only waits.

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod settings;
 pub mod startup;
 
+pub use api::access::{Token, TokenError};
 pub use api::tls::ApiCertificate;
 pub use orchestr8_store::migrate::OpenError;
 pub use settings::{CoordinatorError, CoordinatorSettings};

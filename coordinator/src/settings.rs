@@ -76,9 +76,11 @@ pub enum CoordinatorError {
     /// NATS.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// The API's address.
-    #[error("cannot listen on {address}: {reason}")]
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({flag}): {reason}; end what has it, or name another address with {flag}")]
     Listen {
+        /// The flag that names it.
+        flag: &'static str,
         /// What was asked for.
         address: SocketAddr,
         /// The system's words.

@@ -47,7 +47,7 @@ const REACH_MAX: Duration = Duration::from_secs(5);
 pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> Result<(), CoordinatorError> {
     api::check_listen(settings.listen, Some(&settings.token))?;
     let tls = settings.tls.as_ref().map(api::tls::acceptor).transpose()?;
-    let listener = bind(settings.listen).await?;
+    let listener = bind("--listen", settings.listen).await?;
     let cluster = ClusterSide::prepare(&settings).await?;
     if tls.is_none() && !settings.listen.ip().to_canonical().is_loopback() {
         tracing::warn!(listen = %settings.listen, "the API can be reached from elsewhere and speaks without TLS, tokens and all: use --tls-cert and --tls-key, or a proxy that does");
@@ -90,8 +90,8 @@ pub async fn run(settings: CoordinatorSettings, shutdown: CancellationToken) -> 
     if matches!(served, Ok(())) { Ok(()) } else { Err(CoordinatorError::Ended("the API")) }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, CoordinatorError> {
-    TcpListener::bind(address).await.map_err(|error| CoordinatorError::Listen { address, reason: error.to_string() })
+async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, CoordinatorError> {
+    TcpListener::bind(address).await.map_err(|error| CoordinatorError::Listen { flag, address, reason: error.to_string() })
 }
 
 /// What only a Kubernetes cluster is served and told, where that was asked for.
@@ -103,7 +103,7 @@ struct ClusterSide {
 impl ClusterSide {
     async fn prepare(settings: &CoordinatorSettings) -> Result<Self, CoordinatorError> {
         let external_metrics = match &settings.external_metrics {
-            Some(wanted) => Some((bind(wanted.listen).await?, external_metrics::acceptor(wanted)?)),
+            Some(wanted) => Some((bind("--external-metrics-listen", wanted.listen).await?, external_metrics::acceptor(wanted)?)),
             None => None,
         };
         let costs = settings.pod_deletion_cost.as_ref().map(DeletionCosts::new).transpose()?;

@@ -34,12 +34,22 @@ pub(crate) struct Coordinators {
     stream_incarnation: Option<String>,
     /// JetStream's clock minus this machine's, and when it was heard.
     offset_us: Option<(i64, Instant)>,
+    /// The last base of protocol times that a beat told, in milliseconds.
+    time_base_ms: u32,
 }
 
 impl Coordinators {
     /// Nothing heard yet; silence counts from now on.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { began_at: now, heard_at: now, foreign_at: None, installation: None, stream_incarnation: None, offset_us: None }
+        Self {
+            began_at: now,
+            heard_at: now,
+            foreign_at: None,
+            installation: None,
+            stream_incarnation: None,
+            offset_us: None,
+            time_base_ms: 0,
+        }
     }
 
     /// Takes in one beat.
@@ -66,6 +76,13 @@ impl Coordinators {
             Some(before) if before != beat.stream_incarnation => Heard::NewStreams,
             Some(_) | None => Heard::Usual,
         }
+    }
+
+    /// Another base of protocol times than `ours_ms`, in milliseconds, where this beat is the first in a row to tell it.
+    pub(crate) fn other_time_base_ms(&mut self, beat: &CoordinatorBeat, ours_ms: u32) -> Option<u32> {
+        let told_ms = beat.time_base_ms;
+        let is_new = told_ms != 0 && std::mem::replace(&mut self.time_base_ms, told_ms) != told_ms;
+        (is_new && told_ms != ours_ms).then_some(told_ms)
     }
 
     /// Whether tasks may be fetched: a coordinator was heard lately, and none of another installation. Who begins waits a moment for
@@ -113,6 +130,7 @@ mod tests {
             executors: 0,
             executors_late: 0,
             paused: None,
+            time_base_ms: 0,
         }
     }
 
@@ -127,6 +145,14 @@ mod tests {
         assert_eq!(coordinators.hear(&beat("", "", 0), start), Heard::Nameless);
         assert_eq!(coordinators.hear(&beat("mine", "", 0), start), Heard::Usual);
         assert!(!coordinators.foreign() && coordinators.allow_fetching(later(start, 1).now, &times));
+    }
+
+    #[test]
+    fn another_time_base_is_told_once() {
+        let mut coordinators = Coordinators::new(Instant::now());
+        let mut told = |time_base_ms| coordinators.other_time_base_ms(&CoordinatorBeat { time_base_ms, ..beat("i", "", 0) }, 1_000);
+        let bases_ms = [0, 1_000, 2_000, 2_000, 0, 2_000, 1_000, 2_000];
+        assert_eq!(bases_ms.map(&mut told), [None, None, Some(2_000), None, None, None, None, Some(2_000)]);
     }
 
     #[test]

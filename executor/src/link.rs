@@ -2,7 +2,7 @@
 
 use crate::patience::Patience;
 use async_nats::{Client, ConnectOptions, Event};
-use orchestr8_nats::{Failure, NatsSettings, RightsError, SettingsError, Violations};
+use orchestr8_nats::{Failure, NatsSettings, RightsError, SettingsError, TooOld, Violations};
 use orchestr8_proto::wire::MESSAGE_BYTES_MAX;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub enum LinkError {
         credentials: String,
     },
     /// Nobody answers there.
-    #[error("NATS at {addresses} did not answer within {within:?} ({reason}): check the address and that the server runs")]
+    #[error("NATS at {addresses} did not answer within {within:?} ({reason}): check --nats-url and that the server runs")]
     Unreachable {
         /// What was tried, without passwords.
         addresses: String,
@@ -60,6 +60,9 @@ pub enum LinkError {
         /// The server's limit.
         bytes: usize,
     },
+    /// The server is too old.
+    #[error(transparent)]
+    Version(#[from] TooOld),
     /// A shutdown came first.
     #[error("the shutdown came before the connection")]
     Shutdown,
@@ -71,7 +74,12 @@ impl LinkError {
     pub const fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Shutdown => true,
-            Self::Settings(_) | Self::Refused { .. } | Self::Tls { .. } | Self::Forbidden { .. } | Self::SmallPayload { .. } => false,
+            Self::Settings(_)
+            | Self::Refused { .. }
+            | Self::Tls { .. }
+            | Self::Forbidden { .. }
+            | Self::SmallPayload { .. }
+            | Self::Version(_) => false,
         }
     }
 }
@@ -143,6 +151,7 @@ pub(crate) async fn connect(
 }
 
 fn checked(link: Link, addresses: String) -> Result<Link, LinkError> {
+    orchestr8_nats::check_version(&addresses, &link.client.server_info().version)?;
     let bytes = link.client.max_payload();
     if bytes < MESSAGE_BYTES_MAX { Err(LinkError::SmallPayload { addresses, bytes }) } else { Ok(link) }
 }

@@ -39,7 +39,7 @@ pub enum ExecutorError {
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// The address for metrics and probes cannot be used.
-    #[error("metrics_listen `{address}` cannot be used: {reason}")]
+    #[error("cannot listen on {address} (--metrics-listen): {reason}; end what has it, or name another address with --metrics-listen")]
     Probes {
         /// What was asked for.
         address: SocketAddr,

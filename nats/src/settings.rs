@@ -130,6 +130,10 @@ impl NatsSettings {
         }
         let refused = |address: &String, reason: String| SettingsError::Address { address: address.clone(), reason };
         let parsed = |address: &String| match address.parse::<ServerAddr>() {
+            // The client would pass over them, whatever they ask for.
+            Ok(_) if has_more_than_host_and_port(address) => {
+                Err(refused(address, "it has a path or parameters, and NATS has none; flags such as --nats-ca say the rest".to_owned()))
+            }
             Ok(server) if server.host().is_empty() => Err(refused(address, "it names no host".to_owned())),
             Ok(server) => Ok(server),
             Err(error) => Err(refused(address, error.to_string())),
@@ -177,6 +181,11 @@ impl fmt::Debug for Credentials {
     }
 }
 
+fn has_more_than_host_and_port(address: &str) -> bool {
+    let host = address.split_once("://").map_or(address, |(_, host)| host);
+    host.strip_suffix('/').unwrap_or(host).contains(['/', '?', '#'])
+}
+
 fn of_url(login: &str) -> Credentials {
     let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     match login.split_once(':') {
@@ -214,6 +223,15 @@ mod tests {
             let error = NatsSettings::from_urls(url).expect_err(url).to_string();
             assert!(error.starts_with(&format!("NATS address `{shown}` is not usable")) && !error.contains("secret"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_the_client_would_pass_over_is_refused() {
+        for url in ["nats://h:1?tls=true", "tls://h/?insecure=1", "nats://u:p@h/account", "nats://h#x"] {
+            let error = NatsSettings::from_urls(url).expect_err(url).to_string();
+            assert!(error.contains("it has a path or parameters"), "{error}");
+        }
+        assert!(NatsSettings::from_urls("nats://u:p@h:1/").is_ok());
     }
 
     #[test]

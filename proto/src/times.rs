@@ -92,6 +92,12 @@ impl ProtocolTimes {
     pub const fn base(&self) -> Duration {
         self.base
     }
+
+    /// The same in milliseconds, as beats of coordinators say it.
+    #[must_use]
+    pub fn base_ms(&self) -> u32 {
+        u32::try_from(self.base.as_millis()).unwrap_or(u32::MAX)
+    }
 }
 
 #[cfg(test)]

@@ -132,6 +132,13 @@ pub struct Task {
     pub attempt_history: Vec<Attempt>,
 }
 
+impl Task {
+    /// Whether it failed because its last run was lost or given back: one that may be started only once has no next.
+    pub fn is_ended_by_loss(&self) -> bool {
+        self.status == TaskStatus::Failed && self.error_type.as_deref() == Some("lost")
+    }
+}
+
 /// One attempt that left a trace.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Attempt {

@@ -200,6 +200,9 @@ fn shown(task: &Task, args: &LogsArgs) -> String {
 
 /// Why an attempt was handed back: only a drain ends one that had started, and that is no failure.
 fn given_back(task: &Task, attempt: &Attempt) -> Option<String> {
+    if attempt.outcome == RELEASED && task.attempts == attempt.attempt && task.is_ended_by_loss() {
+        return Some("its executor drained and gave it back, which ended the task: at_most_once forbids another start".to_owned());
+    }
     let next = if task.status.is_final() && task.attempts == attempt.attempt { "" } else { "; the next attempt began anew" };
     (attempt.outcome == RELEASED).then(|| format!("its executor drained and gave it back, which is no failure and uses up no retry{next}"))
 }
@@ -274,6 +277,8 @@ mod tests {
         task.attempts = 1;
         task.attempt_history.truncate(1);
         assert!(shown(&task, &line.logs).starts_with(&format!("== build, attempt 1 (released on e1): {given_back}\n")), "it ended with it");
+        (task.status, task.error_type) = (TaskStatus::Failed, Some("lost".to_owned()));
+        assert!(shown(&task, &line.logs).contains("which ended the task: at_most_once forbids another start"), "it may not start again");
     }
 
     #[test]

@@ -181,13 +181,17 @@ fn due_shown(due: OffsetDateTime, now: OffsetDateTime) -> String {
     at.map_or_else(|| wait.clone(), |at| format!("{wait}, at {at}"))
 }
 
-/// A run that was lost or given back uses up no retry, though the next has the next number.
+/// A run that was lost or given back uses up no retry, though the next has the next number; unless it ended the task, which
+/// `at_most_once` forbids to start again.
 fn attempts_shown(task: &Task) -> String {
     let is_spared = |outcome: &str| outcome == "lost" || outcome == "released";
     let spared = task.attempt_history.iter().filter(|attempt| is_spared(&attempt.outcome)).count();
+    let is_end = task.is_ended_by_loss();
+    let spared = spared - usize::from(is_end && spared > 0);
     let allowed = u64::from(task.max_attempts) + spared as u64;
+    let end = if is_end { " (lost or given back, which ended the task)" } else { "" };
     let spared = if spared > 0 { format!(" ({spared} lost or given back, which uses up no retry)") } else { String::new() };
-    format!("{} of {allowed}{spared}", task.attempts)
+    format!("{} of {allowed}{spared}{end}", task.attempts)
 }
 
 #[cfg(test)]
@@ -206,6 +210,10 @@ mod tests {
         let expected = "task      0199abcd-0000-7000-8000-000000000001\nname      build\nstatus    retrying\n\
             workflow  0199abcd-0000-7000-8000-000000000000\nagent     run\nattempt   1 of 3\ntime      2.0s\nretry in  4.0s, at 2026-01-01T00:00:07Z\nerror     exit code 1";
         assert_eq!(task_lines(&serde_json::from_value(task.clone()).expect("a task"), now), expected);
+        let once = json!({"task_id": "0199abcd-0000-7000-8000-000000000001", "status": "failed", "attempts": 1, "max_attempts": 1,
+            "error_type": "lost", "attempt_history": [{"attempt": 1, "outcome": "lost", "executor_id": "e"}]});
+        let once = task_lines(&serde_json::from_value(once).expect("a task"), now);
+        assert!(once.contains("attempt   1 of 1 (lost or given back, which ended the task)"), "{once}");
         let waits = |attempts: u32| {
             let task = json!({"task_id": "0199abcd-0000-7000-8000-000000000001", "status": "waiting", "attempts": attempts, "due_at": "2026-01-01T02:00:03.5Z"});
             task_lines(&serde_json::from_value(task).expect("a task"), now)

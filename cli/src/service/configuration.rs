@@ -3,6 +3,7 @@
 //! The file is YAML, one mapping; its keys are the long flags without dashes in front. What the file says is parsed by
 //! the same rules as a flag, so nothing can be written in one way only, and nothing unknown is accepted.
 
+use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 use orchestr8_core::definition::nearest;
@@ -95,7 +96,33 @@ fn unknown(file: &Path, key: String, service: &Command) -> ConfigurationError {
 /// `error: invalid value …` without the usage that follows it.
 fn first_line(error: &clap::Error) -> String {
     let text = error.to_string();
-    text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+    let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    // What the standard library says of a text that is no number.
+    match line.strip_suffix("invalid digit found in string") {
+        Some(start) => format!("{start}it must be a whole number, in digits"),
+        None => line.to_owned(),
+    }
+}
+
+/// What is wrong with a value that came from an environment variable, which stands on no command line: none, where it did not.
+#[must_use]
+pub fn wrong_variable(error: &clap::Error, command: &Command, words: &[OsString]) -> Option<String> {
+    let (Some(ContextValue::String(shown)), Some(ContextValue::String(value))) =
+        (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue))
+    else {
+        return None;
+    };
+    let service = command.find_subcommand(words.get(1)?)?;
+    let long = shown.strip_prefix("--")?.split([' ', '=']).next()?;
+    let variable = service.get_arguments().find(|flag| flag.get_long() == Some(long))?.get_env()?;
+    let is_given = words.iter().any(|word| {
+        let word = word.to_string_lossy();
+        word.strip_prefix("--").is_some_and(|word| word == long || word.strip_prefix(long).is_some_and(|rest| rest.starts_with('=')))
+    });
+    let stands = !is_given && std::env::var_os(variable).is_some_and(|set| set.to_string_lossy() == value.as_str());
+    let reason = first_line(error);
+    let reason = reason.split_once(&format!("'{shown}'")).map_or(reason.as_str(), |(_, reason)| reason).trim_start_matches([':', ' ']);
+    stands.then(|| format!("the variable {}={value} (as --{long}): {reason}", variable.to_string_lossy()))
 }
 
 /// The entries of the file; a list gives several values.
@@ -185,6 +212,7 @@ mod tests {
         assert!(refused("slot: 8").contains("did you mean `slots`?"));
         assert!(refused("config: x").contains("`config` is not a setting"));
         assert!(refused("slots: many").contains("invalid value 'many' for '--slots"));
+        assert!(refused("slots: many").ends_with("it must be a whole number, in digits"));
         assert!(refused("slots: {a: 1}").contains("`slots` must be a text"));
         assert!(refused("slots: 1\nslots: 2").contains("duplicate"));
         assert!(refused("- a").contains("one mapping"));

@@ -5,10 +5,10 @@ use super::nats::NatsArgs;
 use super::open_files;
 use super::secrets::{read_secret, read_token_keys};
 use super::telemetry::TelemetryArgs;
-use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_patience, parse_time_base, without_secrets};
+use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_address, parse_patience, parse_time_base, without_secrets};
 use crate::commands::values::parse_span;
 use nix::unistd::gethostname;
-use orchestr8_coordinator::{ApiCertificate, CoordinatorError, CoordinatorSettings};
+use orchestr8_coordinator::{ApiCertificate, CoordinatorError, CoordinatorSettings, Token};
 use orchestr8_proto::ids::SHARDS_MAX;
 use orchestr8_proto::log_level::LogControl;
 use orchestr8_proto::reference::{INPUTS_BYTES_LARGEST, INPUTS_BYTES_MAX_DEFAULT};
@@ -16,7 +16,7 @@ use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::traces::SpanSink;
 use orchestr8_proto::wire::DISPATCH_BYTES_MAX;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +39,7 @@ pub struct CoordinatorArgs {
     #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", value_name = "RATIO", value_parser = parse_ratio, default_value = "1")]
     trace_ratio: f64,
     /// The address that the API listens on. Any other than one of this machine itself needs a token that was configured on purpose.
-    #[arg(long, env = "ORCHESTR8_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8088")]
+    #[arg(long, env = "ORCHESTR8_LISTEN", value_name = "ADDRESS:PORT", value_parser = parse_address, default_value = "127.0.0.1:8088")]
     listen: SocketAddr,
     /// The file with the API's bearer token, at least 16 characters [default: the variable `ORCHESTR8_TOKEN`].
     #[arg(long, value_name = "FILE")]
@@ -128,11 +128,15 @@ impl CoordinatorArgs {
             .ok_or_else(|| missing("no database: set ORCHESTR8_DATABASE_URL, such as postgres://user:password@host/database"))?;
         let keys_file = self
             .token_keys_file
-            .ok_or_else(|| missing("no token keys: name their file with --token-keys-file or ORCHESTR8_TOKEN_KEYS_FILE"))?;
+            .ok_or_else(|| missing("no token keys: name their file with --token-keys-file or ORCHESTR8_TOKEN_KEYS_FILE; make it once, for all coordinators, with `(umask 077; echo \"1:$(openssl rand -hex 32)\" > FILE)`"))?;
         let token = match (self.token_file, token_in_environment) {
-            (Some(file), _) => read_secret("--token-file", &file)?,
-            (None, Some(token)) => token.trim().to_owned(),
-            (None, None) => return Err(missing("no API token: name its file with --token-file, or set ORCHESTR8_TOKEN")),
+            (Some(file), _) => api_token(&format!("--token-file {}", file.display()), read_secret("--token-file", &file)?)?,
+            (None, Some(token)) => api_token(TOKEN_VARIABLE, token.trim().to_owned())?,
+            (None, None) => {
+                return Err(missing(
+                    "no API token: name its file with --token-file, or set ORCHESTR8_TOKEN; make one with `(umask 077; openssl rand -hex 32 > FILE)`",
+                ));
+            }
         };
         let host = gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "coordinator".to_owned());
         Ok(CoordinatorSettings {
@@ -142,7 +146,7 @@ impl CoordinatorArgs {
             tls: self.tls_cert.zip(self.tls_key).map(|(certificate, key)| ApiCertificate { flags: "--tls", certificate, key }),
             connections_max: usize::try_from(self.connections_max).unwrap_or(usize::MAX),
             token,
-            metrics_token: self.metrics_token_file.map(|file| read_secret("--metrics-token-file", &file)).transpose()?,
+            metrics_token: self.metrics_token_file.as_deref().map(metrics_token).transpose()?,
             external_metrics: self.kubernetes.external_metrics(),
             pod_deletion_cost: self.kubernetes.cluster(|name| std::env::var(name).ok())?,
             token_keys: read_token_keys("--token-keys-file", &keys_file)?,
@@ -163,6 +167,17 @@ impl CoordinatorArgs {
             nats_replicas: self.nats_replicas,
         })
     }
+}
+
+/// A token as it stands at `place`, if it is one.
+fn api_token(place: &str, token: String) -> Result<String, ServiceError> {
+    Token::new(&token).map_err(|error| ServiceError::Configuration(format!("{place}: {error}")))?;
+    Ok(token)
+}
+
+fn metrics_token(file: &Path) -> Result<String, ServiceError> {
+    const FLAG: &str = "--metrics-token-file";
+    api_token(&format!("{FLAG} {}", file.display()), read_secret(FLAG, file)?)
 }
 
 fn parse_inputs_bytes(text: &str) -> Result<usize, String> {
@@ -225,7 +240,6 @@ fn log_start(settings: &CoordinatorSettings) {
 mod tests {
     use super::*;
     use clap::Parser;
-    use std::path::Path;
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -264,17 +278,28 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let keys = keys_file(folder.path());
         let complete = ["--database-url", "postgres://h/d", "--token-keys-file", &keys];
+        let short = folder.path().join("short").display().to_string();
+        std::fs::write(&short, "short\n").expect("writable");
         for (words, token, reason) in [
             (&complete[2..], Some("t"), "ORCHESTR8_DATABASE_URL"),
             (&complete[..2], Some("t"), "--token-keys-file"),
+            (&complete[..2], Some("a-long-enough-token"), "openssl rand -hex 32"),
             (&complete[..], None, "no API token"),
+            (&complete[..], Some("short"), "ORCHESTR8_TOKEN: the API token has 5 bytes"),
+            (&[&complete[..], &["--token-file", &short]].concat(), None, &format!("--token-file {short}: the API token has 5 bytes")),
+            (&[&complete[..], &["--metrics-token-file", &short]].concat(), Some("a-long-enough-token"), "--metrics-token-file /"),
+            (&["--listen", "8089"], None, "use ADDRESS:PORT, such as 127.0.0.1:8089"),
             (&["--shard-count", "0"], None, "--shard-count"),
             (&["--nats-replicas", "2"], None, "1, 3 or 5"),
             (&["--inputs-bytes-max", "1000"], None, "524288 to 67108864 bytes"),
             (&["--trace-ratio", "2"], None, "from 0 to 1"),
             (&["--log-format", "xml"], None, "--log-format"),
             (&["--listen", "everywhere"], None, "--listen"),
-            (&[&complete[..], &["--metrics-token-file", "/nonexistent"]].concat(), Some("t"), "--metrics-token-file /nonexistent"),
+            (
+                &[&complete[..], &["--metrics-token-file", "/nonexistent"]].concat(),
+                Some("a-long-enough-token"),
+                "--metrics-token-file /nonexistent",
+            ),
             (&["--time-base", "1ms"], None, "10ms to 60s"),
             (&["--startup-patience", "soon"], None, "--startup-patience"),
         ] {

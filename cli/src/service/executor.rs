@@ -3,7 +3,7 @@
 use super::nats::NatsArgs;
 use super::secrets::read_secret;
 use super::telemetry::TelemetryArgs;
-use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_patience, parse_time_base};
+use super::{STARTUP_PATIENCE_DEFAULT, Service, ServiceError, log_times, parse_address, parse_patience, parse_time_base};
 use crate::commands::values::{parse_pair, parse_span};
 use crate::text::show_duration;
 use nix::unistd::{Gid, Uid, User, getgid, gethostname};
@@ -70,7 +70,7 @@ pub struct ExecutorArgs {
     #[arg(long, value_name = "DURATION", value_parser = parse_span, default_value = "30s")]
     drain_timeout: Duration,
     /// Where /metrics, /healthz and /readyz are answered [default: nowhere]. Any other address than one of this machine itself needs a token.
-    #[arg(long, env = "ORCHESTR8_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    #[arg(long, env = "ORCHESTR8_METRICS_LISTEN", value_name = "ADDRESS:PORT", value_parser = parse_address)]
     metrics_listen: Option<SocketAddr>,
     /// The file with the bearer token that opens /metrics [default: none].
     #[arg(long, env = "ORCHESTR8_METRICS_TOKEN_FILE", value_name = "FILE")]

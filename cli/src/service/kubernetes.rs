@@ -1,6 +1,6 @@
 //! The flags of a coordinator about the Kubernetes cluster that it runs in.
 
-use super::ServiceError;
+use super::{ServiceError, parse_address};
 use orchestr8_coordinator::ApiCertificate;
 use orchestr8_coordinator::api::external_metrics::ExternalMetricsSettings;
 use orchestr8_coordinator::deletion_cost::ClusterAccess;
@@ -16,7 +16,7 @@ const SERVER_VARIABLES: [&str; 2] = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERV
 #[derive(Debug, Clone, clap::Args)]
 pub struct KubernetesArgs {
     /// Where the demand of queues is served as external.metrics.k8s.io to Kubernetes' API server, by TLS [default: nowhere].
-    #[arg(long, value_name = "ADDRESS:PORT", requires_all = ["external_metrics_cert", "external_metrics_key", "external_metrics_client_ca"])]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = parse_address, requires_all = ["external_metrics_cert", "external_metrics_key", "external_metrics_client_ca"])]
     external_metrics_listen: Option<SocketAddr>,
     /// The file with the certificate of --external-metrics-listen, which its `APIService` vouches for, PEM.
     #[arg(long, value_name = "FILE", requires = "external_metrics_listen")]

@@ -19,12 +19,15 @@ mod reference;
 mod secrets;
 mod telemetry;
 
+pub use configuration::wrong_variable;
+
 use crate::exit::Exit;
 use orchestr8_core::definition::parse_duration;
 use orchestr8_proto::log_level::LogControl;
 use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::traces::SpanSink;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 use telemetry::TelemetryArgs;
@@ -144,6 +147,12 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
         }
     }
+}
+
+/// Reads where to listen.
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').unwrap_or(text).parse::<u16>().unwrap_or(8088);
+    text.parse().map_err(|_| format!("use ADDRESS:PORT, such as 127.0.0.1:{port}; an address of IPv6 stands in brackets, no name will do"))
 }
 
 /// Reads the base of all protocol times.

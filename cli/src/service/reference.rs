@@ -14,7 +14,7 @@ const PREFACE: &str = "# Configuration
 
 Generated from the program's flags; a test compares. `orchestr8 coordinator --help` says the same.
 
-- A flag wins over the environment, that over the file of `--config`: YAML, one mapping, its keys the long flags without dashes in front. A list in the file is the flag given several times. What is unknown or does not fit is refused by name with exit code 64.
+- A flag wins over the environment, that over the file of `--config`: YAML, one mapping, its keys the long flags without dashes in front. A list in the file is the flag given several times. What is unknown or does not fit in the file or in a variable is refused by name with exit code 64, a word of the command line itself with the usage and 2.
 - Durations are written as `500ms`, `30s`, `5m`, `2h` or `3d`.
 - Secrets belong in files of mode 0600 or in the environment: a command line is for everyone to read. URLs with passwords are never logged as a whole.
 

@@ -172,7 +172,7 @@ impl Fields {
 
     /// Refuses keys that belong to the API but are not delivered by this version, each with [`Code::NotYet`].
     pub fn refuse_not_yet(&mut self, names: &[&str], refusals: &mut Refusals) {
-        for name in names.iter().filter(|name| self.object.remove(**name).is_some()) {
+        for name in names.iter().filter(|name| self.object.remove(**name).is_some_and(|value| !value.is_null())) {
             refusals.keep::<()>(Err(Problem::new(Code::NotYet, format!("`{name}` is not yet available: leave it out")).at(*name)));
         }
     }
@@ -261,6 +261,9 @@ mod tests {
             drop((given.value("user_id"), given.value("run")));
             assert!(said(given.finish()).contains(meant), "{key}");
         }
+        let (mut given, mut refusals) = (fields(json!({"callback_url": null})), Refusals::default());
+        given.refuse_not_yet(&["callback_url"], &mut refusals);
+        assert_eq!((given.finish(), refusals.finish()), (Ok(()), Ok(())), "a null is a key not given");
         let mut refusals = Refusals::default();
         fields(json!({"callback_url": "x"})).refuse_not_yet(&["callback_url"], &mut refusals);
         assert_eq!(refusals.finish().map_err(|problem| problem.code()), Err(Code::NotYet));

@@ -71,7 +71,7 @@ codes! {
         "The request has no `Authorization: Bearer` header, or its token is not this coordinator's.",
         "Pass the token that the coordinator was configured with; `orchestr8 dev` writes it to .orchestr8/token.";
     NotFound = "not_found", NOT_FOUND, "There is no such thing",
-        "No workflow, task, definition, executor, quarantined event or page has this id or name; it may have been deleted by retention, or an executor may have ended.",
+        "No workflow, task, definition, executor, quarantined event or page has this id or name; it may be of another installation, a definition may not be registered, or an executor may have ended.",
         "Check the id or name; lists show what there is.";
     UnknownRoute = "unknown_route", NOT_FOUND, "There is no such route",
         "The API has nothing under this path.",
@@ -148,6 +148,9 @@ pub struct Finding {
     pub message: String,
     /// What may have been meant.
     pub suggestion: Option<String>,
+    /// What stands there, as far as it is known; shown with the field.
+    #[serde(skip)]
+    pub value: Option<Value>,
 }
 
 /// One refused request.
@@ -196,6 +199,9 @@ impl Problem {
             "task" | "workflow" => {
                 format!(": check the id; it may be of another installation, or gone. GET /api/v1/{what}s lists what there is")
             }
+            "definition" => ": check name and version, or register it. GET /api/v1/definitions lists what there is".to_owned(),
+            "executor" => ": check the name; it may have ended. GET /api/v1/executors lists those that are heard".to_owned(),
+            "quarantined event" => ": check the id; it may be redriven or discarded. GET /api/v1/quarantine lists what there is".to_owned(),
             _ => String::new(),
         };
         Self::new(Code::NotFound, format!("there is no {what} `{id}`{remedy}"))
@@ -256,7 +262,11 @@ impl Problem {
             return errors.clone();
         }
         if *code == Code::BadField && !findings.is_empty() {
-            let error = |finding: &Finding| FieldError { field: Some(finding.path.clone()), value: None, message: finding.message.clone() };
+            let error = |finding: &Finding| FieldError {
+                field: Some(finding.path.clone()),
+                value: finding.value.as_ref().map(shown),
+                message: finding.message.clone(),
+            };
             return findings.iter().map(error).collect();
         }
         vec![FieldError { field: field.clone(), value: value.clone(), message: detail.clone() }]

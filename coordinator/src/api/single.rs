@@ -11,6 +11,7 @@ use orchestr8_core::definition::{
     single_task,
 };
 use orchestr8_core::plan::{RetryPolicy, TaskKind};
+use orchestr8_proto::names::QUEUE_NAME_BYTES_MAX;
 use orchestr8_proto::words::Priority;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -81,7 +82,8 @@ impl TaskRequest {
     /// # Errors
     /// [`Code::BadField`] with every key that breaks a rule of tasks.
     pub fn into_submission(self, shapes: &Shapes) -> Result<Submission, Problem> {
-        let Planned { plan, hash: plan_hash } = shapes.planned(self.shape).map_err(|problems| rules_broken(&problems))?;
+        let given = Given::of(&self.shape);
+        let Planned { plan, hash: plan_hash } = shapes.planned(self.shape).map_err(|problems| rules_broken(&problems, &given))?;
         let Submitter { user_id, tags, metadata } = self.submitter;
         let (input, metadata) = (Arc::new(self.input), Arc::new(metadata));
         Ok(Submission { plan, plan_hash, input, user_id, metadata, tags, run_at: self.run_at, trace: None })
@@ -104,8 +106,10 @@ impl Values {
                 refusals.keep::<()>(Err(refused(name, &Value::Null, &remedy)));
             }
         }
-        for (key, _) in env.iter().filter(|(_, value)| !value.is_string()).take(ERRORS_MAX) {
-            refusals.keep::<()>(Err(refused(&format!("env.{key}"), &Value::Null, "must be text: write numbers in quotes")));
+        for (key, value) in env.iter().filter(|(_, value)| !value.is_string()).take(ERRORS_MAX) {
+            // A null is shown as well: it is what stands there.
+            let problem = refused(&format!("env.{key}"), value, "must be text: write numbers in quotes");
+            refusals.keep::<()>(Err(problem.with_value(value)));
         }
         Self { with, env, prompt: refusals.or_default(fields.text("prompt", PROMPT_BYTES_MAX)) }
     }
@@ -122,7 +126,7 @@ impl Values {
             input.insert("prompt".to_owned(), Value::String(prompt));
         }
         let input = Value::Object(input);
-        check_input_size("with, env and prompt together", &input)?;
+        check_input_size("with", "`with`, `env` and `prompt` together have", &input)?;
         Ok(input)
     }
 }
@@ -145,7 +149,7 @@ fn shape(kind: TaskKind, values: &Values, fields: &mut Fields, refusals: &mut Re
         timeout: refusals.or_default(fields.duration("timeout")),
         at_most_once,
         priority: refusals.keep(priority(fields)).unwrap_or(Priority::Normal),
-        queue: refusals.or_default(fields.text("queue", NAME_BYTES_MAX)),
+        queue: refusals.or_default(fields.text("queue", QUEUE_NAME_BYTES_MAX)),
         workdir: refusals.or_default(fields.text("workdir", WORKDIR_BYTES_MAX)),
         large_values: refusals.or_default(fields.text("large_values", NAME_BYTES_MAX)),
         agent_name: refusals.or_default(fields.text("agent_name", NAME_BYTES_MAX)),
@@ -173,7 +177,11 @@ fn kind(fields: &mut Fields, refusals: &mut Refusals) -> TaskKind {
 }
 
 fn priority(fields: &mut Fields) -> Result<Priority, Problem> {
-    let Some(word) = fields.text("priority", NAME_BYTES_MAX)? else { return Ok(Priority::Normal) };
+    let word = match fields.value("priority") {
+        None => return Ok(Priority::Normal),
+        Some(Value::String(word)) => word,
+        Some(other) => return Err(refused("priority", &other, "must be one of the words critical, high, normal, low")),
+    };
     word.parse().map_err(|error| Problem::new(Code::BadField, format!("`priority`: {error}")).at("priority").with_value(&json!(word)))
 }
 
@@ -239,7 +247,7 @@ fn policy(mut fields: Fields, default: &RetryPolicy, max_retries: Option<u32>, r
 fn rules_broken_beside(refusals: &Refusals, shape: &SingleTask) -> Result<(), Problem> {
     let Err(problems) = single_task(shape.clone()) else { return Ok(()) };
     let problems: Vec<FieldProblem> = problems.into_iter().filter(|problem| !refusals.name(&named(problem))).collect();
-    if problems.is_empty() { Ok(()) } else { Err(rules_broken(&problems)) }
+    if problems.is_empty() { Ok(()) } else { Err(rules_broken(&problems, &Given::of(shape))) }
 }
 
 /// The key of a definition under the name that this request has for it.
@@ -251,15 +259,51 @@ fn named(problem: &FieldProblem) -> String {
     }
 }
 
-fn rules_broken(problems: &[FieldProblem]) -> Problem {
+/// The values of keys that can break a rule, to show them with it.
+struct Given {
+    queue: Option<String>,
+    workdir: Option<String>,
+    large_values: Option<String>,
+    agent_name: Option<String>,
+    max_retries: Option<u32>,
+}
+
+impl Given {
+    fn of(shape: &SingleTask) -> Self {
+        Self {
+            queue: shape.queue.clone(),
+            workdir: shape.workdir.clone(),
+            large_values: shape.large_values.clone(),
+            agent_name: shape.agent_name.clone(),
+            max_retries: shape.retry.as_ref().map(|retry| retry.max_attempts.saturating_sub(1)),
+        }
+    }
+
+    fn value(&self, key: &str) -> Option<Value> {
+        let text = match key {
+            "max_retries" => return self.max_retries.map(Value::from),
+            "queue" => &self.queue,
+            "workdir" => &self.workdir,
+            "large_values" => &self.large_values,
+            "agent_name" => &self.agent_name,
+            _ => return None,
+        };
+        text.as_deref().map(Value::from)
+    }
+}
+
+fn rules_broken(problems: &[FieldProblem], given: &Given) -> Problem {
     let finding = |problem: &FieldProblem| {
         let (path, message) = (named(problem), problem.message.clone());
-        Finding { line: None, column: None, path, message, suggestion: None }
+        let value = given.value(&path);
+        Finding { line: None, column: None, path, message, suggestion: None, value }
     };
     let findings: Vec<Finding> = problems.iter().map(finding).collect();
     let detail = findings.iter().map(|finding| format!("`{}`: {}", finding.path, finding.message)).collect::<Vec<_>>().join("; ");
     let field = findings.first().map(|finding| finding.path.clone()).unwrap_or_default();
+    let value = findings.first().and_then(|finding| finding.value.clone());
     let problem = Problem::new(Code::BadField, detail).at(field).with_findings(findings);
+    let problem = if let Some(value) = value { problem.with_value(&value) } else { problem };
     Problem::of_all(vec![problem]).expect("it is one")
 }
 
@@ -377,6 +421,28 @@ mod tests {
         assert_eq!(fields_refused(&wrong), ["retry_backoff.initial_interval", "max_retries"]);
         assert_eq!(fields_refused(&json!({"handler": 5, "queue": "A.B", "workdir": "/srv"})), ["handler", "workdir", "queue"]);
         assert_eq!(fields_refused(&json!({"queue": "A.B", "workdir": "/srv"})), ["run", "queue"]);
+    }
+
+    #[test]
+    fn what_is_refused_is_shown_with_its_value() {
+        for (value, field, shown) in [
+            (json!({"run": "x", "queue": "A.B"}), "queue", json!("A.B")),
+            (json!({"run": "x", "env": {"A": 5}}), "env.A", json!(5)),
+            (json!({"run": "x", "large_values": "drop"}), "large_values", json!("drop")),
+            (json!({"run": "x", "max_retries": 1, "at_most_once": true}), "max_retries", json!(1)),
+            (json!({"run": "x", "priority": 7}), "priority", json!(7)),
+        ] {
+            let problem = TaskRequest::read(value.clone()).and_then(|request| request.into_submission(&Shapes::default()));
+            let document = problem.expect_err(field).document();
+            assert_eq!((&document["field"], &document["value"]), (&json!(field), &shown), "{document}");
+            assert_eq!((&document["errors"][0]["field"], &document["errors"][0]["value"]), (&json!(field), &shown), "{document}");
+        }
+        let word = TaskRequest::read(json!({"run": "x", "priority": 7})).expect_err("no word");
+        assert!(word.detail().contains("critical, high, normal, low"), "{word:?}");
+        let queue = TaskRequest::read(json!({"run": "x", "queue": 7})).expect_err("no text");
+        assert!(queue.detail().contains("1 to 64 bytes"), "{queue:?}");
+        let large = TaskRequest::read(json!({"run": "x", "with": {"a": "x".repeat(600_000)}})).expect_err("too large");
+        assert!(large.detail().contains("`with`, `env` and `prompt` together") && large.document()["field"] == "with", "{large:?}");
     }
 
     #[test]

@@ -96,12 +96,12 @@ fn idempotency_key(headers: &HeaderMap, body_hash: [u8; 32]) -> Result<Option<Id
 ///
 /// # Errors
 /// [`Code::BadField`] with the limit.
-pub(super) fn check_input_size(field: &str, input: &Value) -> Result<(), Problem> {
+pub(super) fn check_input_size(field: &str, what: &str, input: &Value) -> Result<(), Problem> {
     let bytes = input.to_string().len();
     if bytes <= INPUT_BYTES_MAX {
         return Ok(());
     }
-    let detail = format!("`{field}` has {bytes} bytes as JSON: at most {INPUT_BYTES_MAX} (512 KiB); pass larger values by reference");
+    let detail = format!("{what} {bytes} bytes as JSON: at most {INPUT_BYTES_MAX} (512 KiB); pass larger values by reference");
     Err(Problem::new(Code::BadField, detail).at(field))
 }
 

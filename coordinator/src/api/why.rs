@@ -309,8 +309,12 @@ impl fmt::Display for Reason {
                 "it is held in Postgres: JetStream has no room for queue `{queue}` at priority {priority}, or is away; it is published as others leave"
             ),
             Self::Behind { tasks, is_more, slots, slots_busy } => {
-                let or_more = if *is_more { " or more" } else { "" };
-                write!(f, "{tasks}{or_more} queued tasks go before it; {slots_busy} of {slots} slots are busy")
+                let ahead = match (tasks, is_more) {
+                    (1, false) => "1 queued task goes before it".to_owned(),
+                    (tasks, false) => format!("{tasks} queued tasks go before it"),
+                    (tasks, true) => format!("{tasks} or more queued tasks go before it"),
+                };
+                write!(f, "{ahead}; as of the executors' last heartbeats {slots_busy} of {slots} slots are busy")
             }
             Self::AboutToStart => f.write_str("nothing is in its way: it starts in a moment"),
         }
@@ -425,7 +429,13 @@ mod tests {
         let paused = said(&paused, &[executor()]);
         assert!(paused.len() == 1 && paused[0].contains("paused since 2026-01-31T12:00:00Z (night)"), "{paused:?}");
         let busy = said(&WhyFacts { ahead: Ahead { tasks: 7, is_more: true }, ..queued }, &[ExecutorView { slots_busy: 4, ..executor() }]);
-        assert_eq!(busy, ["7 or more queued tasks go before it; 4 of 4 slots are busy"]);
+        assert_eq!(busy, ["7 or more queued tasks go before it; as of the executors' last heartbeats 4 of 4 slots are busy"]);
+        let one = Ahead { tasks: 1, is_more: false };
+        let behind_one = said(&WhyFacts { ahead: one, ..facts(TaskStatus::Queued) }, &[executor()]);
+        assert!(
+            behind_one[0].starts_with("1 queued task goes before it; as of the executors' last heartbeats 1 of 4 slots"),
+            "{behind_one:?}"
+        );
     }
 
     #[test]

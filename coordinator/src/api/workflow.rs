@@ -138,7 +138,7 @@ impl WorkflowRequest {
         // What it is read as where it is refused, to hear of the other keys.
         let definition = refusals.keep(Definition::take(&mut fields)).unwrap_or(Definition::Text(String::new()));
         let input = fields.value("input").unwrap_or_else(|| json!({}));
-        refusals.keep(check_input_size("input", &input));
+        refusals.keep(check_input_size("input", "`input` has", &input));
         let submitter = fields.submitter(&mut refusals);
         let run_at = refusals.or_default(fields.time("run_at"));
         refusals.keep(fields.finish());
@@ -182,7 +182,11 @@ async fn unregistered(reads: &PgPool, reference: &Reference, shown: &str) -> Pro
     let registered = definitions::page(reads, "", NAMES_MAX).await.unwrap_or_default();
     let meant = nearest(&reference.name, registered.iter().map(|record| record.name.as_str()).filter(|name| *name != reference.name));
     let hint = meant.map_or_else(String::new, |meant| format!(" (did you mean `{meant}`?)"));
-    Problem::new(Code::NotFound, format!("there is no definition `{shown}`{hint}")).at("definition")
+    Problem::new(
+        Code::NotFound,
+        format!("there is no definition `{shown}`{hint}: check name and version, or register it with POST /api/v1/definitions"),
+    )
+    .at("definition")
 }
 
 fn invalid(problems: Problems, lines: Lines) -> Problem {
@@ -196,6 +200,7 @@ fn invalid(problems: Problems, lines: Lines) -> Problem {
         path: problem.path,
         message: problem.message,
         suggestion: problem.suggestion,
+        value: None,
     };
     let findings: Vec<Finding> = problems.0.into_iter().map(finding).collect();
     let detail = format!("the definition has {}", counted(findings.len()));
@@ -205,7 +210,7 @@ fn invalid(problems: Problems, lines: Lines) -> Problem {
 fn misfit(problems: &[InputProblem]) -> Problem {
     let finding = |problem: &InputProblem| {
         let (path, message) = (format!("input{}", problem.pointer), problem.message.clone());
-        Finding { line: None, column: None, path, message, suggestion: None }
+        Finding { line: None, column: None, path, message, suggestion: None, value: None }
     };
     let detail = format!("the input has {}", counted(problems.len()));
     Problem::new(Code::InvalidInput, detail).at("input").with_findings(problems.iter().map(finding).collect())

@@ -3,7 +3,7 @@
 use crate::engine::input::{Connection, Input};
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, Event, Request, jetstream};
-use orchestr8_nats::{Failure, NatsSettings, RightsError, SettingsError, Violations};
+use orchestr8_nats::{Failure, NatsSettings, RightsError, SettingsError, TooOld, Violations};
 use orchestr8_proto::names;
 use orchestr8_proto::rights;
 use orchestr8_proto::times::ProtocolTimes;
@@ -22,14 +22,12 @@ const ACKS_OUTSTANDING_MAX: usize = 60_000;
 const OWNER_ANSWERS_MAX: Duration = Duration::from_millis(500);
 /// How long a queue from which nobody fetches keeps its consumers, unless it is said otherwise.
 const QUEUE_FORGOTTEN_AFTER: Duration = Duration::from_hours(24);
-/// The oldest nats-server that is tested.
-const SERVER_VERSION_MIN: (u32, u32) = (2, 12);
 
 /// Why NATS cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
     /// Nothing answers: it may soon.
-    #[error("cannot connect to NATS at {address}: {reason}")]
+    #[error("cannot connect to NATS at {address}: {reason}; check --nats-url and that the server runs")]
     Connect {
         /// Without secrets.
         address: String,
@@ -74,13 +72,8 @@ pub enum BusError {
         reason: String,
     },
     /// Too old.
-    #[error("nats-server {found} at {address} is too old: version 2.12 or newer is needed")]
-    Version {
-        /// Without secrets.
-        address: String,
-        /// What the server is.
-        found: String,
-    },
+    #[error(transparent)]
+    Version(#[from] TooOld),
     /// A stream belongs to another database.
     #[error(
         "stream {stream} belongs to installation {found}, this database is installation {ours}: use another NATS account, or remove the stream"
@@ -114,7 +107,7 @@ impl BusError {
             | Self::Tls { .. }
             | Self::Forbidden { .. }
             | Self::NoJetStream { .. }
-            | Self::Version { .. }
+            | Self::Version(_)
             | Self::OtherInstallation { .. } => false,
         }
     }
@@ -157,10 +150,7 @@ impl Bus {
             .reconnect_delay_callback(|attempt| Duration::from_millis(50).saturating_mul(1 << attempt.min(5)))
             .event_callback(move |event| report(event, inputs.clone(), told.clone()));
         let client = options.connect(settings.servers()?).await.map_err(|error| unconnected(&error, settings))?;
-        let found = client.server_info().version;
-        if !is_new_enough(&found) {
-            return Err(BusError::Version { address, found });
-        }
+        orchestr8_nats::check_version(&address, &client.server_info().version)?;
         let jetstream = ContextBuilder::new()
             .max_ack_inflight(ACKS_OUTSTANDING_MAX)
             .ack_timeout(times.in_progress().max(Duration::from_secs(2)))
@@ -238,15 +228,6 @@ impl Bus {
     }
 }
 
-/// Whether a server of this version has all that we ask of it. What stands behind the two numbers does not matter.
-fn is_new_enough(version: &str) -> bool {
-    let mut numbers = version.trim_start_matches('v').split(['.', '-']).map(str::parse::<u32>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= SERVER_VERSION_MIN,
-        (Some(_) | None, _) => false,
-    }
-}
-
 fn unconnected(error: &async_nats::ConnectError, settings: &NatsSettings) -> BusError {
     let address = settings.shown();
     match Failure::of(error) {
@@ -275,19 +256,4 @@ async fn report(event: Event, inputs: mpsc::Sender<Input>, violations: Arc<Viola
     };
     // A closed channel means that the lane has ended; nobody wants to know.
     inputs.send(Input::Connection(connection)).await.ok();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_oldest_server_that_will_do() {
-        for old in ["2.9.25", "2.11.11", "1.99.0", "2.11.99-RC.1", "", "next", "2"] {
-            assert!(!is_new_enough(old), "{old}");
-        }
-        for new in ["2.12.0", "2.15.1", "v2.12.0", "2.12.0-RC.2", "3.0.0"] {
-            assert!(is_new_enough(new), "{new}");
-        }
-    }
 }

@@ -7,7 +7,9 @@ use futures::{Stream, StreamExt};
 use orchestr8_core::leases::Heard;
 use orchestr8_proto::ids::{IdError, Incarnation};
 use orchestr8_proto::names;
+use orchestr8_proto::times::ProtocolTimes;
 use orchestr8_proto::wire::{self, ClaimBatch, CoordinatorBeat, Heartbeat, Nudge};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -36,20 +38,43 @@ pub async fn listen(bus: &Bus, inputs: mpsc::Sender<Input>) -> Result<watch::Rec
         Ok(Input::Nudge(wire::decode::<Nudge>(message.payload)?, asker))
     }));
     tokio::spawn(forward(beats, inputs, beat_of));
-    Ok(last_heard(coordinators, bus.times.run_lease()))
+    Ok(last_heard(coordinators, bus.times))
 }
 
 /// When a coordinator's beat came last. Kept beside the lane, which may be busy for longer than a beat.
-fn last_heard(mut coordinators: Subscriber, kept: Duration) -> watch::Receiver<LastHeard> {
+fn last_heard(mut coordinators: Subscriber, times: ProtocolTimes) -> watch::Receiver<LastHeard> {
     let (heard, last) = watch::channel(LastHeard { at: Instant::now(), heard: Heard::default(), heard_since: Instant::now() });
+    let mut bases = OtherBases { ours_ms: times.base_ms(), told: HashSet::new() };
+    let kept = times.run_lease();
     tokio::spawn(async move {
         while let Some(message) = coordinators.next().await {
             let told = wire::decode::<CoordinatorBeat>(message.payload).unwrap_or_default();
+            if bases.is_news(&told) {
+                tracing::warn!(
+                    coordinator = told.coordinator,
+                    theirs_ms = told.time_base_ms,
+                    ours_ms = bases.ours_ms,
+                    "another coordinator has another --time-base: give all coordinators and executors the same, or runs are lost for nothing"
+                );
+            }
             let told = Heard { executors: told.executors as usize, late: told.executors_late as usize };
             heard.send_modify(|last| last.take(told, kept));
         }
     });
     last
+}
+
+/// Coordinators whose protocol times have another base than ours: each is told of once.
+struct OtherBases {
+    ours_ms: u32,
+    told: HashSet<String>,
+}
+
+impl OtherBases {
+    fn is_news(&mut self, beat: &CoordinatorBeat) -> bool {
+        let is_other = beat.time_base_ms != 0 && beat.time_base_ms != self.ours_ms;
+        is_other && self.told.len() < OTHER_BASES_MAX && self.told.insert(beat.coordinator.clone())
+    }
 }
 
 /// What the beats of coordinators said.
@@ -70,6 +95,9 @@ impl LastHeard {
         }
     }
 }
+
+/// Coordinators of another base that are told of, at most: their names are whatever the beats say.
+const OTHER_BASES_MAX: usize = 64;
 
 /// A heartbeat counts only on its own subject: the rights of a NATS user bind the subject, not what the message says.
 fn beat_of(message: Message) -> Result<Input, Refused> {
@@ -139,6 +167,16 @@ async fn take_in(
 mod tests {
     use super::*;
     use bytes::Bytes;
+
+    #[test]
+    fn another_time_base_is_told_once_for_each_coordinator() {
+        let mut bases = OtherBases { ours_ms: 1_000, told: HashSet::new() };
+        let mut told = |name: &str, time_base_ms| {
+            bases.is_news(&CoordinatorBeat { coordinator: name.into(), time_base_ms, ..CoordinatorBeat::default() })
+        };
+        assert!(!told("old", 0) && !told("same", 1_000) && told("other", 2_000));
+        assert!(!told("other", 2_000) && told("third", 500));
+    }
 
     fn message(length: usize) -> Message {
         let payload = Bytes::from(vec![0; length]);

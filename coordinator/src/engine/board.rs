@@ -177,7 +177,10 @@ impl Sighting {
         let lasts = now.saturating_duration_since(heard_at);
         let silent_after = if self.standing.replaced_by.is_some() { silent_after / 2 } else { silent_after };
         let silence = (lasts >= silent_after).then_some(ExecutorSilence { lasts, standing: self.standing });
-        ExecutorView { seen_at, silence, ..self.view.clone() }
+        // A process that another took the place of runs nothing any more, whatever it said last.
+        let is_gone = silence.is_some_and(|silence| silence.standing.replaced_by.is_some());
+        let slots_busy = if is_gone { 0 } else { self.view.slots_busy };
+        ExecutorView { slots_busy, seen_at, silence, ..self.view.clone() }
     }
 }
 
@@ -195,7 +198,7 @@ mod tests {
             queues: Vec::new(),
             handlers: Vec::new(),
             slots: 1,
-            slots_busy: 0,
+            slots_busy: 1,
             draining: false,
             cordoned: false,
             log_filter: String::new(),
@@ -224,6 +227,7 @@ mod tests {
         let replaced = Standing { replaced_by: Some(Incarnation::random()), ..Standing::default() };
         let view = Sighting { standing: replaced, ..sighting(last_beat.clone()) }.at(Instant::now(), Duration::from_secs(140));
         assert_eq!(view.silence.map(|silence| (silence.lasts.as_secs(), silence.standing)), Some((70, replaced)));
+        assert_eq!((view.slots_busy, board.executors()[0].slots_busy), (0, 1), "who has a successor runs nothing");
         last_beat.again();
         assert_eq!(silent_for_s(), None, "a heartbeat counts at once");
     }

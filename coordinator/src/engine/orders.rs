@@ -44,7 +44,7 @@ impl Lane {
         self.roster.listens_anew();
     }
 
-    fn show_executors(&self, occasion: Occasion) {
+    fn show_executors(&mut self, occasion: Occasion) {
         let times = self.parts.times;
         let sightings = self.roster.sightings(|incarnation| self.leases.standing(incarnation));
         let (silent_after, tells_until) = (times.executor_silence(), Instant::now() + times.beat());
@@ -112,6 +112,7 @@ impl Lane {
             executors: u32::try_from(heard.executors).unwrap_or(u32::MAX),
             executors_late: u32::try_from(heard.late).unwrap_or(u32::MAX),
             paused: Some(self.lots.paused()),
+            time_base_ms: self.parts.times.base_ms(),
         };
         self.parts.speaker.coordinator_beat(&beat);
     }

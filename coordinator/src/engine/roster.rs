@@ -44,6 +44,8 @@ struct Known {
     view: ExecutorView,
     last_beat: LastBeat,
     silent_ticks: u32,
+    /// Who had taken its place at the last look: the table of leases forgets who holds nothing sooner than the roster does.
+    replaced_by: Option<Incarnation>,
     collecting: Option<Collecting>,
 }
 
@@ -83,10 +85,10 @@ impl Roster {
         let before = self.known.get(&incarnation).map_or(0, |known| names_bytes(&known.view));
         let view = view(&beat, incarnation, NAMES_BYTES_MAX - (self.names_bytes - before));
         self.names_bytes = self.names_bytes - before + names_bytes(&view);
-        let new = || Known { view: view.clone(), last_beat: LastBeat::first(), silent_ticks: 0, collecting: None };
+        let new = || Known { view: view.clone(), last_beat: LastBeat::first(), silent_ticks: 0, replaced_by: None, collecting: None };
         let known = self.known.entry(incarnation).or_insert_with(new);
         known.last_beat.again();
-        known.silent_ticks = 0;
+        (known.silent_ticks, known.replaced_by) = (0, None);
         let before = std::mem::replace(&mut known.view, view);
         let shown = |view: &ExecutorView| (view.draining, view.cordoned);
         self.news |= is_new || shown(&before) != shown(&known.view) || before.log_filter != known.view.log_filter;
@@ -156,13 +158,14 @@ impl Roster {
 
     /// All of them, with what becomes of the runs of each, should it be silent.
     #[must_use]
-    pub(crate) fn sightings(&self, standing: impl Fn(Incarnation) -> Option<Standing>) -> Vec<Sighting> {
-        let sighting = |known: &Known| Sighting {
-            view: known.view.clone(),
-            last_beat: known.last_beat.clone(),
-            standing: standing(known.view.incarnation).unwrap_or_default(),
+    pub(crate) fn sightings(&mut self, standing: impl Fn(Incarnation) -> Option<Standing>) -> Vec<Sighting> {
+        let sighting = |known: &mut Known| {
+            let standing = standing(known.view.incarnation).unwrap_or_default();
+            known.replaced_by = standing.replaced_by.or(known.replaced_by);
+            let standing = Standing { replaced_by: known.replaced_by, ..standing };
+            Sighting { view: known.view.clone(), last_beat: known.last_beat.clone(), standing }
         };
-        self.known.values().map(sighting).collect()
+        self.known.values_mut().map(sighting).collect()
     }
 }
 
@@ -241,6 +244,17 @@ mod tests {
         assert_eq!(roster.sightings(|_| None).len(), 1, "nobody could be heard before");
         roster.tick();
         assert!(roster.sightings(|_| None).is_empty());
+    }
+
+    #[test]
+    fn who_was_replaced_stays_that_until_it_is_heard() {
+        let (mut roster, one) = (Roster::default(), Incarnation::random());
+        roster.part(naming(one, 1, 1));
+        let replaced = Standing { held_back: false, replaced_by: Some(Incarnation::random()) };
+        assert_eq!(roster.sightings(|_| Some(replaced))[0].standing, replaced);
+        assert_eq!(roster.sightings(|_| None)[0].standing, replaced, "its leases are forgotten");
+        roster.part(naming(one, 1, 2));
+        assert_eq!(roster.sightings(|_| None)[0].standing, Standing::default());
     }
 
     #[test]

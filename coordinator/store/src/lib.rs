@@ -1,6 +1,6 @@
 //! All SQL and migrations. Nothing else writes SQL.
 //!
-//! - [`migrate`]: schema, version checks, the installation's row
+//! - [`migrate`]: schema, version checks, the installation's row; `parameters`: those of the database's URL
 //! - [`rows`]: the composite rows of a commit
 //! - [`commit`]: one batch, fenced, in one round trip
 //! - [`load`]: executions, plans and outputs for the engine
@@ -18,6 +18,7 @@ pub mod inbox;
 pub mod keys;
 pub mod load;
 pub mod migrate;
+mod parameters;
 pub mod pauses;
 pub mod quarantine;
 pub mod queue;

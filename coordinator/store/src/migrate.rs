@@ -1,6 +1,7 @@
 //! The schema, and whether this database is one that we can run on.
 
 use crate::StoreError;
+use crate::parameters;
 use crate::read::is_transient;
 use orchestr8_proto::timestamp::Timestamp;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
@@ -20,6 +21,11 @@ on conflict do nothing";
 const INSTALLATION: &str = "select id, shard_count from installation";
 const CLOCK: &str = "select clock_timestamp()";
 const SERVER_VERSION: &str = "select current_setting('server_version_num')::int";
+
+/// SQLSTATE of a statement that its user may not run.
+const FORBIDDEN: &str = "42501";
+/// How the client words an answer to its first question that Postgres does not give.
+const ODD_ANSWER: &str = "unexpected response from SSLRequest";
 
 /// Settings of a lane's session. Its statements are planned once: they all go by index from a list of ids, whatever the
 /// sizes, so the plans that would go wrong as tables grow are switched off. A session that hangs gives its locks back.
@@ -48,10 +54,10 @@ pub struct Installation {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The address cannot be understood.
-    #[error("database_url is not an address of Postgres: {0}; use postgres://user:password@host:port/database")]
+    #[error("--database-url is not an address of Postgres: {0}; use postgres://user:password@host:port/database")]
     Address(String),
     /// Nothing answers there, or it is not ready: it may be soon.
-    #[error("cannot connect to Postgres at {address}: {reason}")]
+    #[error("cannot connect to Postgres at {address}: {reason}; check --database-url and that the server runs")]
     Connect {
         /// Without password.
         address: String,
@@ -66,6 +72,24 @@ pub enum OpenError {
         /// The server's words.
         reason: String,
     },
+    /// A certificate is wrong, or the server does not speak TLS though the URL insists on it.
+    #[error(
+        "Postgres at {address}: no TLS ({reason}); check sslmode and sslrootcert in --database-url, and the server's certificate and its `ssl` setting"
+    )]
+    Tls {
+        /// Without password.
+        address: String,
+        /// What TLS says.
+        reason: String,
+    },
+    /// Something else answers there.
+    #[error("what answers at {address} is not Postgres ({reason}); check host and port in --database-url")]
+    NotPostgres {
+        /// Without password.
+        address: String,
+        /// The client's words.
+        reason: String,
+    },
     /// Too old.
     #[error("Postgres {found} is too old: version {POSTGRES_MAJOR_MIN} or newer is needed")]
     Version {
@@ -75,6 +99,16 @@ pub enum OpenError {
     /// The schema cannot be brought up to date.
     #[error("cannot migrate the database: {0}")]
     Migrate(String),
+    /// Our user may not make the tables.
+    #[error(
+        "cannot migrate the database: {reason}; the user `{user}` of --database-url must own the database, or may be granted it: `grant create, usage on schema public to \"{user}\"`"
+    )]
+    MigrationForbidden {
+        /// As whom we log in.
+        user: String,
+        /// The server's words.
+        reason: String,
+    },
     /// A statement failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -88,8 +122,11 @@ impl OpenError {
             Self::Connect { .. } | Self::Store(StoreError::Unavailable(_)) => true,
             Self::Address(_)
             | Self::Refused { .. }
+            | Self::Tls { .. }
+            | Self::NotPostgres { .. }
             | Self::Version { .. }
             | Self::Migrate(_)
+            | Self::MigrationForbidden { .. }
             | Self::Store(StoreError::Fenced | StoreError::Version | StoreError::Refused { .. } | StoreError::Unreadable(_)) => false,
         }
     }
@@ -110,6 +147,8 @@ impl Database {
         if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
             return Err(OpenError::Address("it does not begin with postgres://".into()));
         }
+        // Before the client reads them: it only logs what it does not know, values and all.
+        parameters::check(url).map_err(OpenError::Address)?;
         let options = PgConnectOptions::from_str(url).map_err(|error| OpenError::Address(error.to_string()))?;
         Ok(Self { options: options.disable_statement_logging() })
     }
@@ -164,12 +203,23 @@ impl Database {
     /// Who must act on an error: nobody, where the server is away or starts, else the operator.
     fn explained(&self, error: &sqlx::Error) -> OpenError {
         let (address, reason) = (self.address(), words(error));
-        if is_transient(error) { OpenError::Connect { address, reason } } else { OpenError::Refused { address, reason } }
+        if is_about_tls(error) {
+            OpenError::Tls { address, reason }
+        } else if is_of_another_service(error) {
+            OpenError::NotPostgres { address, reason }
+        } else if is_transient(error) {
+            OpenError::Connect { address, reason }
+        } else {
+            OpenError::Refused { address, reason }
+        }
     }
 
     fn migration_failed(&self, error: &MigrateError) -> OpenError {
         match error {
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => match self.explained(error) {
+                OpenError::Refused { reason, .. } if is_forbidden(error) => {
+                    OpenError::MigrationForbidden { user: self.options.get_username().to_owned(), reason }
+                }
                 OpenError::Refused { reason, .. } => OpenError::Migrate(reason),
                 other => other,
             },
@@ -185,6 +235,27 @@ impl Database {
 fn check_version(number: i32) -> Result<(), OpenError> {
     let found = number / 10_000;
     if found < POSTGRES_MAJOR_MIN { Err(OpenError::Version { found }) } else { Ok(()) }
+}
+
+/// Whether both sides found no TLS to agree on. A wrong certificate comes as an error of input and output.
+fn is_about_tls(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Tls(_) => true,
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        _ => false,
+    }
+}
+
+/// Whether the first byte of the answer is none that Postgres gives: `S`, `N`, or `E` while it cannot start a process.
+fn is_of_another_service(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Protocol(reason) => reason.starts_with(ODD_ANSWER) && !reason.ends_with("0x45"),
+        _ => false,
+    }
+}
+
+fn is_forbidden(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == FORBIDDEN)
 }
 
 /// The server's message alone: its display adds a line of the server's own source.

@@ -150,6 +150,15 @@ impl Desk {
             Heard::ForeignStill => {}
         }
         if matches!(heard, Heard::Usual | Heard::NewStreams) {
+            let ours_ms = self.times.base_ms();
+            if let Some(theirs_ms) = self.coordinators.other_time_base_ms(&beat, ours_ms) {
+                tracing::warn!(
+                    coordinator = beat.coordinator,
+                    theirs_ms,
+                    ours_ms,
+                    "a coordinator has another --time-base than this executor: give all the same, or runs are lost and dispatched again for nothing"
+                );
+            }
             self.queues_paused(beat.paused.as_ref());
         }
     }

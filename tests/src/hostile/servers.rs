@@ -48,6 +48,15 @@ fn coordinator(folder: &Path, database: &str, nats: &str) -> Result<Command> {
     Ok(command)
 }
 
+fn executor(nats: &str) -> Result<Command> {
+    let mut command = Command::new(binary::orchestr8()?);
+    command.args(["executor", "--time-base", "100ms", "--nats-url", nats]).kill_on_drop(true);
+    if nix::unistd::Uid::effective().is_root() {
+        command.args(["--user", "0:0"]);
+    }
+    Ok(command)
+}
+
 async fn told(mut command: Command) -> Result<(Option<i32>, String)> {
     let output = tokio::time::timeout(SOON, command.output()).await.context("it went on although nothing fits")??;
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -79,12 +88,53 @@ async fn what_is_not_there_is_named_with_its_address() -> Result<()> {
     let (login, _) = database.rsplit_once('/').context("the address has a database")?;
     let (code, line) = refused(folder.path(), &format!("{login}/no-such-database"), NOWHERE_NATS).await?;
     assert!(code == Some(64) && line.contains("\"no-such-database\" does not exist") && !line.contains("at line"), "{code:?} {line}");
-    let mut executor = Command::new(binary::orchestr8()?);
-    executor
-        .args(["executor", "--user", "0:0", "--time-base", "100ms", "--startup-patience", "0s", "--nats-url", NOWHERE_NATS])
-        .kill_on_drop(true);
+    let mut executor = executor(NOWHERE_NATS)?;
+    executor.args(["--startup-patience", "0s"]);
     let (code, line) = told(executor).await?;
     assert!(code == Some(69) && line.contains("127.0.0.1:1"), "{code:?} {line}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wrong_variable_is_named_and_an_address_in_use_with_its_flag() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for (variable, value) in [("ORCHESTR8_TIME_BASE", "foo"), ("ORCHESTR8_STARTUP_PATIENCE", "soon"), ("ORCHESTR8_LISTEN", "8089")] {
+        let mut command = Command::new(binary::orchestr8()?);
+        command.arg("coordinator").env(variable, value).kill_on_drop(true);
+        let (code, line) = told(command).await?;
+        assert!(code == Some(64) && line.contains(&format!("the variable {variable}={value}")), "{code:?} {line}");
+    }
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    // Writes the files of its secrets.
+    drop(coordinator(folder.path(), NOWHERE_DATABASE, NOWHERE_NATS)?);
+    let address = taken.local_addr()?;
+    for (text, told_of) in [(format!("name: x\nlisten: {address}\n"), "(--listen)"), ("lanes: two\n".to_owned(), "a whole number")] {
+        std::fs::write(folder.path().join("o.yaml"), text)?;
+        let mut command = Command::new(binary::orchestr8()?);
+        command.args(["coordinator", "--config"]).arg(folder.path().join("o.yaml")).kill_on_drop(true);
+        command.arg("--token-file").arg(folder.path().join("token")).arg("--token-keys-file").arg(folder.path().join("keys"));
+        command.env("ORCHESTR8_DATABASE_URL", NOWHERE_DATABASE).env("ORCHESTR8_LOG", "error");
+        let (code, line) = told(command).await?;
+        assert!(code == Some(64) && line.contains(told_of), "{code:?} {line}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_address_of_the_database_asks_for_is_not_passed_over() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let database = database().await?;
+    let with = |parameter: &str| format!("{database}{}{parameter}", if database.contains('?') { '&' } else { '?' });
+    for (parameter, told) in [
+        ("sslmod=verify-full", "`sslmod=verify-full` is not known (did you mean `sslmode`?)"),
+        ("foo=bar", "`foo=bar` is not known"),
+        ("pasword=secret-word", "did you mean `password`?"),
+        // The servers of the tests speak without.
+        ("sslmode=verify-full", "no TLS"),
+    ] {
+        let (code, line) = refused(folder.path(), &with(parameter), NOWHERE_NATS).await?;
+        assert!(code == Some(64) && line.contains(told), "{code:?} {line}");
+    }
     Ok(())
 }
 
@@ -103,6 +153,12 @@ async fn an_old_nats_server_and_a_newer_schema_are_refused() -> Result<()> {
             }
         }
     });
+    let began = Instant::now();
+    let (code, line) = told(executor(&nats)?).await?;
+    assert!(code == Some(64) && line.contains("2.9.25") && line.contains("2.12") && began.elapsed() < STARTUP_PATIENCE, "{code:?} {line}");
+    // A database's URL that leads to it: no Postgres begins to talk, or with such a byte.
+    let (code, line) = refused(folder.path(), &format!("postgres://{}/d", nats.trim_start_matches("nats://")), &nats).await?;
+    assert!(code == Some(64) && line.contains("is not Postgres"), "{code:?} {line}");
     let (code, line) = refused(folder.path(), &database, &nats).await?;
     serving.abort();
     assert!(code == Some(64) && line.contains("2.9.25") && line.contains("2.12"), "{code:?} {line}");
@@ -123,11 +179,7 @@ async fn anothers_streams_are_left_alone_and_a_refused_login_is_told() -> Result
     let (code, line) = refused(folder.path(), &database().await?, &scene.installation.nats_url).await?;
     assert!(code == Some(64) && line.contains("installation"), "{code:?} {line}");
     let (_, server) = scene.installation.nats_url.rsplit_once('@').context("the address has a login")?;
-    let mut stranger = Command::new(binary::orchestr8()?);
-    stranger.args(["executor", "--time-base", "100ms", "--nats-url"]).arg(format!("nats://nobody:secret-word@{server}")).kill_on_drop(true);
-    if nix::unistd::Uid::effective().is_root() {
-        stranger.args(["--user", "0:0"]);
-    }
+    let stranger = executor(&format!("nats://nobody:secret-word@{server}"))?;
     let (code, line) = told(stranger).await?;
     assert!(code == Some(64) && line.contains("refused") && line.contains("check user, password"), "{code:?} {line}");
     scene.finish().await;

@@ -396,6 +396,7 @@ impl Simulation {
             executors: 0,
             executors_late: 0,
             paused: None,
+            time_base_ms: 0,
         };
         self.letters.push((self.now_us, usize::MAX, wire::encode(&beat).expect("small")));
     }

@@ -156,11 +156,23 @@ struct Open {
     seen: HashMap<String, Position>,
 }
 
+/// What the parser says, and what mostly is the cause. Of a tab it says what it expected of the line before.
+fn not_yaml(reason: &str, at: Position, source: &str) -> Problem {
+    let is_indented_by_tab = |line: &str| line.trim_start_matches(' ').starts_with('\t');
+    let near = source.lines().enumerate().skip(at.line.saturating_sub(1)).take(2);
+    if let Some((index, line)) = near.into_iter().find(|(_, line)| is_indented_by_tab(line)) {
+        let column = line.len() - line.trim_start_matches(' ').len() + 1;
+        let at = Position { line: index + 1, column };
+        return Problem::at(at, "", format!("this is not YAML: the line is indented with a tab ({reason}): use blanks"));
+    }
+    let remedy = "check indentation, colons, quotes and brackets here and in the line before";
+    Problem::at(at, "", format!("this is not YAML: {reason}; {remedy}"))
+}
+
 impl Builder<'_> {
     fn read(&mut self, source: &str) -> Result<(), Problem> {
         for event in Parser::new_from_str(source) {
-            let (event, span) =
-                event.map_err(|error| Problem::at(position(*error.marker()), "", format!("this is not YAML: {}", error.info())))?;
+            let (event, span) = event.map_err(|error| not_yaml(error.info(), position(*error.marker()), source))?;
             self.event(event, position(span.start))?;
         }
         Ok(())

@@ -167,6 +167,7 @@ fn the_document_itself_is_checked() {
             "2:9 output: an expression reads task `b`, which does not exist",
         ),
         ("name: w\ntasks: [{name: a, run: x}", "3:1 this is not YAML: "),
+        ("name: w\n\ttasks: [{name: a, run: x}]", "2:1 this is not YAML: the line is indented with a tab ("),
         ("name: w\n---\nname: v", "2:1 a second document starts here"),
         ("name: &a [*a]", "1:11 an alias cannot stand inside its own anchor"),
         ("name: !secret w\ntasks: [{name: a, run: x}]", "1:7 the tag `!secret` has no meaning here: remove it"),

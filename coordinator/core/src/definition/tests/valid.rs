@@ -167,6 +167,8 @@ fn inputs_are_checked_with_a_pointer() {
         problems[0].to_string(),
         "input/path: 5 is not of type \"string\": write it in quotes, \"5\" (on a command line: --input 'path=\"5\"')"
     );
+    let whole = check_input(&plan, &json!(5)).expect_err("refused");
+    assert_eq!(whole[0].message, "5 is not of type \"object\": write it as {\"NAME\": VALUE}");
     let long = check_input(&plan, &json!({"path": ["ü".repeat(1_000)]})).expect_err("refused");
     assert_eq!(long[0].message, format!("[\"{}… is not of type \"string\"", "ü".repeat(78)));
     assert_eq!(check_input(&plan, &json!({})).expect_err("refused")[0].pointer, "");

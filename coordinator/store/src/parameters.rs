@@ -1,0 +1,82 @@
+//! The parameters of a database's URL: what none is known by is refused, since ignoring it would run without what it asks for.
+
+use orchestr8_core::definition::nearest_key;
+
+/// What the client understands; `options[NAME]` too.
+const KNOWN: [&str; 18] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+    "statement-cache-capacity",
+];
+
+/// Whether the client understands every parameter of `url`.
+///
+/// # Errors
+/// One line that names the parameter, its value unless that may be a password, and what is known.
+pub(crate) fn check(url: &str) -> Result<(), String> {
+    let Some((_, query)) = url.split_once('?') else { return Ok(()) };
+    let query = query.split_once('#').map_or(query, |(query, _)| query);
+    let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    match pairs.into_iter().find(|(name, _)| !is_known(name)) {
+        None => Ok(()),
+        // What stands behind the question mark may be the end of a password.
+        Some(_) if query.contains('@') => {
+            Err("what follows its `?` has an unknown parameter and an `@`: write `%3F` for a `?` and `%40` for an `@` that belong to a password or a value".to_owned())
+        }
+        Some((name, value)) => Err(unknown(name, value)),
+    }
+}
+
+fn is_known(name: &str) -> bool {
+    KNOWN.contains(&name) || name.starts_with("options[") || name.to_ascii_lowercase().starts_with("options%5b")
+}
+
+fn unknown(name: &str, value: &str) -> String {
+    let meant = nearest_key(name, &KNOWN);
+    let is_secret = name.to_ascii_lowercase().contains("pass") || meant.as_deref() == Some("password");
+    let shown = if is_secret { name.to_owned() } else { format!("{name}={value}") };
+    let hint = meant.map(|meant| format!(" (did you mean `{meant}`?)")).unwrap_or_default();
+    format!("its parameter `{shown}` is not known{hint}; known are {}", KNOWN.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_passes() {
+        for query in ["", "?", "?sslmode=verify-full&sslrootcert=/ca.pem", "?options[search_path]=x", "?options%5Bjit%5D=off", "?user=a@b"]
+        {
+            assert_eq!(check(&format!("postgres://u:p@h/d{query}")), Ok(()), "{query}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_named_without_a_password() {
+        let refused = |query: &str| check(&format!("postgres://u:p@h/d?{query}")).expect_err(query);
+        let mistyped = refused("user=x&sslmod=verify-full");
+        assert!(mistyped.starts_with("its parameter `sslmod=verify-full` is not known (did you mean `sslmode`?); known are sslmode,"));
+        assert!(refused("foo=bar").starts_with("its parameter `foo=bar` is not known; known are"));
+        for query in ["pasword=hunter2", "passphrase=hunter2", "PASSWORD=hunter2", "foo=hunter2@x"] {
+            let refused = refused(query);
+            assert!(!refused.contains("hunter2"), "{refused}");
+        }
+        let open = check("postgres://u:12?hunter2@h/d").expect_err("a password with a question mark");
+        assert!(!open.contains("hunter2") && open.contains("%3F"), "{open}");
+    }
+}

@@ -162,7 +162,7 @@ mod tests {
         let client = Client::new(address(&format!("https://127.0.0.1:{port}"), file.path().to_str())).expect("a client");
         let server = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("a client");
-            stream.read(&mut [0; 4_096]).await.expect("a greeting");
+            assert!(stream.read(&mut [0; 4_096]).await.expect("a greeting") > 0);
             stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("the client reads");
         });
         let error = CommandError::from(client.get("/x").await.expect_err("no TLS"));

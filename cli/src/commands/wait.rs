@@ -313,7 +313,7 @@ mod tests {
         let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
         let server = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("a client");
-            stream.read(&mut [0; 4_096]).await.expect("a request");
+            assert!(stream.read(&mut [0; 4_096]).await.expect("a request") > 0);
             stream.write_all(answer.as_bytes()).await.expect("the client reads");
         });
         let ended = until_ended(&context, Target::Workflow(id), Some(Instant::now() + SOON)).await;

@@ -157,7 +157,7 @@ pub fn run(args: &DevArgs) -> Result<ExitCode, DevError> {
 async fn dev(args: &DevArgs) -> Result<ExitCode, DevError> {
     let stop = Stop::listen()?;
     if args.with_parent {
-        stop.follow_parent()?;
+        stop::follow_parent()?;
     }
     let start = std::env::current_dir()?;
     let data = args.data.clone().unwrap_or_else(|| found_above(&start));

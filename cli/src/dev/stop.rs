@@ -39,14 +39,6 @@ impl Stop {
         Ok(Self { asked })
     }
 
-    /// From now on the end of the process that started this one asks for the end as well: `make` killed with SIGKILL passes nothing on.
-    ///
-    /// # Errors
-    /// What the system said.
-    pub fn follow_parent(&self) -> io::Result<()> {
-        Ok(set_pdeathsig(Signal::SIGTERM)?)
-    }
-
     /// Returns when the end was asked for.
     pub async fn requested(&self) {
         // The sender lives as long as the runtime, so this cannot fail before.
@@ -61,4 +53,12 @@ impl Stop {
             done = work => Some(done),
         }
     }
+}
+
+/// From now on the end of the process that started this one asks for the end as well: a `make` that is killed passes nothing on.
+///
+/// # Errors
+/// What the system said.
+pub fn follow_parent() -> io::Result<()> {
+    Ok(set_pdeathsig(Signal::SIGTERM)?)
 }

@@ -17,11 +17,12 @@ ARCH ?= amd64 arm64
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# `--with-parent`: a `make` that is killed tells nobody.
 run: toolchain servers build ## Start everything, run the quality gates on this repository, stop everything
-	@$(ORCHESTR8) dev --run examples/quality-gates.yaml --input repository="$(CURDIR)"
+	@exec $(ORCHESTR8) dev --with-parent --run examples/quality-gates.yaml --input repository="$(CURDIR)"
 
 dev: toolchain servers build ## Start everything and stay up until Ctrl-C
-	@$(ORCHESTR8) dev
+	@exec $(ORCHESTR8) dev --with-parent
 
 test: toolchain servers tools check ## Everything that must pass: the checks, then all tests on real servers
 	$(CARGO) build --locked --workspace --bins --features orchestr8-cli/kill-points

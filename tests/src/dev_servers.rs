@@ -154,6 +154,24 @@ async fn servers_end_with_the_process_that_started_them() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_dev_that_goes_with_its_parent_ends_when_that_is_killed() -> Result<()> {
+    let (_folder, options) = kept_folder()?;
+    let dev = command(&ServersOptions { more: vec!["--with-parent".into()], ..options })?;
+    let words: Vec<_> = std::iter::once(dev.get_program()).chain(dev.get_args()).collect();
+    // Stands for `make`, which waits. The pipe stays open, so that its end cannot be what is noticed.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#""$@"; exit 0"#, "make"]).args(words).current_dir(binary::workspace());
+    let mut parent = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let _open = parent.stdin.take().context("a pipe")?;
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(parent.stdout.take().context("a pipe")?), &mut line)?;
+    let addresses: Addresses = serde_json::from_str(&line)?;
+    parent.kill()?;
+    parent.wait()?;
+    wait_until_gone(&pids(&addresses)?).await
+}
+
+#[tokio::test]
 async fn an_orderly_end_leaves_no_process_and_no_ephemeral_folder() -> Result<()> {
     let servers = Servers::start(&ServersOptions::default())?;
     let (old, data) = (pids(&servers.first)?, servers.first.data.clone());

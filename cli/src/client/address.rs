@@ -2,6 +2,8 @@
 
 use reqwest::Url;
 use std::fmt;
+use std::fs::{File, Metadata};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -141,14 +143,24 @@ pub fn token_from_environment() -> Result<Option<Token>, AddressError> {
 pub fn read_token_file(file: &Path) -> Result<Token, AddressError> {
     let unreadable = |error: std::io::Error| AddressError::Unreadable { file: file.to_owned(), reason: error.to_string() };
     let found = file.metadata().map_err(unreadable)?;
+    if found.is_dir() {
+        return Err(AddressError::Unreadable { file: file.to_owned(), reason: "it is a directory: name the file in it".to_owned() });
+    }
     if found.len() > TOKEN_FILE_BYTES_MAX {
         return Err(AddressError::Token { from: file.display().to_string() });
     }
-    if found.permissions().mode() & 0o077 != 0 {
-        eprintln!("warning: {}: others can read this token; run `chmod 600 {}`", file.display(), file.display());
+    if let Some(warning) = exposure(file, &found) {
+        eprintln!("{warning}");
     }
-    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    let mut text = String::new();
+    File::open(file).and_then(|opened| opened.take(TOKEN_FILE_BYTES_MAX + 1).read_to_string(&mut text)).map_err(unreadable)?;
     Token::new(&text, file.display().to_string())
+}
+
+/// That others can read the token. Only of a file: the same remedy would break a device or a pipe for everybody else.
+fn exposure(file: &Path, found: &Metadata) -> Option<String> {
+    let is_exposed = found.is_file() && found.permissions().mode() & 0o077 != 0;
+    is_exposed.then(|| format!("warning: {0}: others can read this token; run `chmod 600 {0}`", file.display()))
 }
 
 impl Address {
@@ -309,6 +321,22 @@ mod tests {
         assert_eq!((secure.url.as_str(), secure.ca), ("https://h:1/", Some("ca.pem".into())));
         let plain = Address::find(&with("http://h:1"), root.path());
         assert!(matches!(plain, Err(AddressError::CaWithoutTls { .. })), "{plain:?}");
+    }
+
+    #[test]
+    fn only_of_a_file_the_rights_are_to_be_changed() {
+        let root = dev_folder(None);
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).expect("ours");
+        let error = read_token_file(root.path()).expect_err("a directory").to_string();
+        assert!(error.contains("it is a directory") && !error.contains("chmod"), "{error}");
+        let exposed = |path: &Path| exposure(path, &path.metadata().expect("there"));
+        assert_eq!((exposed(root.path()), exposed(Path::new("/dev/null"))), (None, None));
+        let file = root.path().join("token");
+        for (mode, is_exposed) in [(0o644, true), (0o600, false)] {
+            fs::write(&file, "the-token").expect("writable");
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("ours");
+            assert_eq!(exposed(&file).is_some_and(|warning| warning.contains("chmod 600")), is_exposed, "{mode:o}");
+        }
     }
 
     #[test]

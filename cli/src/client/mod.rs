@@ -1,11 +1,12 @@
 //! The HTTP client of a coordinator's REST API. Knows requests and answers, not commands or terminals.
 //!
 //! - [`address`]: which coordinator, which token; [`tls`]: whose certificate is believed
-//! - [`problem`]: what a refusal says
+//! - [`error`]: why a request brought no answer; [`problem`]: what a refusal says
 //! - [`shapes`]: the answers, as far as commands read them; [`operating`]: those to operators
 //! - [`sse`]: the event stream
 
 pub mod address;
+pub mod error;
 pub mod operating;
 pub mod problem;
 pub mod shapes;
@@ -13,6 +14,8 @@ pub mod sse;
 pub mod tls;
 
 use address::{Address, is_local};
+pub use error::ClientError;
+use error::{is_plain, reasons};
 use orchestr8_proto::traces::TraceParent;
 use problem::Problem;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -21,6 +24,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sse::{EventTooLarge, SseEvent, SseParser};
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -36,78 +41,10 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// First and longest pause between two tries.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// No answer makes a client wait longer than this.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 /// The environment variable with the span that this process works for.
 const TRACEPARENT_VARIABLE: &str = "TRACEPARENT";
 /// How long a submission is tried again when nobody answers: covers a coordinator's restart.
 pub const SUBMIT_PATIENCE: Duration = Duration::from_secs(45);
-
-/// Why a request brought no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// Nobody answers. Start the coordinator, or correct the address.
-    #[error("no coordinator answers at {url} ({reason}): start one with `orchestr8 dev`, or name another with --url or ORCHESTR8_URL")]
-    Unreachable {
-        /// The coordinator's address.
-        url: String,
-        /// What the system said.
-        reason: String,
-    },
-    /// The token is not the coordinator's. Correct the configuration.
-    #[error(
-        "the coordinator at {url} refuses the token of {from}: it is another coordinator's, or from before a --reset; correct it, or leave it out where .orchestr8/token is meant"
-    )]
-    Unauthorized {
-        /// The coordinator's address.
-        url: String,
-        /// The variable or file that the token is from.
-        from: String,
-    },
-    /// The coordinator refused the request and says why.
-    #[error("{0}")]
-    Refused(Box<Problem>),
-    /// What came back is not what a coordinator of this version answers.
-    #[error("{path}: the answer of {url} is not understood ({reason}): is it an orchestr8 coordinator of this version?")]
-    Malformed {
-        /// The coordinator's address.
-        url: String,
-        /// What was asked.
-        path: String,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The client itself cannot be set up: a defect of this machine, such as no file descriptors.
-    #[error("the HTTP client cannot be set up: {0}")]
-    Setup(String),
-}
-
-impl ClientError {
-    /// Whether the same request may succeed a little later.
-    #[must_use]
-    pub fn is_passing(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } => true,
-            Self::Refused(problem) => matches!(problem.status, 502..=504),
-            Self::Unauthorized { .. } | Self::Malformed { .. } | Self::Setup(_) => false,
-        }
-    }
-
-    /// How long the coordinator wants to be left alone, at most [`RETRY_AFTER_MAX`]; zero where it says nothing.
-    #[must_use]
-    pub fn retry_after(&self) -> Duration {
-        match self {
-            Self::Refused(problem) => problem.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX),
-            Self::Unreachable { .. } | Self::Unauthorized { .. } | Self::Malformed { .. } | Self::Setup(_) => Duration::ZERO,
-        }
-    }
-
-    /// Whether the coordinator said that there is no such thing.
-    #[must_use]
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Refused(problem) if problem.status == 404)
-    }
-}
 
 /// Pauses between tries, growing up to two seconds.
 #[derive(Debug)]
@@ -142,24 +79,32 @@ pub struct Client {
     address: Address,
     /// The span that this process works for, by the environment's custom.
     traceparent: Option<TraceParent>,
+    /// Whether anybody ever answered there.
+    answered: Arc<AtomicBool>,
 }
 
 impl Client {
     /// A client for this coordinator; connects when it is first used.
     ///
     /// # Errors
-    /// [`ClientError::Setup`].
+    /// [`ClientError::Authorities`], [`ClientError::Setup`].
     pub fn new(address: Address) -> Result<Self, ClientError> {
         // A redirect could carry the token elsewhere.
         let mut http = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(reqwest::redirect::Policy::none());
-        let trusted = tls::trusted(&address).map_err(ClientError::Setup)?;
+        let trusted = tls::trusted(&address).map_err(ClientError::Authorities)?;
         http = http.tls_backend_preconfigured(trusted);
         if is_local(&address.url) {
             http = http.no_proxy();
         }
         let http = http.build().map_err(|error| ClientError::Setup(reasons(&error)))?;
         let traceparent = std::env::var(TRACEPARENT_VARIABLE).ok().and_then(|parent| parent.parse().ok());
-        Ok(Self { http, address, traceparent })
+        Ok(Self { http, address, traceparent, answered: Arc::default() })
+    }
+
+    /// Whether anything was ever answered: what does not answer now restarts, or else may never have been there.
+    #[must_use]
+    pub fn was_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// The coordinator's address, for messages.
@@ -218,7 +163,7 @@ impl Client {
         self.submit_as(path, body, &Uuid::new_v4().to_string()).await
     }
 
-    /// The same under the caller's key, of visible ASCII characters.
+    /// The same under the caller's key, of printable ASCII characters.
     ///
     /// # Errors
     /// As of [`Client::submit`].
@@ -233,7 +178,8 @@ impl Client {
             match self.answer(path, request).await {
                 Err(error) if error.is_passing() && Instant::now() < deadline => {
                     if !std::mem::replace(&mut told, true) {
-                        eprintln!("no coordinator takes work at the moment; trying again for {} s", SUBMIT_PATIENCE.as_secs());
+                        let (url, patience_s) = (self.url(), SUBMIT_PATIENCE.as_secs());
+                        eprintln!("no coordinator takes work at {url} at the moment; trying again for {patience_s} s");
                     }
                     pauses.told(&error);
                     pauses.pause(Some(deadline)).await;
@@ -267,6 +213,7 @@ impl Client {
     /// Sends and checks the status; the body is still to be read.
     async fn send(&self, path: &str, request: RequestBuilder) -> Result<Response, ClientError> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        self.answered.store(true, Ordering::Relaxed);
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -305,6 +252,9 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        if is_plain(error) {
+            return ClientError::Plain { url: self.url().to_owned(), plain: self.url().replacen("https://", "http://", 1) };
+        }
         ClientError::Unreachable { url: self.url().to_owned(), reason: reasons(error) }
     }
 
@@ -358,21 +308,10 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
-/// The innermost cause: `Connection refused` says more than `error sending request`.
-fn reasons(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".to_owned();
-    }
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::address::AddressOptions;
+    use super::error::RETRY_AFTER_MAX;
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;

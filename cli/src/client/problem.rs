@@ -2,6 +2,7 @@
 
 use crate::text::{harmless, harmless_line};
 use serde::Deserialize;
+use serde_json::Value;
 use std::fmt;
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ pub struct Problem {
     /// The HTTP status.
     #[serde(default)]
     pub status: u16,
+    /// What was asked for.
+    #[serde(skip)]
+    pub path: String,
     /// When to come again, as the header `Retry-After` says.
     #[serde(skip)]
     pub retry_after: Option<Duration>,
@@ -29,6 +33,9 @@ pub struct Problem {
     /// The key or parameter at fault, such as `tasks[3].timeout`.
     #[serde(default)]
     pub field: Option<String>,
+    /// What was given there, cut to a readable length.
+    #[serde(default)]
+    pub value: Option<Value>,
     /// What an ambiguous id could stand for.
     #[serde(default)]
     pub candidates: Vec<Candidate>,
@@ -65,6 +72,9 @@ pub struct PlacedProblem {
     /// Where it stands when there are no lines, such as `tasks[0].run`.
     #[serde(default, alias = "path")]
     pub field: Option<String>,
+    /// What was given there, cut to a readable length.
+    #[serde(default)]
+    pub value: Option<Value>,
     /// What is wrong.
     #[serde(default)]
     pub message: String,
@@ -79,8 +89,14 @@ impl Problem {
     pub fn read(status: u16, path: &str, body: &[u8]) -> Self {
         let read = serde_json::from_slice::<Self>(body).ok().filter(|problem| !problem.title.is_empty() || !problem.detail.is_empty());
         match read {
-            Some(problem) => Self { status, ..problem },
-            None => Self { status, title: format!("HTTP status {status} for {path}"), detail: excerpt(body), ..Self::default() },
+            Some(problem) => Self { status, path: path.to_owned(), ..problem },
+            None => Self {
+                status,
+                path: path.to_owned(),
+                title: format!("HTTP status {status} for {path}"),
+                detail: excerpt(body),
+                ..Self::default()
+            },
         }
     }
 }
@@ -111,6 +127,7 @@ impl fmt::Display for Problem {
             (_, detail) if !self.code.is_empty() => f.write_str(&harmless(detail))?,
             (title, detail) => write!(f, "{}: {}", harmless_line(title), harmless(detail))?,
         }
+        f.write_str(&given(self.value.as_ref(), &self.detail))?;
         // A plain field is named in the detail; a nested one says which of several.
         if let Some(field) = self.field.as_ref().filter(|field| field.contains(['[', '.']) && !self.detail.contains(field.as_str())) {
             write!(f, " [{}]", harmless_line(field))?;
@@ -135,8 +152,14 @@ impl PlacedProblem {
         }
         let hint = self.suggestion.as_ref().map(|suggestion| format!(" (did you mean `{suggestion}`?)")).unwrap_or_default();
         let separator = if place.is_empty() { "" } else { ": " };
-        harmless(&format!("{place}{separator}{}{hint}", self.message))
+        harmless(&format!("{place}{separator}{}{}{hint}", self.message, given(self.value.as_ref(), &self.message)))
     }
+}
+
+/// The value at fault, as JSON so that an empty text is seen; nothing where what was said names it.
+fn given(value: Option<&Value>, said: &str) -> String {
+    let named = |value: &Value| said.contains(&format!("`{}`", value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)));
+    value.filter(|value| !named(value)).map(|value| harmless_line(&format!("; got {value}"))).unwrap_or_default()
 }
 
 fn excerpt(body: &[u8]) -> String {
@@ -176,7 +199,22 @@ mod tests {
         let errors = [wrong("timeout", "`timeout` must be"), wrong("env.A", "must be text"), wrong("env.B", "must be text")];
         let body = json!({"title": "T", "detail": "`timeout` must be", "code": "bad_field", "field": "timeout", "errors": errors});
         let lines = Problem::read(400, "/api/v1/tasks", body.to_string().as_bytes()).lines(None);
-        assert_eq!(lines, ["env.A: must be text", "env.B: must be text"]);
+        assert_eq!(lines, ["env.A: must be text; got 1", "env.B: must be text; got 1"]);
+    }
+
+    #[test]
+    fn the_value_at_fault_is_told_once() {
+        let told = |detail: &str, value: Value| {
+            let body = json!({"title": "T", "detail": detail, "code": "bad_field", "field": "timeout", "value": value}).to_string();
+            Problem::read(400, "/api/v1/tasks", body.as_bytes()).to_string()
+        };
+        assert_eq!(
+            told("`timeout` must be a duration", json!("soon\u{1b}[2J")),
+            "`timeout` must be a duration; got \"soon\\u001b[2J\" (bad_field)"
+        );
+        assert_eq!(told("`tags` must not be empty", json!("")), "`tags` must not be empty; got \"\" (bad_field)");
+        assert_eq!(told("`A B` is no queue", json!("A B")), "`A B` is no queue (bad_field)");
+        assert_eq!(told("`timeout` must be", Value::Null), "`timeout` must be (bad_field)");
     }
 
     #[test]

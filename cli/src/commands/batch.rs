@@ -52,11 +52,16 @@ pub async fn batch(context: &Context, file: &Path, key: Option<&str>) -> Result<
     }
     let Some(error) = refused else { return Ok(Exit::Done) };
     error.tell();
-    eprintln!(
-        "accepted: {}; with `--idempotency-key {key}` the same command submits the rest, and nothing twice",
-        counted(told.accepted, "task")
-    );
+    eprintln!("{}", how_to_go_on(&error, told.accepted, &key));
     Ok(error.exit())
+}
+
+/// What was not reached may take the same file later; what was refused for its tasks takes a corrected one.
+fn how_to_go_on(error: &CommandError, accepted: usize, key: &str) -> String {
+    let first = if error.exit() == Exit::Failed { "once the file is corrected, " } else { "" };
+    let key = if key.contains(' ') { format!("'{key}'") } else { key.to_owned() };
+    let accepted = counted(accepted, "task");
+    format!("accepted: {accepted}; {first}the same command with `--idempotency-key {key}` submits the rest, and nothing twice")
 }
 
 /// What the groups so far were answered.
@@ -191,6 +196,18 @@ mod tests {
         let (fits, over) = (vec![half(15), half(15)], vec![half(15), half(14)]);
         assert_eq!((body(fits.clone()), firsts(fits).len()), (BODY_BYTES_MAX - 1, 1));
         assert_eq!((body(over.clone()), firsts(over).len()), (BODY_BYTES_MAX, 2), "the count is a bound from above");
+    }
+
+    #[test]
+    fn what_is_left_goes_the_same_way_after_a_correction_if_one_is_needed() {
+        let refused = CommandError::Client(ClientError::Refused(Box::new(Problem { status: 400, ..Problem::default() })));
+        let of_file = how_to_go_on(&refused, 0, "k");
+        assert_eq!(
+            of_file,
+            "accepted: 0 tasks; once the file is corrected, the same command with `--idempotency-key k` submits the rest, and nothing twice"
+        );
+        let away = CommandError::Client(ClientError::Unreachable { url: "u".into(), reason: "r".into() });
+        assert!(how_to_go_on(&away, 1, "a b").starts_with("accepted: 1 task; the same command with `--idempotency-key 'a b'` "));
     }
 
     #[test]

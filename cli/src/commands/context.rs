@@ -4,18 +4,22 @@ use super::CommandError;
 use crate::client::Client;
 use crate::client::address::{Address, AddressOptions, token_from_environment};
 use crate::text::harmless;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde_json::Value;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
+
+const URL_VARIABLE: &str = "ORCHESTR8_URL";
+const CA_VARIABLE: &str = "ORCHESTR8_CA";
 
 /// Flags of every command that asks a coordinator.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ClientArgs {
     /// The coordinator's address [default: what `orchestr8 dev` wrote to .orchestr8/url here or above, else <http://127.0.0.1:8088>].
-    #[arg(long, env = "ORCHESTR8_URL", value_name = "URL", help_heading = "Connection and output")]
+    #[arg(long, env = URL_VARIABLE, value_name = "URL", help_heading = "Connection and output")]
     pub url: Option<String>,
     /// A file with the only certificate authorities that may vouch for an https address, PEM [default: those of the system].
-    #[arg(long, env = "ORCHESTR8_CA", value_name = "FILE", help_heading = "Connection and output")]
+    #[arg(long, env = CA_VARIABLE, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from), help_heading = "Connection and output")]
     pub ca: Option<PathBuf>,
     /// The file with the bearer token [default: the variable `ORCHESTR8_TOKEN`, else .orchestr8/token here or above].
     #[arg(long, value_name = "FILE", help_heading = "Connection and output")]
@@ -58,14 +62,19 @@ impl Context {
     pub fn new(args: &ClientArgs) -> Result<Self, CommandError> {
         let start = std::env::current_dir().unwrap_or_default();
         let options = AddressOptions {
-            url: args.url.clone(),
-            ca: args.ca.clone(),
+            url: args.url.clone().filter(|url| !(url.is_empty() && is_set_empty(URL_VARIABLE))),
+            ca: args.ca.clone().filter(|file| !(file.as_os_str().is_empty() && is_set_empty(CA_VARIABLE))),
             token_file: args.token_file.clone(),
             token: token_from_environment()?,
         };
         let client = Client::new(Address::find(&options, &start)?)?;
         Ok(Self { client, format: args.output.format })
     }
+}
+
+/// Whether the variable is there without a value, which counts as not there; a flag without a value is a mistake.
+fn is_set_empty(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| value.is_empty())
 }
 
 /// Writes to stdout as it is, and ends the line.

@@ -167,6 +167,7 @@ fn placed(problem: &Problem) -> PlacedProblem {
         line: u64::try_from(problem.line).ok(),
         column: u64::try_from(problem.column).ok(),
         field: None,
+        value: None,
         message,
         suggestion: problem.suggestion.clone(),
     }

@@ -26,7 +26,7 @@ const CLOCK_DIFFERENCE_MAX_S: u64 = 2;
 
 /// Check everything that can be wrong: coordinator, token, versions, clocks, Postgres, NATS, shards, executors, queues, disk.
 ///
-/// Each line is ok, warn or fail, with the remedy below it. Exit code 1 if one says fail.
+/// Each line is ok, warn or fail, with the remedy below it. Exit code 1 if one says fail; as of every command, 64 or 69 where the coordinator could not be asked.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
     #[command(flatten)]
@@ -38,9 +38,15 @@ pub struct DoctorArgs {
 /// # Errors
 /// [`CommandError::Output`]: what is wrong otherwise is a line.
 pub async fn doctor(args: &DoctorArgs) -> Result<Exit, CommandError> {
-    let mut checks = match Context::new(&args.client) {
-        Ok(context) => asked(&context).await,
-        Err(error) => vec![fail("configuration", error.to_string(), "name the coordinator with --url, and the token with --token-file")],
+    let (mut checks, unasked) = match Context::new(&args.client) {
+        Ok(context) => match asked(&context).await {
+            Ok(checks) => (checks, None),
+            Err(error) => (vec![refused(context.client.url(), &error)], Some(CommandError::from(error).exit())),
+        },
+        Err(error) => {
+            let remedy = "name the coordinator with --url, and the token with --token-file";
+            (vec![fail("configuration", error.to_string(), remedy)], Some(error.exit()))
+        }
     };
     checks.extend(disk(&std::env::current_dir().unwrap_or_default()));
     let worst = checks.iter().map(|check| check.level).max().unwrap_or(Level::Ok);
@@ -48,30 +54,25 @@ pub async fn doctor(args: &DoctorArgs) -> Result<Exit, CommandError> {
         Format::Json => emit_json(&json!({ "level": worst, "version": VERSION, "checks": checks }))?,
         Format::Text => emit(&lines(&checks))?,
     }
-    Ok(if worst == Level::Fail { Exit::Failed } else { Exit::Done })
+    Ok(unasked.unwrap_or(if worst == Level::Fail { Exit::Failed } else { Exit::Done }))
 }
 
 /// What the coordinator says, and what asking it says.
-async fn asked(context: &Context) -> Vec<Check> {
+async fn asked(context: &Context) -> Result<Vec<Check>, ClientError> {
     let asked_at = Instant::now();
     let answer = context.client.get(PATH).await;
     let took = asked_at.elapsed();
     let now = OffsetDateTime::now_utc().unix_timestamp();
     let url = context.client.url();
-    let diagnosis = answer.and_then(|answer| context.client.shaped::<Diagnosis>(PATH, &answer));
-    match diagnosis {
-        Ok(diagnosis) => {
-            let mut checks = vec![
-                fine("coordinator", format!("{url} answers within {}", show_duration(took))),
-                fine("token", "it is accepted".to_owned()),
-                version(&diagnosis.version),
-                clock(now, diagnosis.unix_time_s),
-            ];
-            checks.extend(diagnosis.checks);
-            checks
-        }
-        Err(error) => vec![refused(url, &error)],
-    }
+    let diagnosis: Diagnosis = context.client.shaped(PATH, &answer?)?;
+    let mut checks = vec![
+        fine("coordinator", format!("{url} answers within {}", show_duration(took))),
+        fine("token", "it is accepted".to_owned()),
+        version(&diagnosis.version),
+        clock(now, diagnosis.unix_time_s),
+    ];
+    checks.extend(diagnosis.checks);
+    Ok(checks)
 }
 
 fn refused(url: &str, error: &ClientError) -> Check {
@@ -86,7 +87,8 @@ fn refused(url: &str, error: &ClientError) -> Check {
         error if error.is_not_found() => {
             fail("version", format!("the coordinator at {url} has no `{PATH}`"), "it is older than this program: upgrade it")
         }
-        error @ (ClientError::Refused(_) | ClientError::Malformed { .. } | ClientError::Setup(_)) => {
+        ClientError::Plain { url, plain } => fail("coordinator", format!("what answers at {url} speaks no TLS"), &format!("write {plain}")),
+        error @ (ClientError::Refused(_) | ClientError::Malformed { .. } | ClientError::Authorities(_) | ClientError::Setup(_)) => {
             fail("coordinator", error.to_string(), "look at the coordinator's log")
         }
     }

@@ -3,6 +3,7 @@
 use super::CommandError;
 use super::context::{ClientArgs, Context, Format, emit, emit_part};
 use super::values::{parse_since, parse_whole};
+use crate::client::ClientError;
 use crate::client::shapes::{Task, TaskPage, Workflow, WorkflowPage};
 use crate::exit::Exit;
 use crate::text::{harmless_line, show_duration};
@@ -64,12 +65,25 @@ pub async fn list(args: &ListArgs) -> Result<Exit, CommandError> {
     let mut cursor = args.cursor.clone();
     loop {
         let path = with_query(listed.what.path(), &query(args, (limit - listed.rows).min(PAGE_ROWS_MAX), cursor.as_deref()));
-        let mut answer = context.client.get(&path).await?;
+        let mut answer = context.client.get(&path).await.map_err(|error| of_cursor(error, cursor.as_deref()))?;
         cursor = answer.get("next_cursor").and_then(Value::as_str).map(ToOwned::to_owned);
         listed.page(answer.get_mut(listed.what.key()).map(Value::take).unwrap_or_default())?;
         if cursor.is_none() || listed.rows >= limit {
             return listed.end(cursor.as_deref()).map(|()| Exit::Done);
         }
+    }
+}
+
+/// A refused cursor in the words of the command line.
+fn of_cursor(error: ClientError, cursor: Option<&str>) -> ClientError {
+    match (error, cursor) {
+        (ClientError::Refused(mut problem), Some(cursor)) if problem.field.as_deref() == Some("cursor") => {
+            let cursor = cursor.escape_debug();
+            problem.detail = format!("--cursor `{cursor}` is none of this list: write the one that `list` told, with the same filters");
+            problem.value = None;
+            ClientError::Refused(problem)
+        }
+        (error, _) => error,
     }
 }
 

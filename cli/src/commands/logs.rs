@@ -15,6 +15,9 @@ use serde_json::Value;
 const FAILURE_LINES_MAX: usize = 60;
 /// Tasks of one workflow whose logs are shown at once.
 const TASKS_MAX: usize = 200;
+/// Why there is nothing of what has ended.
+const WROTE_NOTHING: &str = "it wrote none, as handlers and timers never do; `orchestr8 result` has what it returned";
+const NEVER_RAN: &str = "it never ran";
 /// The outcome of an attempt that was handed back.
 const RELEASED: &str = "released";
 /// The error type of an attempt that a cancel ended.
@@ -164,7 +167,9 @@ fn silence(task: &Task, shown: &str) -> Option<String> {
             Some(format!("is {}: there is no output yet", task.status))
         }
         TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Skipped | TaskStatus::Cancelled if shown.is_empty() => {
-            Some(format!("is {}: no such output is kept", task.status))
+            let ran = task.status == TaskStatus::Completed || task.attempts > 0;
+            let why = if ran { WROTE_NOTHING } else { NEVER_RAN };
+            Some(format!("is {}: no such output is kept: {why}", task.status))
         }
         TaskStatus::Pending
         | TaskStatus::Queued
@@ -290,6 +295,7 @@ mod tests {
         assert!(silence_of("running", "").expect("it runs").contains("no live output"));
         assert!(silence_of("running", "the first attempt").is_some(), "what this attempt writes is missing");
         assert!(silence_of("queued", "").expect("it waits").contains("queued") && silence_of("completed", "").is_some());
+        assert!(silence_of("skipped", "").is_some_and(|said| said.ends_with("it never ran")), "no attempt");
         assert_eq!((silence_of("retrying", "x"), silence_of("completed", "x")), (None, None));
     }
 

@@ -42,13 +42,16 @@ use std::path::PathBuf;
 pub enum CommandError {
     /// The coordinator cannot be asked, or refused.
     #[error(transparent)]
-    Client(#[from] ClientError),
+    Client(ClientError),
     /// Nothing says where the coordinator is, or what opens it.
     #[error(transparent)]
     Address(#[from] AddressError),
     /// Something on the command line does not fit; the caller must correct it.
     #[error("{0}")]
     Usage(String),
+    /// The inputs do not fit the definition, which were compared here; the caller must correct them.
+    #[error("{0}")]
+    Input(String),
     /// There is nothing of that id; the caller must look for another.
     #[error("{0}")]
     Unknown(String),
@@ -75,6 +78,20 @@ pub enum CommandError {
     Output(std::io::Error),
 }
 
+impl From<ClientError> for CommandError {
+    /// An id that nothing has is told in the words of the command line: what the coordinator says names a path of the API, and
+    /// whether a task or a workflow was meant only the caller knows.
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Refused(problem) if problem.status == 404 => match target::asked_id(&problem.path) {
+                Some(id) => Self::Unknown(target::nothing_has(id)),
+                None => Self::Client(ClientError::Refused(problem)),
+            },
+            other => Self::Client(other),
+        }
+    }
+}
+
 impl CommandError {
     /// The exit code.
     #[must_use]
@@ -84,11 +101,14 @@ impl CommandError {
                 Exit::Unavailable
             }
             Self::Client(ClientError::Refused(problem)) if problem.status == 503 => Exit::Unavailable,
-            Self::Client(ClientError::Unauthorized { .. }) | Self::Address(_) => Exit::Configuration,
+            Self::Client(ClientError::Plain { .. } | ClientError::Unauthorized { .. } | ClientError::Authorities(_)) | Self::Address(_) => {
+                Exit::Configuration
+            }
             Self::Usage(_) | Self::File { .. } => Exit::Usage,
             // Whoever reads has seen enough, as `head` does.
             Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Exit::Done,
             Self::Client(ClientError::Refused(_) | ClientError::Malformed { .. })
+            | Self::Input(_)
             | Self::Unknown(_)
             | Self::Definition { .. }
             | Self::Output(_) => Exit::Failed,

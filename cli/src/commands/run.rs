@@ -52,6 +52,9 @@ pub struct RunArgs {
     /// With --watch or --wait: stop waiting after this time with exit code 124; the workflow goes on.
     #[arg(long, visible_alias = "wait-timeout", value_name = "DURATION", value_parser = parse_span)]
     timeout: Option<Duration>,
+    /// Without the commands to try next: `dev --ephemeral` removes what they would ask about.
+    #[arg(long, hide = true)]
+    no_next: bool,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -78,7 +81,7 @@ pub async fn run(args: &RunArgs) -> Result<Exit, CommandError> {
         Format::Text => emit(&accepted.workflow_id.to_string())?,
         Format::Json => emit_json(&answer)?,
     }
-    tell_next(accepted.workflow_id, Next::Wait);
+    tell_next(args, accepted.workflow_id, Next::Wait);
     Ok(Exit::Done)
 }
 
@@ -97,7 +100,7 @@ pub fn check(given: &str, inputs: &[(String, Value)]) -> Result<(), CommandError
     let parsed = check_text(given, &read_text(Path::new(given))?, Undone::Submitted)?;
     check_input(&parsed.plan, &inputs).map_err(|problems| {
         let told: Vec<String> = problems.iter().map(|problem| format!("\n  input{}: {}", problem.pointer, problem.message)).collect();
-        CommandError::Usage(format!("the input does not fit {given}:{}", harmless(&told.concat())))
+        CommandError::Input(format!("the input does not fit {given}:{}", harmless(&told.concat())))
     })
 }
 
@@ -110,10 +113,12 @@ async fn stay(args: &RunArgs, context: &Context, id: ExecutionId) -> Result<Exit
         if ended.is_some() { Some(read_tree(context, id).await?) } else { None }
     };
     if let Some(tree) = tree {
-        return finish(context, id, &tree).await;
+        let exit = finish(context, id, &tree).await?;
+        tell_next(args, id, Next::Status);
+        return Ok(exit);
     }
     eprintln!("workflow {id} has not ended yet; it goes on");
-    tell_next(id, Next::Wait);
+    tell_next(args, id, Next::Wait);
     Ok(Exit::TimedOut)
 }
 
@@ -142,7 +147,6 @@ async fn finish(context: &Context, id: ExecutionId, tree: &Tree) -> Result<Exit,
         eprintln!("workflow {id} {}{reason}", workflow.status);
     }
     tell_gain(tree);
-    tell_next(id, Next::Status);
     Ok(super::wait::workflow_end(workflow.status).map_or(Exit::Failed, |(_, exit)| exit))
 }
 
@@ -160,12 +164,20 @@ fn tell_gain(tree: &Tree) {
 }
 
 /// Tells the next commands to try; `first` is the most useful one now.
-fn tell_next(id: ExecutionId, first: Next) {
+fn tell_next(args: &RunArgs, id: ExecutionId, first: Next) {
+    if !args.no_next {
+        let program = std::env::args().next().unwrap_or_else(|| "orchestr8".to_owned());
+        eprintln!("{}", next_lines(&program, id, first));
+    }
+}
+
+/// The program is called as this one was, which need not be on PATH.
+fn next_lines(program: &str, id: ExecutionId, first: Next) -> String {
     let first = match first {
-        Next::Wait => format!("  orchestr8 wait {id}    until it has ended"),
-        Next::Status => format!("  orchestr8 status {id}  every task"),
+        Next::Wait => format!("  {program} wait {id}    until it has ended"),
+        Next::Status => format!("  {program} status {id}  every task"),
     };
-    eprintln!("next:\n{first}\n  orchestr8 logs {id}    what its tasks wrote\n  orchestr8 list --workflows");
+    format!("next:\n{first}\n  {program} logs {id}    what its tasks wrote\n  {program} list --workflows")
 }
 
 /// What to do next with a workflow.
@@ -252,7 +264,8 @@ mod tests {
     fn a_later_start_is_sent_and_a_key_is_no_part_of_the_body() {
         let sent = parsed(&["gates", "--run-at", "2026-01-31T14:00:00Z", "--idempotency-key", "nightly-7"]);
         assert_eq!(sent, Ok(json!({"definition": "gates", "run_at": "2026-01-31T14:00:00Z"})));
-        assert!(parsed(&["gates", "--idempotency-key", "two words"]).expect_err("a space").contains("visible ASCII"));
+        assert!(parsed(&["gates", "--idempotency-key", "two words"]).is_ok());
+        assert!(parsed(&["gates", "--idempotency-key", "zwei Wörter"]).expect_err("no ASCII").contains("printable ASCII"));
         assert!(parsed(&["gates", "--run-at", "+2h"]).expect("a distance")["run_at"].as_str().is_some_and(|at| at.ends_with('Z')));
     }
 
@@ -275,6 +288,13 @@ mod tests {
         assert!(check("missing.yaml", &[]).is_err() && check("-", &[]).is_err());
         std::fs::write(file.path(), "name: x").expect("writable");
         assert!(check(&given, &[]).is_err(), "no tasks");
+    }
+
+    #[test]
+    fn what_is_next_is_called_as_this_was() {
+        let id = ExecutionId::generate(1, 0, &mut rand::rng());
+        let lines = next_lines("target/debug/orchestr8", id, Next::Wait);
+        assert_eq!(lines.lines().skip(1).filter(|line| line.starts_with("  target/debug/orchestr8 ")).count(), 3, "{lines}");
     }
 
     #[test]

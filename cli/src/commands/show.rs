@@ -5,7 +5,7 @@ use super::context::{ClientArgs, Context, Format, emit, emit_foreign, emit_json,
 use super::target::{GivenId, Target, parse_id};
 use super::task::show_end;
 use super::values::parse_span;
-use super::wait::{until_ended, workflow_end};
+use super::wait::{ask, until_ended, workflow_end};
 use super::watch::{read_tasks, read_tree};
 use crate::client::operating::Why;
 use crate::client::shapes::{Task, Workflow, error_text};
@@ -78,9 +78,12 @@ pub async fn status(args: &StatusArgs) -> Result<Exit, CommandError> {
 pub async fn result(args: &ResultArgs) -> Result<Exit, CommandError> {
     let context = Context::new(&args.client)?;
     let target = context.resolve(&args.id).await?;
-    let now = Instant::now();
-    let deadline = if args.wait { args.timeout.map(|timeout| now + timeout) } else { Some(now + Duration::from_millis(1)) };
-    match (until_ended(&context, target, deadline).await?, target) {
+    let ended = if args.wait {
+        until_ended(&context, target, args.timeout.map(|timeout| Instant::now() + timeout)).await?
+    } else {
+        ask(&context, target, None).await?
+    };
+    match (ended, target) {
         (Some(ended), Target::Task(_)) => show_end(&context, &ended),
         (Some(ended), Target::Workflow(_)) => workflow_result(&context, &ended.answer),
         (None, _) => {

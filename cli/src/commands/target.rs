@@ -2,7 +2,6 @@
 
 use super::CommandError;
 use super::context::Context;
-use crate::client::ClientError;
 use crate::client::shapes::{TaskPage, Workflow};
 use orchestr8_proto::ids::{ExecutionId, TaskId};
 use serde_json::Value;
@@ -116,8 +115,7 @@ impl Context {
 
     async fn resolve_task(&self, prefix: &str) -> Result<Target, CommandError> {
         let path = format!("/api/v1/tasks/{prefix}");
-        let unknown = |error: ClientError| if error.is_not_found() { unknown_prefix(prefix) } else { error.into() };
-        let answer = self.client.get(&path).await.map_err(unknown)?;
+        let answer = self.client.get(&path).await?;
         let id = self.client.shaped::<TaskOnly>(&path, &answer)?;
         Ok(Target::Task(id.task_id))
     }
@@ -131,11 +129,21 @@ impl Context {
     }
 }
 
-fn unknown_prefix(prefix: &str) -> CommandError {
-    CommandError::Unknown(format!(
-        "no workflow and no task has an id that starts with `{prefix}`: it may be of another installation, or gone; \
+/// The id of a task or workflow, or the beginning of one, that a path of the API asks about.
+#[must_use]
+pub fn asked_id(path: &str) -> Option<&str> {
+    let below = ["/api/v1/tasks/", "/api/v1/workflows/"].iter().find_map(|above| path.strip_prefix(above))?;
+    below.split(['/', '?']).next().filter(|id| parse_prefix(id).is_ok())
+}
+
+/// What is said of an id, or the beginning of one, that nothing has.
+#[must_use]
+pub fn nothing_has(id: &str) -> String {
+    let whole = if Uuid::parse_str(id).is_ok() { "the id" } else { "an id that starts with" };
+    format!(
+        "no workflow and no task has {whole} `{id}`: it may be of another installation, or gone; \
          `orchestr8 list` and `orchestr8 list --workflows` show what is there"
-    ))
+    )
 }
 
 #[derive(serde::Deserialize)]
@@ -146,12 +154,27 @@ struct TaskOnly {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::ClientError;
+    use crate::client::problem::Problem;
 
     #[test]
     fn whole_ids_say_what_they_are() {
         let workflow = ExecutionId::generate(1_700_000_000_000, 3, &mut rand::rng());
         assert_eq!(parse_id(&workflow.to_string()), Ok(GivenId::Workflow(workflow)));
         assert_eq!(parse_id(&workflow.task(4).to_string()), Ok(GivenId::Task(workflow.task(4))));
+    }
+
+    #[test]
+    fn an_id_that_nothing_has_is_told_without_a_path() {
+        let id = ExecutionId::generate(1_700_000_000_000, 3, &mut rand::rng()).to_string();
+        for path in [format!("/api/v1/tasks/{id}/result?wait=5ms"), format!("/api/v1/workflows/{id}")] {
+            assert_eq!(asked_id(&path), Some(id.as_str()));
+            let problem = Problem { status: 404, path, detail: "there is no task".into(), ..Problem::default() };
+            let error = CommandError::from(ClientError::Refused(Box::new(problem))).to_string();
+            assert!(error.starts_with(&format!("no workflow and no task has the id `{id}`: ")), "{error}");
+        }
+        assert!(nothing_has("0199abcd").starts_with("no workflow and no task has an id that starts with `0199abcd`: "));
+        assert_eq!((asked_id("/api/v1/executors/0199abcd"), asked_id("/api/v1/tasks?limit=5")), (None, None));
     }
 
     #[test]

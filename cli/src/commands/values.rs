@@ -57,8 +57,10 @@ pub fn parse_whole(text: &str, range: RangeInclusive<u32>) -> Result<u32, String
 /// # Errors
 /// What is wrong with the text.
 pub fn parse_key(text: &str) -> Result<String, String> {
-    let is_key = (1..=KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_key { Ok(text.to_owned()) } else { Err(format!("write 1 to {KEY_BYTES_MAX} visible ASCII characters, without spaces")) }
+    let is_printable = text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    // Spaces around it would be lost on the way.
+    let is_key = (1..=KEY_BYTES_MAX).contains(&text.len()) && is_printable && text == text.trim();
+    if is_key { Ok(text.to_owned()) } else { Err(format!("write 1 to {KEY_BYTES_MAX} printable ASCII characters, no space at the ends")) }
 }
 
 /// A time: RFC 3339, or `+2h` from now. The result is RFC 3339.
@@ -78,7 +80,7 @@ pub fn parse_run_at(text: &str) -> Result<String, String> {
 /// # Errors
 /// What is wrong with the text.
 pub fn parse_since(text: &str) -> Result<String, String> {
-    if text.contains('T') { point_in_time(text, "2h for two hours ago") } else { shifted(text, OffsetDateTime::checked_sub) }
+    if parse_duration(text).is_ok() { shifted(text, OffsetDateTime::checked_sub) } else { point_in_time(text, "2h for two hours ago") }
 }
 
 fn shifted(duration: &str, shift: fn(OffsetDateTime, time::Duration) -> Option<OffsetDateTime>) -> Result<String, String> {
@@ -163,7 +165,8 @@ mod tests {
             assert_eq!(parse_whole(text, 0..=9), Err("write a whole number from 0 to 9".to_owned()), "{text}");
         }
         assert_eq!(parse_key("order-7/a#1").as_deref(), Ok("order-7/a#1"));
-        for text in ["", "a b", "ä", "a\n", &"k".repeat(KEY_BYTES_MAX + 1)] {
+        assert_eq!(parse_key("order 7").as_deref(), Ok("order 7"));
+        for text in ["", " ", " a", "a ", "a\tb", "ä", "a\n", &"k".repeat(KEY_BYTES_MAX + 1)] {
             assert!(parse_key(text).is_err(), "{text:?}");
         }
     }
@@ -183,6 +186,9 @@ mod tests {
         assert!(past < OffsetDateTime::now_utc());
         assert!(parse_run_at("2h").expect_err("no time").contains("`+2h`"));
         assert!(parse_run_at("tomorrow").expect_err("no time").contains("or +2h for two hours from now"));
-        assert!(parse_since("Tuesday").expect_err("no time").contains("or 2h for two hours ago") && parse_since("yesterday").is_err());
+        for text in ["Tuesday", "yesterday"] {
+            assert!(parse_since(text).expect_err("no time").contains("2026-01-31T14:00:00Z, or 2h for two hours ago"), "{text}");
+        }
+        assert!(parse_since("0s").expect_err("no distance").contains("longer than zero"));
     }
 }

@@ -5,7 +5,7 @@ use super::context::{ClientArgs, Context, Format, emit, emit_json};
 use super::target::{GivenId, Target, parse_id};
 use super::values::parse_span;
 use crate::client::shapes::{TaskResult, Workflow};
-use crate::client::{ClientError, Pauses};
+use crate::client::{ClientError, Pauses, SUBMIT_PATIENCE};
 use crate::exit::Exit;
 use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 const ROUND: Duration = Duration::from_secs(30);
 /// An answer that comes back sooner, and says that nothing has ended, is followed by a pause.
 const ROUND_MIN: Duration = Duration::from_secs(1);
-/// Without `--timeout`, a coordinator may be away this long: longer than a restart, shorter than forever.
+/// Without `--timeout`, a coordinator that answered before may be away this long: longer than a restart, shorter than forever.
 pub const ABSENCE_MAX: Duration = Duration::from_mins(10);
 /// Ids of one command: each holds a question open at the server.
 const IDS_MAX: usize = 256;
@@ -174,43 +174,69 @@ fn tell(context: &Context, ended: &Ended) -> Result<(), CommandError> {
 /// Asks until it has ended, or until `deadline`; none: the time is over.
 ///
 /// # Errors
-/// [`CommandError::Client`]: refused, or away for [`ABSENCE_MAX`] where there is no deadline.
+/// [`CommandError::Client`]: refused, never answered until `deadline`, or away for longer than [`patience`] where there is none.
 pub async fn until_ended(context: &Context, target: Target, deadline: Option<Instant>) -> Result<Option<Ended>, CommandError> {
-    let mut absent_since = None;
+    let mut absence: Option<Absence> = None;
     let mut pauses = Pauses::default();
     loop {
         let asked = Instant::now();
-        if deadline.is_some_and(|deadline| asked >= deadline) {
-            return Ok(None);
-        }
-        let round = deadline.map_or(ROUND, |deadline| ROUND.min(deadline - asked));
+        let round = deadline.map_or(ROUND, |deadline| ROUND.min(deadline.saturating_duration_since(asked)));
+        let mut is_held = false;
         match ask(context, target, Some(round)).await {
             Ok(Some(ended)) => return Ok(Some(ended)),
             Ok(None) => {
-                absent_since = None;
-                if asked.elapsed() >= ROUND_MIN.min(round) {
-                    pauses = Pauses::default();
-                    continue;
-                }
+                absence = None;
+                is_held = asked.elapsed() >= ROUND_MIN.min(round);
             }
             Err(error) if error.is_passing() => {
-                let since = *absent_since.get_or_insert_with(|| {
+                pauses.told(&error);
+                if absence.is_none() {
                     eprintln!("{error}; trying again");
-                    asked
-                });
-                if deadline.is_none() && since.elapsed() > ABSENCE_MAX {
+                }
+                let since = absence.map_or(asked, |absence| absence.since);
+                if deadline.is_none() && since.elapsed() > patience(context) {
                     return Err(error.into());
                 }
-                pauses.told(&error);
+                absence = Some(Absence { since, error });
             }
             Err(error) => return Err(error.into()),
         }
-        pauses.pause(deadline).await;
+        if is_held {
+            pauses = Pauses::default();
+        } else {
+            pauses.pause(deadline).await;
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return time_is_over(context, absence);
+        }
+    }
+}
+
+/// A coordinator that does not answer at the moment.
+#[derive(Debug)]
+struct Absence {
+    since: Instant,
+    error: ClientError,
+}
+
+/// How long a coordinator may be away: one that never answered may not be there at all.
+fn patience(context: &Context) -> Duration {
+    if context.client.was_answered() { ABSENCE_MAX } else { SUBMIT_PATIENCE }
+}
+
+/// Nobody can say of work that was never asked about that it goes on.
+fn time_is_over(context: &Context, absence: Option<Absence>) -> Result<Option<Ended>, CommandError> {
+    match absence {
+        Some(Absence { error, .. }) if !context.client.was_answered() => Err(error.into()),
+        Some(_) | None => Ok(None),
     }
 }
 
 /// Asks once; none: it has not ended.
-async fn ask(context: &Context, target: Target, round: Option<Duration>) -> Result<Option<Ended>, ClientError> {
+///
+/// # Errors
+/// [`ClientError`].
+pub async fn ask(context: &Context, target: Target, round: Option<Duration>) -> Result<Option<Ended>, ClientError> {
     let path = match target {
         Target::Task(_) => format!("{}/result", target.path()),
         Target::Workflow(_) => target.path(),
@@ -249,7 +275,52 @@ pub fn workflow_end(status: WorkflowStatus) -> Option<(&'static str, Exit)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Client;
+    use crate::client::address::{Address, AddressOptions};
     use orchestr8_proto::ids::ExecutionId;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Longer than a refused connection takes, and an answer.
+    const SOON: Duration = Duration::from_millis(400);
+
+    async fn somewhere() -> (TcpListener, Context) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let token_file = folder.path().join("token");
+        std::fs::write(&token_file, "the-token").expect("writable");
+        let options = AddressOptions { url: Some(url), token_file: Some(token_file), ..AddressOptions::default() };
+        let client = Client::new(Address::find(&options, folder.path()).expect("named")).expect("a client");
+        (listener, Context { client, format: Format::Text })
+    }
+
+    #[tokio::test]
+    async fn of_work_that_nobody_was_asked_about_nothing_is_said() {
+        let (listener, context) = somewhere().await;
+        drop(listener);
+        let target = Target::Workflow(ExecutionId::generate(1, 0, &mut rand::rng()));
+        let error = until_ended(&context, target, Some(Instant::now() + SOON)).await.expect_err("nobody is there");
+        assert!(error.exit() == Exit::Unavailable && error.to_string().contains(context.client.url()), "{error}");
+        assert_eq!(patience(&context), SUBMIT_PATIENCE);
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_that_answered_may_be_away() {
+        let (listener, context) = somewhere().await;
+        let id = ExecutionId::generate(1, 0, &mut rand::rng());
+        let body = json!({"workflow_id": id, "workflow_name": "w", "status": "running", "created_at": "2026-01-01T00:00:00Z"}).to_string();
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            assert!(stream.read(&mut [0; 4_096]).await.expect("a request") > 0);
+            stream.write_all(answer.as_bytes()).await.expect("the client reads");
+        });
+        let ended = until_ended(&context, Target::Workflow(id), Some(Instant::now() + SOON)).await;
+        server.await.expect("served once, then gone");
+        assert!(matches!(ended, Ok(None)), "{ended:?}");
+        assert_eq!(patience(&context), ABSENCE_MAX);
+    }
 
     fn ended(exits: &[Exit]) -> Vec<Ended> {
         let id = ExecutionId::generate(0, 0, &mut rand::rng());

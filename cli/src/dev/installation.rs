@@ -5,9 +5,9 @@ use super::child::{ChildError, ChildPlan, Kept, Order, own_program, tail_of};
 use super::files::{FileError, create_folder, read_if_there, write_private};
 use super::place::Place;
 use super::secrets::{keep_token_keys, kept_secret};
-use super::servers::Servers;
 use super::servers::ports::{self, PortError};
 use super::servers::postgres::text_of;
+use super::servers::{Lifetime, Servers};
 use super::stop::Stop;
 use crate::client::tls::nobody;
 use orchestr8_executor::shim::{Shim, ShimError, ShimSpec, StopSignal};
@@ -64,6 +64,17 @@ const PASSED_VARIABLES: [&str; 18] = [
 
 /// Those that say where a Rust toolchain is.
 const TOOLCHAIN_VARIABLES: [&str; 2] = ["CARGO_HOME", "RUSTUP_HOME"];
+
+/// The workflow of `--run`.
+#[derive(Debug)]
+pub struct Watched<'a> {
+    /// Its definition.
+    pub file: &'a Path,
+    /// NAME=VALUE each.
+    pub inputs: &'a [String],
+    /// How long it can be asked about: of what is removed with its end nothing is told to try next.
+    pub lifetime: Lifetime,
+}
 
 /// Why the installation does not run.
 #[derive(Debug, thiserror::Error)]
@@ -196,10 +207,13 @@ impl Installation {
     ///
     /// # Errors
     /// [`InstallationError::Client`] when the client does not start.
-    pub async fn run_workflow(&self, file: &Path, inputs: &[String], stop: &Stop) -> Result<Option<u8>, InstallationError> {
+    pub async fn run_workflow(&self, watched: &Watched<'_>, stop: &Stop) -> Result<Option<u8>, InstallationError> {
         let program = own_program()?;
-        let mut argv = vec![text_of(&program), "run".to_owned(), text_of(file), "--watch".to_owned(), "--wait".to_owned()];
-        argv.extend(inputs.iter().flat_map(|input| ["--input".to_owned(), input.clone()]));
+        let mut argv = vec![text_of(&program), "run".to_owned(), text_of(watched.file), "--watch".to_owned(), "--wait".to_owned()];
+        if watched.lifetime == Lifetime::Ephemeral {
+            argv.push("--no-next".to_owned());
+        }
+        argv.extend(watched.inputs.iter().flat_map(|input| ["--input".to_owned(), input.clone()]));
         let mut env = passed_environment();
         env.insert("ORCHESTR8_URL".to_owned(), self.url.clone());
         env.insert("ORCHESTR8_TOKEN".to_owned(), self.token.clone());

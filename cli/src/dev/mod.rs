@@ -24,7 +24,7 @@ use crate::client::address::DEV_FOLDER;
 use crate::commands::values::parse_json_pair;
 use crate::commands::{self, CommandError};
 use crate::exit::Exit;
-use installation::{Installation, InstallationError, InstallationOptions};
+use installation::{Installation, InstallationError, InstallationOptions, Watched};
 use place::{Base, Place, PlaceError, found_above};
 use servers::ports::{self, PortError};
 use servers::{Lifetime, Servers, ServersError, ServersOptions, Which};
@@ -58,6 +58,9 @@ pub struct DevArgs {
     /// Clear the data, then end.
     #[arg(long)]
     reset_only: bool,
+    /// End when the process that started this ends, however that dies; `make` says it.
+    #[arg(long, hide = true)]
+    with_parent: bool,
     /// How many executors.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=64))]
     executors: u16,
@@ -153,6 +156,9 @@ pub fn run(args: &DevArgs) -> Result<ExitCode, DevError> {
 
 async fn dev(args: &DevArgs) -> Result<ExitCode, DevError> {
     let stop = Stop::listen()?;
+    if args.with_parent {
+        stop::follow_parent()?;
+    }
     let start = std::env::current_dir()?;
     let data = args.data.clone().unwrap_or_else(|| found_above(&start));
     if args.reset_only && !data.exists() {
@@ -244,7 +250,7 @@ async fn serve_installation(args: &DevArgs, servers: &Servers, place: &Place, st
     let installation = installation?;
     let code = if let Some(file) = &args.run {
         eprintln!("{}", installation.banner(servers, place));
-        let ended = installation.run_workflow(file, &args.input, stop).await?;
+        let ended = installation.run_workflow(&args.watched(file), stop).await?;
         ended.map_or_else(interrupted, ExitCode::from)
     } else {
         println!("{}\nready", installation.banner(servers, place));
@@ -313,6 +319,10 @@ fn interrupted() -> ExitCode {
 impl DevArgs {
     fn lifetime(&self) -> Lifetime {
         if self.servers.ephemeral { Lifetime::Ephemeral } else { Lifetime::Kept }
+    }
+
+    fn watched<'a>(&'a self, file: &'a Path) -> Watched<'a> {
+        Watched { file, inputs: &self.input, lifetime: self.lifetime() }
     }
 
     fn servers_options(&self) -> ServersOptions {

@@ -1,5 +1,7 @@
 //! The signals that end `dev`: the first asks for an orderly stop, the second ends it at once.
 
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use std::future::Future;
 use std::io;
 use tokio::signal::unix::{SignalKind, signal};
@@ -51,4 +53,12 @@ impl Stop {
             done = work => Some(done),
         }
     }
+}
+
+/// From now on the end of the process that started this one asks for the end as well: a `make` that is killed passes nothing on.
+///
+/// # Errors
+/// What the system said.
+pub fn follow_parent() -> io::Result<()> {
+    Ok(set_pdeathsig(Signal::SIGTERM)?)
 }

@@ -43,9 +43,9 @@ pub enum ScratchError {
     },
     /// The task's `workdir`, symbolic links resolved, is not within an allowed one.
     #[error(
-        "`workdir` `{workdir}` (in truth `{}`) is outside the directories that this executor allows ({allowed}): \
+        "`workdir` `{workdir}`{} is outside the directories that this executor allows ({allowed}): \
          choose one inside them, or start the executor with --allow-workdir for it",
-        resolved.display()
+        led_to(workdir, resolved)
     )]
     NotAllowed {
         /// As the task names it.
@@ -55,6 +55,11 @@ pub enum ScratchError {
         /// The allowed ones.
         allowed: String,
     },
+}
+
+/// Where symbolic links lead; nothing where there are none.
+fn led_to(workdir: &str, resolved: &Path) -> String {
+    if Path::new(workdir) == resolved { String::new() } else { format!(" (in truth `{}`)", resolved.display()) }
 }
 
 /// The fresh directory of one attempt. Dropping it removes it, which blocks on the disk.

@@ -251,6 +251,8 @@ async fn a_workdir_must_lie_where_the_configuration_allows_it() {
         let (error_type, message, _, retryable) = failure_of(&report);
         assert_eq!((error_type, retryable), ("workdir", Retryable::No));
         assert!(message.contains(&bad.display().to_string()), "{message}");
+        let leads_elsewhere = std::fs::canonicalize(&bad).is_ok_and(|resolved| resolved != bad);
+        assert_eq!(message.contains("in truth"), leads_elsewhere, "{message}");
     }
     assert!(!other.join("made").exists());
 }

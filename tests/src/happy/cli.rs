@@ -133,7 +133,7 @@ async fn what_goes_wrong_is_said_once() -> Result<()> {
     let said = orchestr8(&scene, &["task", "--run", "x", "--queue", "A B"]).await?;
     assert_eq!((said.code, said.stderr.matches("is not a queue name").count()), (Some(1), 1), "{said:?}");
     let said = orchestr8(&scene, &["status", "0190b2c4-0000-7000-8000-000000000000"]).await?;
-    let expected = "error: there is no workflow `0190b2c4-0000-7000-8000-000000000000`: check the id; it may be of another installation, or gone. GET /api/v1/workflows lists what there is (not_found)\n";
+    let expected = "error: no workflow and no task has the id `0190b2c4-0000-7000-8000-000000000000`: it may be of another installation, or gone; `orchestr8 list` and `orchestr8 list --workflows` show what is there\n";
     assert_eq!((said.code, said.stderr.as_str()), (Some(1), expected));
     scene.finish().await;
     Ok(())

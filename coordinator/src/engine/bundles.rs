@@ -17,8 +17,8 @@ pub const BUNDLE_BYTES_MAX: usize = 64 * 1024;
 const BUNDLE_TIME: Duration = Duration::from_millis(5);
 /// Bundles of a busy lane leave so often: the tasks of several commits share a message, what answers it, and their outcomes.
 const BUNDLE_LINGER: Duration = Duration::from_millis(4);
-/// A lane is busy when so many dispatches left together, some 2,000 a second; without such company none is waited for.
-const BUSY_MIN: usize = 8;
+/// A lane is busy when so many dispatches left together, some 1,000 a second; without such company none is waited for.
+const BUSY_MIN: usize = 4;
 /// Outcomes of a handler that were seen before its tasks are bundled.
 const OUTCOMES_MIN: u32 = 8;
 /// Handlers of which something is remembered; those beyond travel singly.

@@ -53,7 +53,9 @@ make_runtime() {
     mkdir -p "$tools/image"
     if [ ! -f "$base" ]; then
         command -v mmdebstrap >/dev/null || lacks "mmdebstrap is missing (on Debian: apt-get install mmdebstrap), and there is no $base"
-        timeout "$fetch_s" mmdebstrap --quiet --variant=minbase --include=ca-certificates bookworm "$base.draft" || lacks "the base was not to be had"
+        # A base of an earlier version may be a folder.
+        rm -rf "$base" "$base.draft"
+        timeout "$fetch_s" mmdebstrap --quiet --format=tar --variant=minbase --include=ca-certificates bookworm "$base.draft" || lacks "the base was not to be had"
         mv "$base.draft" "$base"
     fi
     from_base=$(image from scratch)

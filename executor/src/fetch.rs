@@ -14,7 +14,8 @@ use orchestr8_proto::words::Priority;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Every so many sweeps one goes from the least urgent to the most urgent, so that nothing starves.
+/// Every so many sweeps one goes from the least urgent to the most urgent, so that nothing at the bottom starves. It begins with
+/// another priority below the most urgent each time, so that nothing in between starves either.
 const REVERSED_EVERY: u64 = 8;
 /// A consumer found empty is passed over for this long while others deliver: a sweep under load costs one request then.
 const EMPTY_FOR: Duration = Duration::from_millis(2);
@@ -278,9 +279,12 @@ impl Fetcher {
 
     /// The consumer at a position of this turn's order: queues rotate within a priority, some turns are reversed.
     fn place(&self, position: usize) -> usize {
-        let position = if self.turn % REVERSED_EVERY == REVERSED_EVERY - 1 { self.consumers.len() - 1 - position } else { position };
-        let rotation = usize::try_from(self.turn % self.queues as u64).expect("below the number of queues");
-        position - position % self.queues + (position % self.queues + rotation) % self.queues
+        let (place, queue) = (position / self.queues, position % self.queues);
+        let reversals = self.turn / REVERSED_EVERY;
+        let is_reversed = self.turn % REVERSED_EVERY == REVERSED_EVERY - 1;
+        let (priority, rotation) = if is_reversed { reversed(place, reversals) } else { (place, self.turn) };
+        let rotation = usize::try_from(rotation % self.queues as u64).expect("below the number of queues");
+        priority * self.queues + (queue + rotation) % self.queues
     }
 
     fn ask(&mut self, index: usize, batch: usize, now: Instant) -> PullRequest {
@@ -380,4 +384,19 @@ impl Consumer {
 
 fn idle_heartbeat(expiry: Duration) -> Duration {
     expiry / 6
+}
+
+/// Which priority is at a place of a reversed turn, after so many of them, and by how much its queues are rotated. Those below the
+/// most urgent take turns at being first; the others follow, from the least urgent on.
+fn reversed(place: usize, reversals: u64) -> (usize, u64) {
+    let last = Priority::ALL.len() - 1;
+    let turns = last as u64;
+    let first = last - usize::try_from(reversals % turns).expect("below the number of priorities");
+    let upwards = (last + 1).saturating_sub(place);
+    let priority = match place {
+        0 => first,
+        _ if upwards > first => upwards,
+        _ => upwards - 1,
+    };
+    (priority, reversals / turns)
 }

@@ -1,6 +1,7 @@
 //! The pulls of one executor, played through by hand.
 
 use super::*;
+use std::collections::HashSet;
 
 const ROOM: usize = 5;
 
@@ -74,6 +75,21 @@ fn one_sweep_in_eight_starts_with_the_least_urgent() {
         .collect();
     assert_eq!(firsts.iter().filter(|first| *first == "a-critical").count(), 7);
     assert_eq!(firsts[7], "a-low");
+}
+
+#[test]
+fn reversed_sweeps_begin_with_every_priority_below_the_most_urgent_and_with_every_queue() {
+    let orders: Vec<Vec<usize>> = (0..4).map(|turn| (0..4).map(|place| reversed(place, turn).0).collect()).collect();
+    assert_eq!(orders, [[3, 2, 1, 0], [2, 3, 1, 0], [1, 3, 2, 0], [3, 2, 1, 0]]);
+    let (mut fetcher, _) = fetcher(&["a", "b"]);
+    let mut firsts = Vec::new();
+    for reversal in 0..6 {
+        fetcher.turn = reversal * REVERSED_EVERY + REVERSED_EVERY - 1;
+        firsts.push(fetcher.consumers[fetcher.place(0)].name.clone());
+        let all: HashSet<usize> = (0..8).map(|position| fetcher.place(position)).collect();
+        assert_eq!(all.len(), 8, "each is asked once");
+    }
+    assert_eq!(firsts, ["a-low", "a-normal", "a-high", "b-low", "b-normal", "b-high"]);
 }
 
 #[test]

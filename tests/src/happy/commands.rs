@@ -92,7 +92,7 @@ async fn a_batch_is_submitted_once_and_listed_whole() -> Result<()> {
     let refused = orchestr8(&scene, &["task", "--batch", &tasks, "--idempotency-key", "night"]).await?;
     assert_eq!((refused.code, refused.stdout.lines().count()), (Some(1), 1_000), "the first group was accepted: {}", refused.stderr);
     assert!(refused.stderr.contains("error: [1100].timeout: `timeout` must be"), "{}", refused.stderr);
-    assert!(refused.stderr.contains("accepted: 1000 tasks; with `--idempotency-key night`"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("accepted: 1000 tasks; once the file is corrected, "), "{}", refused.stderr);
     file(&scene, "tasks.jsonl", &lines(1_200, None))?;
     let mended = done(&scene, &["task", "--batch", &tasks, "--idempotency-key", "night"]).await?;
     let ids: Vec<&str> = mended.stdout.lines().collect();

@@ -36,7 +36,8 @@ async fn an_id_that_there_is_not_is_not_found_whatever_it_looks_like() -> Result
         }
         for command in ["status", "result", "wait", "logs", "why", "cancel"] {
             let said = orchestr8(&scene, &[command, id]).await?;
-            ensure!(said.code == Some(1) && said.stderr.contains(&format!("`{id}`: check the id")), "{command} {id}: {said:?}");
+            let told = format!("no workflow and no task has the id `{id}`: ");
+            ensure!(said.code == Some(1) && said.stderr.contains(&told), "{command} {id}: {said:?}");
         }
     }
     let submitted = scene.api().post("/api/v1/tasks", &noop(&json!(1))).await?;

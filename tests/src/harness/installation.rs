@@ -7,9 +7,11 @@ use super::waiting::wait_for;
 use anyhow::{Context, Result};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// From a coordinator's start, migrations included, to its being ready.
@@ -376,15 +378,17 @@ pub fn user_words() -> Result<Vec<String>> {
     Ok(vec!["--user".to_owned(), format!("{}:{}", found.uid(), found.gid())])
 }
 
-/// A port on which nothing listens.
+/// A port on which nothing listens, and which nobody else in this process was given: it stays the caller's while its listener is down.
 ///
 /// # Errors
 /// When none was found.
 pub fn free_port() -> Result<u16> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let span = u128::from(PORTS.end - PORTS.start);
     let draw = || u16::try_from(uuid::Uuid::new_v4().as_u128() % span).map(|offset| PORTS.start + offset);
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    (0..PORT_TRIES_MAX).filter_map(|_| draw().ok()).find(free).context("no free port")
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    (0..PORT_TRIES_MAX).filter_map(|_| draw().ok()).find(|port| free(port) && given.insert(*port)).context("no free port")
 }
 
 fn path_text(path: &Path) -> String {

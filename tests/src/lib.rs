@@ -10,6 +10,7 @@
 //! - `scene`, `ledger`: the words of the tests below: an installation, and a record of what really ran
 //! - `tour`, `reports`, `definitions`: what the documents show, run as written; `document`: their fenced blocks
 //! - `quality_gates`: the example of that name, gate by gate
+//! - `shim`: what the process beside each command costs
 //! - `happy`: what works when nothing goes wrong, through API and command line
 //! - `operating`: what operators look at and order; `backup`: a dump, restored into a fresh installation
 //! - `traces`: one trace across processes, logs for machines, and no secret in either
@@ -46,6 +47,9 @@ mod scene;
 
 #[cfg(test)]
 mod backup;
+
+#[cfg(test)]
+mod shim;
 
 #[cfg(test)]
 mod happy;

@@ -1,8 +1,9 @@
 //! The side that starts a shim: tells it what to run, hears how it went.
 
 use super::process::blocked_signals;
-use super::{ShimEvent, ShimReport, ShimSpec};
+use super::{NO_HUGE_PAGES, ShimEvent, ShimReport, ShimSpec};
 use bytes::{Buf, Bytes};
+use nix::sys::prctl::get_thp_disable;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::io;
@@ -62,7 +63,7 @@ pub struct Shim {
 impl Shim {
     /// Starts `PROGRAM shim`; the command itself starts with the first call of [`Shim::started`] or [`Shim::ended`].
     ///
-    /// The shim gets no environment, so it has no secrets that the command's user could read from `/proc`.
+    /// The shim gets nothing of our environment, so it has no secrets that the command's user could read from `/proc`.
     ///
     /// # Errors
     /// [`ShimError::Start`], [`ShimError::Path`].
@@ -77,6 +78,10 @@ impl Shim {
         command.arg("shim").env_clear().stdin(OwnedFd::from(theirs)).stdout(stdout).stderr(stderr);
         // Whoever ends the executor's group leaves the command to the executor. Costs nothing: it is one of posix_spawn's own.
         command.process_group(0);
+        // Where huge pages are forbidden to us, they are to the shim anyway, and shall stay so for the command.
+        if get_thp_disable() == Ok(false) {
+            command.env(NO_HUGE_PAGES.0, NO_HUGE_PAGES.1);
+        }
         let mut child = command.spawn().map_err(failed)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         Ok(Self { child, events: BufReader::new(events).lines(), control, unsent, command: None, stdout, stderr })

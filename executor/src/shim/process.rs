@@ -2,9 +2,9 @@
 
 use super::signals::hear_ignored;
 use super::tree::{Children, kill_descendants, reap};
-use super::{ShimEvent, ShimReport, ShimSpec, StopSignal};
+use super::{NO_HUGE_PAGES, ShimEvent, ShimReport, ShimSpec, StopSignal};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::prctl::set_child_subreaper;
+use nix::sys::prctl::{set_child_subreaper, set_thp_disable};
 use nix::sys::resource::{Resource, Usage, UsageWho, getrusage, setrlimit};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -83,7 +83,7 @@ enum StopCause {
 
 impl Supervisor {
     fn start(spec: &ShimSpec, signals: SignalFd, parent: &mut BufReader<UnixStream>) -> Result<Self, String> {
-        let command = spawn(spec)?;
+        let command = with_huge_pages(|| spawn(spec))?;
         tell(parent.get_mut(), &ShimEvent::Started(command.as_raw()));
         let until = spec.timeout_ms.and_then(|timeout_ms| Instant::now().checked_add(Duration::from_millis(timeout_ms)));
         Ok(Self {
@@ -312,6 +312,18 @@ fn isolate() -> nix::Result<SignalFd> {
 /// What the shim does not die of, and SIGCHLD, which it reads from a descriptor.
 pub(super) fn blocked_signals() -> SigSet {
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGCHLD].into_iter().collect()
+}
+
+/// What starts here may use huge pages again: the shim's own restraint would be inherited.
+fn with_huge_pages<T>(start: impl FnOnce() -> T) -> T {
+    if std::env::var_os(NO_HUGE_PAGES.0).is_none() {
+        return start();
+    }
+    // On a kernel that refuses, the command does without, and nothing else changes.
+    set_thp_disable(false).ok();
+    let started = start();
+    set_thp_disable(true).ok();
+    started
 }
 
 fn spawn(spec: &ShimSpec) -> Result<Pid, String> {

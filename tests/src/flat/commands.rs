@@ -4,13 +4,12 @@ use super::load;
 use super::report::{Bound, Figure, Section};
 use super::scale::Scale;
 use crate::bench::figures::rate;
+use crate::harness::process::bare;
 use crate::harness::{Installation, binary};
 use anyhow::{Context, Result, ensure};
-use orchestr8_executor::shim::{Shim, ShimSpec, StopSignal};
+use orchestr8_executor::shim::Shim;
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 use tokio::process::Command;
@@ -77,17 +76,7 @@ async fn shell() -> Result<()> {
 
 /// As the executor starts a command, without what it does around it.
 async fn pair() -> Result<()> {
-    let spec = ShimSpec {
-        argv: ["/bin/sh", "-c", SCRIPT].map(str::to_owned).to_vec(),
-        env: BTreeMap::new(),
-        cwd: Path::new("/").to_path_buf(),
-        uid: None,
-        gid: None,
-        timeout_ms: None,
-        grace_ms: 1_000,
-        orphan_grace_ms: None,
-        stop_signal: StopSignal::Term,
-    };
+    let spec = bare(["/bin/sh", "-c", SCRIPT].map(str::to_owned).to_vec());
     let mut shim = Shim::spawn(&binary::orchestr8()?, &spec, Stdio::null(), Stdio::null())?;
     shim.started().await?;
     let report = shim.ended().await.context("a pair")?;

@@ -154,16 +154,21 @@ impl Process {
         let passed = PASSED_VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
         let env: BTreeMap<String, String> = passed.chain(self.plan.environment.iter().cloned()).collect();
         let cwd = self.plan.log.parent().unwrap_or(Path::new("/")).to_path_buf();
-        ShimSpec {
-            argv,
-            env,
-            cwd,
-            uid: None,
-            gid: None,
-            timeout_ms: None,
-            grace_ms: GRACE_MS,
-            orphan_grace_ms: None,
-            stop_signal: StopSignal::Term,
-        }
+        ShimSpec { env, cwd, ..bare(argv) }
+    }
+}
+
+/// A command with nothing around it: no environment, no longest time, in the root directory.
+pub(crate) fn bare(argv: Vec<String>) -> ShimSpec {
+    ShimSpec {
+        argv,
+        env: BTreeMap::new(),
+        cwd: PathBuf::from("/"),
+        uid: None,
+        gid: None,
+        timeout_ms: None,
+        grace_ms: GRACE_MS,
+        orphan_grace_ms: None,
+        stop_signal: StopSignal::Term,
     }
 }

@@ -275,6 +275,9 @@ async fn told<T>(what: &str, work: impl Future<Output = T>) -> T {
 /// Finds what would make the start fail, before anything is made or started.
 fn check(args: &DevArgs, data: &Path) -> Result<(), DevError> {
     if let Some(file) = &args.run {
+        if args.executors == 0 {
+            return Err(CommandError::Usage("--executors 0: nobody would run what --run names; give at least 1".into()).into());
+        }
         check_run(file, &args.input)?;
     }
     args.servers_options().check(data)?;

@@ -177,14 +177,17 @@ fn root_mode(account: Option<Account>) -> u32 {
 /// Marks the folder, unless it holds something that is not ours. `tools` comes from the bootstrap script.
 fn mark(root: &Path) -> Result<(), PlaceError> {
     let marker = root.join(MARKER);
+    let mut is_foreign = false;
+    for entry in fs::read_dir(root).map_err(failed(root, "the folder could not be read"))? {
+        let name = entry.map_err(failed(root, "the folder could not be read"))?.file_name();
+        is_foreign |= name != "tools" && name != MARKER;
+    }
+    // Looked for last: another `dev` that starts here at the same moment marks the folder before it puts anything into it.
     if marker.exists() {
         return Ok(());
     }
-    for entry in fs::read_dir(root).map_err(failed(root, "the folder could not be read"))? {
-        let name = entry.map_err(failed(root, "the folder could not be read"))?.file_name();
-        if name != "tools" && name != MARKER {
-            return Err(PlaceError::NotOurs(root.to_path_buf()));
-        }
+    if is_foreign {
+        return Err(PlaceError::NotOurs(root.to_path_buf()));
     }
     fs::write(&marker, "The data of `orchestr8 dev`. `orchestr8 dev --reset-only` clears it.\n")
         .map_err(failed(&marker, "the file could not be written"))?;
@@ -311,6 +314,18 @@ mod tests {
         let refused = Base::prepare(folder.path()).expect_err("it is not ours");
         assert!(matches!(refused, PlaceError::NotOurs(_)), "{refused}");
         assert!(thesis.exists() && !folder.path().join(MARKER).exists());
+    }
+
+    #[test]
+    fn several_that_start_at_once_in_a_new_folder_do_not_refuse_each_other() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        for round in 0..100 {
+            let root = folder.path().join(round.to_string());
+            std::thread::scope(|threads| {
+                let starts: Vec<_> = (0..4).map(|_| threads.spawn(|| Base::prepare(&root))).collect();
+                starts.into_iter().for_each(|start| drop(start.join().expect("no panic").expect("all of them are ours")));
+            });
+        }
     }
 
     #[test]

@@ -99,7 +99,7 @@ pub enum SettingsError {
     #[error("{0} is 0: use at least 1")]
     Zero(&'static str),
     /// Anyone who reaches the address could read the metrics.
-    #[error("metrics_listen `{0}` can be reached from elsewhere and no token is configured: set metrics_token_file, or use 127.0.0.1")]
+    #[error("--metrics-listen `{0}` can be reached from elsewhere and no token is configured: give --metrics-token-file, or use 127.0.0.1")]
     MetricsOpen(SocketAddr),
     /// It could be guessed.
     #[error("the metrics token has {0} bytes: use at least {TOKEN_BYTES_MIN}, drawn at random")]
@@ -202,7 +202,7 @@ pub(crate) mod tests {
         assert_eq!(probes("127.0.0.1:0", None).check(), Ok(()));
         assert_eq!(probes("0.0.0.0:9090", Some("long-enough-to-be-one")).check(), Ok(()));
         let cases = [
-            (probes("0.0.0.0:9090", None), "metrics_listen `0.0.0.0:9090` can be reached from elsewhere"),
+            (probes("0.0.0.0:9090", None), "--metrics-listen `0.0.0.0:9090` can be reached from elsewhere"),
             (probes("127.0.0.1:0", Some("short")), "the metrics token has 5 bytes"),
             (ExecutorSettings { slots: 0, ..settings() }, "slots is 0: use 1 to 4096"),
             (ExecutorSettings { name: "a\nb".into(), ..settings() }, "name `a\\nb` is not usable"),

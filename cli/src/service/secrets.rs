@@ -39,14 +39,14 @@ pub fn read_secret(flag: &str, file: &Path) -> Result<String, ServiceError> {
     Ok(text)
 }
 
-/// Reads a file that others should not be able to read; says so when they can.
+/// Reads a file that others should not be able to read; says so when they can, of a file alone: the remedy would break a device.
 fn read_private(flag: &str, file: &Path) -> Result<String, ServiceError> {
     let unreadable = |error: std::io::Error| ServiceError::Configuration(format!("{flag} {}: it cannot be read ({error})", file.display()));
     let found = file.metadata().map_err(unreadable)?;
     if found.len() > FILE_BYTES_MAX {
         return Err(ServiceError::Configuration(format!("{flag} {}: more than {FILE_BYTES_MAX} bytes", file.display())));
     }
-    if found.permissions().mode() & 0o077 != 0 {
+    if found.is_file() && found.permissions().mode() & 0o077 != 0 {
         tracing::warn!(file = %file.display(), "others can read this secret: run `chmod 600` on it");
     }
     std::fs::read_to_string(file).map_err(unreadable)

@@ -200,7 +200,10 @@ impl Problem {
                 format!(": check the id; it may be of another installation, or gone. GET /api/v1/{what}s lists what there is")
             }
             "definition" => ": check name and version, or register it. GET /api/v1/definitions lists what there is".to_owned(),
-            "executor" => ": check the name; it may have ended. GET /api/v1/executors lists those that are heard".to_owned(),
+            "executor" => {
+                ": check the name; it may have ended. GET /api/v1/executors (`orchestr8 executors list`) lists those that are heard"
+                    .to_owned()
+            }
             "quarantined event" => ": check the id; it may be redriven or discarded. GET /api/v1/quarantine lists what there is".to_owned(),
             _ => String::new(),
         };

@@ -99,16 +99,18 @@ struct Values {
 
 impl Values {
     fn read(fields: &mut Fields, refusals: &mut Refusals) -> Self {
-        let (with, env) = (refusals.or_default(fields.object("with")), refusals.or_default(fields.object("env")));
+        // The values of `env` are not shown: variables may be secret, and answers are logged.
+        let unshown = |name: &str, remedy: &str| refused(name, &Value::Null, remedy);
+        let env = fields.object("env").map_err(|_| unshown("env", "must be an object"));
+        let (with, env) = (refusals.or_default(fields.object("with")), refusals.or_default(env));
         for (name, values) in [("with", &with), ("env", &env)] {
             if values.len() > VALUES_MAX {
                 let remedy = format!("has {} keys: use at most {VALUES_MAX}", values.len());
-                refusals.keep::<()>(Err(refused(name, &Value::Null, &remedy)));
+                refusals.keep::<()>(Err(unshown(name, &remedy)));
             }
         }
         for (key, _) in env.iter().filter(|(_, value)| !value.is_string()).take(ERRORS_MAX) {
-            // Its value is not shown: variables may be secret, and answers are logged.
-            refusals.keep::<()>(Err(refused(&format!("env.{key}"), &Value::Null, "must be text: write numbers in quotes")));
+            refusals.keep::<()>(Err(unshown(&format!("env.{key}"), "must be text: write numbers in quotes")));
         }
         Self { with, env, prompt: refusals.or_default(fields.text("prompt", PROMPT_BYTES_MAX)) }
     }
@@ -435,8 +437,10 @@ mod tests {
             assert_eq!((&document["field"], &document["value"]), (&json!(field), &shown), "{document}");
             assert_eq!((&document["errors"][0]["field"], &document["errors"][0]["value"]), (&json!(field), &shown), "{document}");
         }
-        let secret = TaskRequest::read(json!({"run": "x", "env": {"PIN": 271_828}})).expect_err("no text").document();
-        assert!(secret["field"] == "env.PIN" && !secret.to_string().contains("271828"), "{secret}");
+        for (env, field) in [(json!({"PIN": 271_828}), "env.PIN"), (json!("PIN=271828"), "env")] {
+            let secret = TaskRequest::read(json!({"run": "x", "env": env})).expect_err(field).document();
+            assert!(secret["field"] == field && !secret.to_string().contains("271828"), "{secret}");
+        }
         let word = TaskRequest::read(json!({"run": "x", "priority": 7})).expect_err("no word");
         assert!(word.detail().contains("critical, high, normal, low"), "{word:?}");
         let queue = TaskRequest::read(json!({"run": "x", "queue": 7})).expect_err("no text");

@@ -184,7 +184,7 @@ async fn unregistered(reads: &PgPool, reference: &Reference, shown: &str) -> Pro
     let hint = meant.map_or_else(String::new, |meant| format!(" (did you mean `{meant}`?)"));
     Problem::new(
         Code::NotFound,
-        format!("there is no definition `{shown}`{hint}: check name and version, or register it with POST /api/v1/definitions"),
+        format!("there is no definition `{shown}`{hint}: check name and version, or register it with POST /api/v1/definitions (`orchestr8 definitions put FILE`)"),
     )
     .at("definition")
 }

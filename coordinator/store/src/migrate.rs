@@ -56,6 +56,9 @@ pub enum OpenError {
     /// The address cannot be understood.
     #[error("--database-url is not an address of Postgres: {0}; use postgres://user:password@host:port/database")]
     Address(String),
+    /// A parameter of the address is not known, or names what cannot be read.
+    #[error("--database-url: {0}")]
+    Parameter(String),
     /// Nothing answers there, or it is not ready: it may be soon.
     #[error("cannot connect to Postgres at {address}: {reason}; check --database-url and that the server runs")]
     Connect {
@@ -121,6 +124,7 @@ impl OpenError {
         match self {
             Self::Connect { .. } | Self::Store(StoreError::Unavailable(_)) => true,
             Self::Address(_)
+            | Self::Parameter(_)
             | Self::Refused { .. }
             | Self::Tls { .. }
             | Self::NotPostgres { .. }
@@ -148,8 +152,10 @@ impl Database {
             return Err(OpenError::Address("it does not begin with postgres://".into()));
         }
         // Before the client reads them: it only logs what it does not know, values and all.
-        parameters::check(url).map_err(OpenError::Address)?;
-        let options = PgConnectOptions::from_str(url).map_err(|error| OpenError::Address(error.to_string()))?;
+        parameters::check(url).map_err(OpenError::Parameter)?;
+        // The client says of an error of its configuration that it is one, twice.
+        let told = |error: sqlx::Error| error.to_string().replace("error with configuration: ", "");
+        let options = PgConnectOptions::from_str(url).map_err(|error| OpenError::Address(told(error)))?;
         Ok(Self { options: options.disable_statement_logging() })
     }
 

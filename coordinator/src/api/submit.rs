@@ -9,7 +9,7 @@ use super::single::TaskRequest;
 use super::traced::{self, Answer, Traced};
 use super::workflow::WorkflowRequest;
 use super::{ApiContext, elsewhere};
-use crate::engine::handle::{ExecutorView, IdempotencyKey, Origin, Request, Submission, SubmitError, Submitted};
+use crate::engine::handle::{IdempotencyKey, Offers, Origin, Request, Submission, SubmitError, Submitted};
 use crate::metrics::SubmissionRefusal;
 use axum::Json;
 use axum::extract::State;
@@ -19,6 +19,7 @@ use orchestr8_proto::ids::ExecutionId;
 use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use time::OffsetDateTime;
 
@@ -177,13 +178,13 @@ fn lost_ids(wanted: usize, given: usize) -> Problem {
 /// What may keep a task waiting: who serves, and which queues are paused.
 struct Outlook {
     /// None: a coordinator that started a moment ago has not listened for long enough to know.
-    executors: Option<Vec<ExecutorView>>,
+    offers: Option<Arc<Offers>>,
     paused_queues: Vec<String>,
 }
 
 impl Outlook {
     fn of(context: &ApiContext) -> Self {
-        Self { executors: context.engine.has_listened().then(|| context.engine.executors()), paused_queues: context.engine.paused_queues() }
+        Self { offers: context.engine.has_listened().then(|| context.engine.offers()), paused_queues: context.engine.paused_queues() }
     }
 }
 
@@ -243,26 +244,25 @@ fn warnings(plan: &Plan, outlook: &Outlook) -> Vec<String> {
     let queues: BTreeSet<&str> = wanted.iter().map(|(queue, _)| *queue).collect();
     let paused = queues.into_iter().filter(|queue| outlook.paused_queues.iter().any(|paused| paused == queue));
     let paused = paused.map(|queue| format!("queue `{queue}` is paused: its tasks wait until somebody resumes it"));
-    let unserved = |executors: &Vec<ExecutorView>| -> Vec<String> {
-        wanted.iter().filter_map(|(queue, handler)| warning(queue, *handler, executors)).collect()
-    };
-    let said: BTreeSet<String> = outlook.executors.as_ref().map(unserved).unwrap_or_default().into_iter().chain(paused).collect();
+    let unserved =
+        |offers: &Offers| -> Vec<String> { wanted.iter().filter_map(|(queue, handler)| warning(queue, *handler, offers)).collect() };
+    let said: BTreeSet<String> = outlook.offers.as_deref().map(unserved).unwrap_or_default().into_iter().chain(paused).collect();
     said.into_iter().take(WARNINGS_MAX).collect()
 }
 
-fn warning(queue: &str, handler: Option<&str>, executors: &[ExecutorView]) -> Option<String> {
-    let serving = || executors.iter().filter(|executor| executor.serves(queue));
-    if serving().next().is_none() {
+fn warning(queue: &str, handler: Option<&str>, offers: &Offers) -> Option<String> {
+    let Some(handlers) = offers.handlers(queue) else {
         return Some(format!("no executor serves queue `{queue}` at the moment: its tasks wait until one does"));
-    }
+    };
     let handler = handler?;
-    let is_known = serving().any(|executor| executor.handlers.iter().any(|known| known == handler));
-    (!is_known).then(|| format!("no executor of queue `{queue}` has handler `{handler}` at the moment: its tasks wait until one does"))
+    (!handlers.contains(handler))
+        .then(|| format!("no executor of queue `{queue}` has handler `{handler}` at the moment: its tasks wait until one does"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::handle::{ExecutorSilence, ExecutorView};
     use axum::http::HeaderValue;
     use orchestr8_proto::ids::Incarnation;
 
@@ -289,12 +289,16 @@ mod tests {
     #[test]
     fn warnings_name_what_nobody_serves() {
         let one = executor("default", "noop");
-        assert_eq!(warning("default", Some("noop"), std::slice::from_ref(&one)), None);
-        assert_eq!(warning("default", None, std::slice::from_ref(&one)), None);
-        assert!(warning("gpu", None, std::slice::from_ref(&one)).expect("a warning").contains("queue `gpu`"));
-        assert!(warning("default", Some("nop"), std::slice::from_ref(&one)).expect("a warning").contains("handler `nop`"));
-        for away in [ExecutorView { draining: true, ..one.clone() }, ExecutorView { cordoned: true, ..one }] {
-            assert!(warning("default", None, &[away]).is_some());
+        let other = executor("default", "sleep");
+        let offers = Offers::of([&one, &other]);
+        assert_eq!(warning("default", Some("noop"), &offers), None);
+        assert_eq!(warning("default", Some("sleep"), &offers), None);
+        assert_eq!(warning("default", None, &offers), None);
+        assert!(warning("gpu", None, &offers).expect("a warning").contains("queue `gpu`"));
+        assert!(warning("default", Some("nop"), &offers).expect("a warning").contains("handler `nop`"));
+        let silent = ExecutorView { silence: Some(ExecutorSilence::default()), ..one.clone() };
+        for away in [ExecutorView { draining: true, ..one.clone() }, ExecutorView { cordoned: true, ..one }, silent] {
+            assert!(warning("default", None, &Offers::of([&away])).is_some());
         }
     }
 
@@ -302,8 +306,8 @@ mod tests {
     fn while_executors_are_not_known_nothing_is_said_of_them() {
         let submission = TaskRequest::read(json!({"handler": "noop"})).and_then(|task| task.into_submission(&Shapes::default()));
         let plan = submission.expect("valid").plan;
-        for (executors, said) in [(None, 0), (Some(Vec::new()), 1)] {
-            assert_eq!(warnings(&plan, &Outlook { executors, paused_queues: Vec::new() }).len(), said);
+        for (offers, said) in [(None, 0), (Some(Arc::default()), 1)] {
+            assert_eq!(warnings(&plan, &Outlook { offers, paused_queues: Vec::new() }).len(), said);
         }
     }
 

@@ -3,6 +3,7 @@
 use orchestr8_core::leases::Standing;
 use orchestr8_proto::ids::Incarnation;
 use orchestr8_proto::wire::ExecutorOrder;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -51,6 +52,32 @@ impl ExecutorView {
     #[must_use]
     pub fn serves(&self, queue: &str) -> bool {
         !self.draining && !self.cordoned && self.queues.iter().any(|served| served == queue)
+    }
+}
+
+/// Who would take new work, as the lanes' last look saw it: every submission is looked up here, however many executors there are.
+#[derive(Debug, Default)]
+pub struct Offers {
+    handlers_by_queue: HashMap<String, HashSet<String>>,
+}
+
+impl Offers {
+    /// What these executors offer; those that are silent offer nothing.
+    #[must_use]
+    pub fn of<'a>(executors: impl IntoIterator<Item = &'a ExecutorView>) -> Self {
+        let mut offers = Self::default();
+        for executor in executors {
+            for queue in executor.queues.iter().filter(|queue| executor.silence.is_none() && executor.serves(queue)) {
+                offers.handlers_by_queue.entry(queue.clone()).or_default().extend(executor.handlers.iter().cloned());
+            }
+        }
+        offers
+    }
+
+    /// The handlers of those who serve a queue; none: nobody does.
+    #[must_use]
+    pub fn handlers(&self, queue: &str) -> Option<&HashSet<String>> {
+        self.handlers_by_queue.get(queue)
     }
 }
 
@@ -135,6 +162,7 @@ pub(super) struct Board(Mutex<Seen>);
 #[derive(Debug, Default)]
 struct Seen {
     sightings: Vec<Sighting>,
+    offers: Arc<Offers>,
     silent_after: Duration,
     tells_until: Option<Instant>,
     /// Beat intervals for which the lanes have listened, all together.
@@ -149,6 +177,11 @@ impl Board {
         seen.sightings.iter().map(|sighting| sighting.at(now, seen.silent_after)).collect()
     }
 
+    /// What those offer that were heard at the last look.
+    pub(super) fn offers(&self) -> Arc<Offers> {
+        self.seen().offers.clone()
+    }
+
     /// Beat intervals for which the lanes have listened, all together.
     pub(super) fn beats_listened(&self) -> usize {
         self.seen().beats_listened
@@ -156,8 +189,11 @@ impl Board {
 
     /// A lane that can hear executors has looked.
     pub(super) fn show(&self, look: Look) {
+        let now = Instant::now();
+        let views: Vec<ExecutorView> = look.sightings.iter().map(|sighting| sighting.at(now, look.silent_after)).collect();
+        let offers = Arc::new(Offers::of(&views));
         let mut seen = self.seen();
-        seen.sightings = look.sightings;
+        (seen.sightings, seen.offers) = (look.sightings, offers);
         (seen.silent_after, seen.tells_until) = (look.silent_after, Some(look.tells_until));
         match look.occasion {
             Occasion::Tick => seen.beats_listened = seen.beats_listened.saturating_add(1),
@@ -195,8 +231,8 @@ mod tests {
             name: "e".into(),
             incarnation: Incarnation::random(),
             version: String::new(),
-            queues: Vec::new(),
-            handlers: Vec::new(),
+            queues: vec!["q".into()],
+            handlers: vec!["h".into()],
             slots: 1,
             slots_busy: 1,
             draining: false,
@@ -220,6 +256,9 @@ mod tests {
         for second in 0..10 {
             look();
             assert_eq!(silent_for_s(), (second >= SILENT_AFTER.as_secs()).then_some(second));
+            let offers = board.offers();
+            assert_eq!(offers.handlers("q").is_some_and(|handlers| handlers.contains("h")), second < SILENT_AFTER.as_secs());
+            assert_eq!(offers.handlers("other"), None);
             tokio::time::advance(Duration::from_secs(1)).await;
         }
         tokio::time::advance(Duration::from_mins(1)).await;

@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use uuid::Uuid;
 
-pub use super::board::{ExecutorSilence, ExecutorView, Order};
+pub use super::board::{ExecutorSilence, ExecutorView, Offers, Order};
 
 /// One execution that a caller wants.
 #[derive(Debug, Clone)]
@@ -335,6 +335,12 @@ impl EngineHandle {
     #[must_use]
     pub fn executors(&self) -> Vec<ExecutorView> {
         self.all_executors().into_iter().filter(|executor| executor.silence.is_none()).collect()
+    }
+
+    /// What those executors offer that are heard: a lookup, where [`EngineHandle::executors`] copies all of them.
+    #[must_use]
+    pub fn offers(&self) -> Arc<Offers> {
+        self.board.offers()
     }
 
     /// The executors that are heard, and those that have lately fallen silent.

@@ -70,7 +70,9 @@ pub enum AddressError {
         url: String,
     },
     /// Nothing names a token.
-    #[error("no token for {url}: set {TOKEN_VARIABLE}, use --token-file, or start `orchestr8 dev`, which writes {DEV_FOLDER}/{TOKEN_FILE}")]
+    #[error(
+        "no token for {url}: set {TOKEN_VARIABLE}, or use --token-file; {DEV_FOLDER}/{TOKEN_FILE}, which `orchestr8 dev` writes, is for addresses of this machine alone"
+    )]
     NoToken {
         /// The coordinator.
         url: String,

@@ -40,6 +40,18 @@ pub enum ClientError {
     /// The coordinator refused the request and says why.
     #[error("{0}")]
     Refused(Box<Problem>),
+    /// Something else answers: a proxy in front, or another service. Correct the address, or look at what stands in between.
+    #[error(
+        "{path}: what answers at {url} is no orchestr8 coordinator ({reason}): check --url and ORCHESTR8_URL, or what stands in between"
+    )]
+    Foreign {
+        /// The coordinator's address.
+        url: String,
+        /// What was asked.
+        path: String,
+        /// What came instead.
+        reason: String,
+    },
     /// What came back is not what a coordinator of this version answers.
     #[error("{path}: the answer of {url} is not understood ({reason}): is it an orchestr8 coordinator of this version?")]
     Malformed {
@@ -65,7 +77,12 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } => true,
             Self::Refused(problem) => matches!(problem.status, 502..=504),
-            Self::Plain { .. } | Self::Unauthorized { .. } | Self::Malformed { .. } | Self::Authorities(_) | Self::Setup(_) => false,
+            Self::Plain { .. }
+            | Self::Unauthorized { .. }
+            | Self::Foreign { .. }
+            | Self::Malformed { .. }
+            | Self::Authorities(_)
+            | Self::Setup(_) => false,
         }
     }
 
@@ -77,6 +94,7 @@ impl ClientError {
             Self::Unreachable { .. }
             | Self::Plain { .. }
             | Self::Unauthorized { .. }
+            | Self::Foreign { .. }
             | Self::Malformed { .. }
             | Self::Authorities(_)
             | Self::Setup(_) => Duration::ZERO,

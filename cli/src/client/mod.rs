@@ -18,7 +18,7 @@ pub use error::ClientError;
 use error::{is_plain, reasons};
 use orchestr8_proto::traces::TraceParent;
 use problem::Problem;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -107,6 +107,13 @@ impl Client {
         self.answered.load(Ordering::Relaxed)
     }
 
+    /// Whether the same request may succeed a little later. Where a coordinator answered before, something else that answers now
+    /// stands in for it, as an ingress may while it restarts.
+    #[must_use]
+    pub fn may_pass(&self, error: &ClientError) -> bool {
+        error.is_passing() || (matches!(error, ClientError::Foreign { .. }) && self.was_answered())
+    }
+
     /// The coordinator's address, for messages.
     #[must_use]
     pub fn url(&self) -> &str {
@@ -176,7 +183,7 @@ impl Client {
             // What is submitted inside a task, or inside anything else that is traced, belongs to the same trace.
             let request = self.traceparent.iter().fold(request, |request, parent| request.header("traceparent", parent.to_string()));
             match self.answer(path, request).await {
-                Err(error) if error.is_passing() && Instant::now() < deadline => {
+                Err(error) if self.may_pass(&error) && Instant::now() < deadline => {
                     if !std::mem::replace(&mut told, true) {
                         let (url, patience_s) = (self.url(), SUBMIT_PATIENCE.as_secs());
                         eprintln!("no coordinator takes work at {url} at the moment; trying again for {patience_s} s");
@@ -199,6 +206,11 @@ impl Client {
             request = request.header("last-event-id", id);
         }
         let response = self.send(path, request).await?;
+        // A page of something else would be a stream without events, for ever.
+        if !is_event_stream(response.headers()) {
+            return Err(self.foreign(path, "its answer is no stream of events".to_owned()));
+        }
+        self.answered.store(true, Ordering::Relaxed);
         Ok(EventStream { response, parser: SseParser::default(), ready: VecDeque::new() })
     }
 
@@ -213,7 +225,6 @@ impl Client {
     /// Sends and checks the status; the body is still to be read.
     async fn send(&self, path: &str, request: RequestBuilder) -> Result<Response, ClientError> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        self.answered.store(true, Ordering::Relaxed);
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -223,13 +234,23 @@ impl Client {
         }
         let retry_after = retry_after(response.headers());
         let body = self.read(path, response).await?;
-        Err(ClientError::Refused(Box::new(Problem { retry_after, ..Problem::read(status.as_u16(), path, &body) })))
+        let problem = Problem { retry_after, ..Problem::read(status.as_u16(), path, &body) };
+        // Every refusal of a coordinator has a code. A proxy that finds none behind it says so with one of these.
+        if problem.code.is_empty() && !matches!(problem.status, 502..=504) {
+            return Err(self.foreign(path, format!("HTTP status {status}")));
+        }
+        if !problem.code.is_empty() {
+            self.answered.store(true, Ordering::Relaxed);
+        }
+        Err(ClientError::Refused(Box::new(problem)))
     }
 
     async fn answer(&self, path: &str, request: RequestBuilder) -> Result<Value, ClientError> {
         let response = self.send(path, request).await?;
         let body = self.read(path, response).await?;
-        serde_json::from_slice(&body).map_err(|error| self.malformed(path, error.to_string()))
+        let answer = serde_json::from_slice(&body).map_err(|_| self.foreign(path, "its answer is no JSON".to_owned()))?;
+        self.answered.store(true, Ordering::Relaxed);
+        Ok(answer)
     }
 
     async fn read(&self, path: &str, mut response: Response) -> Result<Vec<u8>, ClientError> {
@@ -251,11 +272,21 @@ impl Client {
         T::deserialize(answer).map_err(|error| self.malformed(path, error.to_string()))
     }
 
+    /// What a command says that has waited long enough for an answer.
+    #[must_use]
+    pub fn unanswered(&self) -> ClientError {
+        ClientError::Unreachable { url: self.url().to_owned(), reason: "no answer in time".to_owned() }
+    }
+
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {
         if is_plain(error) {
             return ClientError::Plain { url: self.url().to_owned(), plain: self.url().replacen("https://", "http://", 1) };
         }
         ClientError::Unreachable { url: self.url().to_owned(), reason: reasons(error) }
+    }
+
+    fn foreign(&self, path: &str, reason: String) -> ClientError {
+        ClientError::Foreign { url: self.url().to_owned(), path: path.to_owned(), reason }
     }
 
     fn malformed(&self, path: &str, reason: String) -> ClientError {
@@ -304,6 +335,10 @@ impl EventStream {
 }
 
 /// Whole seconds; a date, which our coordinators never send, counts as nothing said.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
@@ -395,10 +430,30 @@ mod tests {
     async fn a_refused_token_and_a_redirect_are_told() {
         let (listener, client) = client().await;
         let redirect = "HTTP/1.1 302 Found\r\nlocation: http://198.51.100.7/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned();
-        let server = tokio::spawn(serve(listener, vec![response("401 Unauthorized", "{}"), redirect, response("200 OK", "<html>")]));
+        let server = tokio::spawn(serve(listener, vec![response("401 Unauthorized", "{}"), redirect]));
         assert!(matches!(client.get("/x").await, Err(ClientError::Unauthorized { .. })));
-        assert!(matches!(client.get("/x").await, Err(ClientError::Refused(problem)) if problem.status == 302));
-        assert!(matches!(client.get("/x").await, Err(ClientError::Malformed { .. })));
+        assert!(matches!(client.get("/x").await, Err(ClientError::Foreign { reason, .. }) if reason.contains("302")));
+        drop(server);
+    }
+
+    #[tokio::test]
+    async fn another_service_is_no_coordinator_and_passes_only_where_one_was() {
+        let (listener, client) = client().await;
+        let not_found = response("404 Not Found", r#"{"title": "T", "code": "not_found"}"#);
+        let elsewhere = [response("404 Not Found", "<html>"), response("200 OK", "<html>")];
+        let answers = [&elsewhere[..], &[not_found], &elsewhere].concat();
+        let server = tokio::spawn(serve(listener, answers));
+        for passes in [false, true] {
+            for _ in 0..2 {
+                let error = client.get("/x").await.expect_err("no coordinator");
+                assert!(matches!(error, ClientError::Foreign { .. }) && !error.is_not_found(), "{error}");
+                assert_eq!(client.may_pass(&error), passes, "{error}");
+            }
+            if !passes {
+                let refused = client.get("/x").await.expect_err("no such thing");
+                assert!(refused.is_not_found() && !client.may_pass(&refused));
+            }
+        }
         drop(server);
     }
 
@@ -407,11 +462,13 @@ mod tests {
         let (listener, client) = client().await;
         let stream =
             "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\nid: 4\ndata: {}\n\n: alive\n\n".to_owned();
-        let server = tokio::spawn(serve(listener, vec![stream]));
+        let server = tokio::spawn(serve(listener, vec![response("200 OK", "<html>"), stream]));
+        let page = client.events("/api/v1/workflows/x/events", Some("3")).await;
+        assert!(matches!(page, Err(ClientError::Foreign { .. })) && !client.was_answered(), "{page:?}");
         let mut events = client.events("/api/v1/workflows/x/events", Some("3")).await.expect("open");
         assert_eq!(events.next().await.expect("one event").id, "4");
         assert!(matches!(events.next().await, Err(StreamEnd::Closed)));
-        assert_eq!(header(&server.await.expect("served")[0], "last-event-id").as_deref(), Some("3"));
+        assert_eq!(header(&server.await.expect("served")[1], "last-event-id").as_deref(), Some("3"));
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ pub struct ClientArgs {
     /// A file with the only certificate authorities that may vouch for an https address, PEM [default: those of the system].
     #[arg(long, env = CA_VARIABLE, value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from), help_heading = "Connection and output")]
     pub ca: Option<PathBuf>,
-    /// The file with the bearer token [default: the variable `ORCHESTR8_TOKEN`, else .orchestr8/token here or above].
+    /// The file with the bearer token [default: the variable `ORCHESTR8_TOKEN`, else .orchestr8/token here or above, for an address of this machine].
     #[arg(long, value_name = "FILE", help_heading = "Connection and output")]
     pub token_file: Option<PathBuf>,
     #[command(flatten)]

@@ -88,6 +88,7 @@ fn refused(url: &str, error: &ClientError) -> Check {
             fail("version", format!("the coordinator at {url} has no `{PATH}`"), "it is older than this program: upgrade it")
         }
         ClientError::Plain { url, plain } => fail("coordinator", format!("what answers at {url} speaks no TLS"), &format!("write {plain}")),
+        error @ ClientError::Foreign { .. } => fail("coordinator", error.to_string(), "name the coordinator with --url or ORCHESTR8_URL"),
         error @ (ClientError::Refused(_) | ClientError::Malformed { .. } | ClientError::Authorities(_) | ClientError::Setup(_)) => {
             fail("coordinator", error.to_string(), "look at the coordinator's log")
         }

@@ -18,6 +18,8 @@ const TASKS_MAX: usize = 200;
 /// Why there is nothing of what has ended.
 const WROTE_NOTHING: &str = "it wrote none, as handlers and timers never do; `orchestr8 result` has what it returned";
 const NEVER_RAN: &str = "it never ran";
+/// A run that its executor has not claimed yet, which it does after a second, is nobody's when its task is cancelled.
+const CANCELLED_EARLY: &str = "it wrote none, or it was cancelled in its first second, of which nothing is kept";
 /// The outcome of an attempt that was handed back.
 const RELEASED: &str = "released";
 /// The error type of an attempt that a cancel ended.
@@ -168,7 +170,11 @@ fn silence(task: &Task, shown: &str) -> Option<String> {
         }
         TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Skipped | TaskStatus::Cancelled if shown.is_empty() => {
             let ran = task.status == TaskStatus::Completed || task.attempts > 0;
-            let why = if ran { WROTE_NOTHING } else { NEVER_RAN };
+            let why = match (ran, task.status == TaskStatus::Cancelled) {
+                (true, true) => CANCELLED_EARLY,
+                (true, false) => WROTE_NOTHING,
+                (false, _) => NEVER_RAN,
+            };
             Some(format!("is {}: no such output is kept: {why}", task.status))
         }
         TaskStatus::Pending

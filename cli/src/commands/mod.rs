@@ -97,9 +97,8 @@ impl CommandError {
     #[must_use]
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Client(ClientError::Unreachable { .. } | ClientError::Setup(_)) | Self::Address(AddressError::DevStopped { .. }) => {
-                Exit::Unavailable
-            }
+            Self::Client(ClientError::Unreachable { .. } | ClientError::Foreign { .. } | ClientError::Setup(_))
+            | Self::Address(AddressError::DevStopped { .. }) => Exit::Unavailable,
             Self::Client(ClientError::Refused(problem)) if problem.status == 503 => Exit::Unavailable,
             Self::Client(ClientError::Plain { .. } | ClientError::Unauthorized { .. } | ClientError::Authorities(_)) | Self::Address(_) => {
                 Exit::Configuration

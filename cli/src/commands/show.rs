@@ -150,7 +150,7 @@ fn task_lines(task: &Task, now: OffsetDateTime) -> String {
     add("workflow", Some(task.task_id.execution().to_string()));
     add("phase", task.phase.clone());
     add("agent", task.agent_name.clone());
-    add("executor", task.executor_id.clone());
+    add(whose(task.status), task.executor_id.clone());
     add("attempt", (task.attempts > 0).then(|| attempts_shown(task)));
     let ran = task.started_at.and_then(|started| Duration::try_from(task.completed_at.unwrap_or(now) - started).ok());
     add("time", ran.map(show_duration));
@@ -158,6 +158,14 @@ fn task_lines(task: &Task, now: OffsetDateTime) -> String {
     add(timer(task), task.due_at.or(task.next_retry_at).map(|due| due_shown(due, now)));
     add("error", error_text(task.error_type.as_deref(), task.error.as_deref()));
     lines.iter().map(|(name, value)| format!("{name:<9} {value}")).collect::<Vec<_>>().join("\n")
+}
+
+/// A task that is to start again still names the executor of its last attempt.
+const fn whose(status: TaskStatus) -> &'static str {
+    match status {
+        TaskStatus::Pending | TaskStatus::Queued | TaskStatus::Retrying | TaskStatus::Waiting => "last on",
+        TaskStatus::Running | TaskStatus::Completed | TaskStatus::Failed | TaskStatus::Skipped | TaskStatus::Cancelled => "executor",
+    }
 }
 
 /// What happens when a task's timer is due.
@@ -223,6 +231,11 @@ mod tests {
         };
         assert!(waits(0).ends_with("starts in 2h 00m, at 2026-01-01T02:00:03Z"), "{}", waits(0));
         assert!(waits(1).ends_with("ends in   2h 00m, at 2026-01-01T02:00:03Z"), "{}", waits(1));
+        let on = |status: &str| {
+            let task = json!({"task_id": "0199abcd-0000-7000-8000-000000000001", "status": status, "executor_id": "e1"});
+            task_lines(&serde_json::from_value(task).expect("a task"), now)
+        };
+        assert!(on("queued").contains("last on   e1") && on("running").contains("executor  e1"), "{}", on("queued"));
         let mut after_a_loss = task;
         after_a_loss["attempts"] = json!(2);
         after_a_loss["attempt_history"] = json!([{"attempt": 1, "outcome": "lost", "executor_id": "e"}]);

@@ -19,6 +19,8 @@ const ROUND: Duration = Duration::from_secs(30);
 const ROUND_MIN: Duration = Duration::from_secs(1);
 /// Without `--timeout`, a coordinator that answered before may be away this long: longer than a restart, shorter than forever.
 pub const ABSENCE_MAX: Duration = Duration::from_mins(10);
+/// With `--timeout`, an answer to the last question may be so late; then there is none.
+const LATE_MAX: Duration = Duration::from_secs(2);
 /// Ids of one command: each holds a question open at the server.
 const IDS_MAX: usize = 256;
 
@@ -113,7 +115,7 @@ async fn status_now(context: &Context, target: Target, ended: &[Ended]) -> Resul
     }
     match context.client.get(&target.path()).await {
         Ok(answer) => Ok(answer["status"].clone()),
-        Err(error) if error.is_passing() => Ok(Value::Null),
+        Err(error) if context.client.may_pass(&error) => Ok(Value::Null),
         Err(error) => Err(error.into()),
     }
 }
@@ -138,7 +140,9 @@ async fn all_of(context: &Context, targets: &[Target], deadline: Option<Instant>
 async fn first_of(context: &Context, targets: &[Target], deadline: Option<Instant>) -> Result<Vec<Ended>, CommandError> {
     let mut before = Vec::new();
     for target in targets {
-        before.extend(ask(context, *target, None).await.or_else(|error| if error.is_passing() { Ok(None) } else { Err(error) })?);
+        before.extend(
+            ask(context, *target, None).await.or_else(|error| if context.client.may_pass(&error) { Ok(None) } else { Err(error) })?,
+        );
     }
     if before.is_empty() {
         let mut waiting = ask_all(context, targets, deadline);
@@ -182,13 +186,13 @@ pub async fn until_ended(context: &Context, target: Target, deadline: Option<Ins
         let asked = Instant::now();
         let round = deadline.map_or(ROUND, |deadline| ROUND.min(deadline.saturating_duration_since(asked)));
         let mut is_held = false;
-        match ask(context, target, Some(round)).await {
+        match ask_until(context, target, round, deadline).await {
             Ok(Some(ended)) => return Ok(Some(ended)),
             Ok(None) => {
                 absence = None;
                 is_held = asked.elapsed() >= ROUND_MIN.min(round);
             }
-            Err(error) if error.is_passing() => {
+            Err(error) if context.client.may_pass(&error) => {
                 pauses.told(&error);
                 if absence.is_none() {
                     eprintln!("{error}; trying again");
@@ -229,6 +233,15 @@ fn time_is_over(context: &Context, absence: Option<Absence>) -> Result<Option<En
     match absence {
         Some(Absence { error, .. }) if !context.client.was_answered() => Err(error.into()),
         Some(_) | None => Ok(None),
+    }
+}
+
+/// As [`ask`], but a server that accepts and never answers does not hold anybody for longer than was said.
+async fn ask_until(context: &Context, target: Target, round: Duration, deadline: Option<Instant>) -> Result<Option<Ended>, ClientError> {
+    let asking = ask(context, target, Some(round));
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline + LATE_MAX, asking).await.unwrap_or_else(|_| Err(context.client.unanswered())),
+        None => asking.await,
     }
 }
 
@@ -303,6 +316,21 @@ mod tests {
         let error = until_ended(&context, target, Some(Instant::now() + SOON)).await.expect_err("nobody is there");
         assert!(error.exit() == Exit::Unavailable && error.to_string().contains(context.client.url()), "{error}");
         assert_eq!(patience(&context), SUBMIT_PATIENCE);
+    }
+
+    #[tokio::test]
+    async fn who_accepts_and_never_answers_holds_nobody_for_long() {
+        let (listener, context) = somewhere().await;
+        let target = Target::Workflow(ExecutionId::generate(1, 0, &mut rand::rng()));
+        tokio::time::pause();
+        let (begun, deadline) = (Instant::now(), Instant::now() + Duration::from_mins(2));
+        let error = until_ended(&context, target, Some(deadline)).await.expect_err("nobody answers");
+        assert!(
+            error.exit() == Exit::Unavailable && begun.elapsed() <= Duration::from_mins(2) + LATE_MAX * 2,
+            "{error} {:?}",
+            begun.elapsed()
+        );
+        drop(listener);
     }
 
     #[tokio::test]

@@ -47,7 +47,7 @@ pub async fn follow(context: &Context, id: ExecutionId, deadline: Option<Instant
                     followed.end_without_events(read_tree(context, id).await);
                 }
             }
-            Err(error) if error.is_passing() => {
+            Err(error) if context.client.may_pass(&error) => {
                 let since = *absent_since.get_or_insert_with(Instant::now);
                 if deadline.is_none() && since.elapsed() > ABSENCE_MAX {
                     return Err(error.into());

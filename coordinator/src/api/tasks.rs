@@ -5,7 +5,7 @@ use super::parameters::{Parameters, Segment};
 use super::problem::{Code, Problem};
 use super::{ApiContext, elsewhere, ids, waiting};
 use crate::engine::handle::{CancelAnswer, CancelTarget, CommandError};
-use crate::engine::news::News;
+use crate::engine::news::{News, OnlyTask};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -61,8 +61,10 @@ pub(super) async fn result(
     parameters.finish()?;
     let id = ids::task(&context, &id).await?;
     let read = async |news: Option<Arc<News>>| {
-        if let Some(told) = news.and_then(|news| news.result.clone()).filter(|told| told.task_id == id.0) {
-            return Ok(Some(told));
+        match news.as_ref().filter(|_| id.index() == 0).map(|news| &news.task) {
+            Some(OnlyTask::Ended(told)) => return Ok(Some(told.clone())),
+            Some(OnlyTask::Unfinished) => return Ok(None),
+            Some(OnlyTask::Untold) | None => {}
         }
         let result = read_result(&context, id).await?;
         Ok(result.status.is_final().then_some(result))

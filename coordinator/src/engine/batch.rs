@@ -12,6 +12,7 @@ use orchestr8_core::expression::{self, Steps};
 use orchestr8_core::machine::{self, Effect, Event};
 use orchestr8_core::plan::{Plan, TaskIndex};
 use orchestr8_proto::ids::{ExecutionId, RunId, TaskId};
+use orchestr8_proto::words::TaskStatus;
 use orchestr8_store::StoreError;
 use orchestr8_store::commit::{self, Batch, NewExecution};
 use orchestr8_store::keys::{self, Reservation};
@@ -41,7 +42,7 @@ pub(super) struct Stepped {
     pub new: HashMap<ExecutionId, NewExecution>,
     /// Claims by run.
     pub claims: HashMap<RunId, ClaimNote>,
-    /// Outputs that were reported in this batch.
+    /// Outputs of tasks that completed in this batch.
     pub outputs: HashMap<TaskId, Value>,
     /// Plans of new executions: known only once they are committed.
     pub plans: HashMap<[u8; 32], Arc<Plan>>,
@@ -243,6 +244,9 @@ impl Lane {
                 Work::Position(position) => stepped.positions.push(position.clone()),
             }
         }
+        for execution in stepped.executions.values() {
+            collect(&mut stepped.outputs, execution);
+        }
         Ok(())
     }
 
@@ -263,7 +267,6 @@ impl Lane {
             crate::kill_points::poison(|| named_task(execution, &event));
             machine::step(execution, event, Self::circumstances(times, now, &mut Randomness))
         })?;
-        collect(&mut stepped.outputs, execution);
         stepped.effects.extend(effects.into_iter().map(|effect| (id, effect)));
         Ok(())
     }
@@ -291,7 +294,6 @@ impl Lane {
                 plan,
             };
             stepped.new.insert(*id, new);
-            collect(&mut stepped.outputs, &execution);
             stepped.executions.insert(*id, execution);
             stepped.effects.extend(effects.into_iter().map(|effect| (*id, effect)));
         }
@@ -471,10 +473,12 @@ fn named_task<'a>(execution: &'a Execution, event: &Event) -> Option<&'a str> {
     Some(&execution.plan.task(index).name)
 }
 
+/// What its tasks returned that completed since the last commit; null where that was nothing, which has no row.
 fn collect(outputs: &mut HashMap<TaskId, Value>, execution: &Execution) {
-    for (index, output) in &execution.changes.results {
-        outputs.insert(execution.id.task(*index), output.clone());
-    }
+    let completed = execution.changes.tasks.iter().filter(|index| execution.task(**index).status.0 == TaskStatus::Completed);
+    outputs.extend(completed.map(|index| (execution.id.task(*index), Value::Null)));
+    let results = execution.changes.results.iter();
+    outputs.extend(results.map(|(index, output)| (execution.id.task(*index), output.clone())));
 }
 
 /// What an executor is told about a task of an execution that does not exist: a restored database may have lost it.

@@ -1,16 +1,17 @@
 //! The one way in for callers: submissions and commands go to the lane that owns their shard, and are answered after its commit.
 
 use super::board::{Board, Look};
-use super::news::News;
+use super::news::{News, Standing};
 use super::watch::{Listeners, Watch};
 use crate::bus::BusError;
 use crate::bus::facts::BrokerFacts;
+use orchestr8_core::execution::Execution;
 use orchestr8_core::plan::Plan;
 use orchestr8_proto::ids::{ExecutionId, Incarnation, TaskId};
 use orchestr8_proto::traces::TraceParent;
 use orchestr8_proto::words::{TaskStatus, WorkflowStatus};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use time::OffsetDateTime;
@@ -388,22 +389,30 @@ impl EngineHandle {
         owners.retain(|_, owner| *owner != lane);
         owners.extend(shards.iter().map(|shard| (*shard, lane)));
         drop(owners);
+        self.forget_standings();
         self.update_health(lane, |health| health.shards_owned = shards.len());
     }
 
-    /// Wakes who waits here for these executions; gives those that somebody watches elsewhere.
+    /// Wakes who waits here for these executions, which were committed; gives those that somebody watches elsewhere.
     pub(super) fn wake(
         &self,
-        ids: impl Iterator<Item = ExecutionId> + Clone,
+        committed: &HashMap<ExecutionId, Execution>,
         news_of: impl Fn(ExecutionId) -> Option<News>,
     ) -> Vec<ExecutionId> {
-        self.listeners.wake(ids.clone(), news_of);
-        self.listeners.watched_elsewhere(ids)
+        self.listeners.remember(committed.iter().map(|(id, execution)| (*id, Standing::of(execution))));
+        self.listeners.wake(committed.keys().copied(), news_of);
+        self.listeners.watched_elsewhere(committed.keys().copied())
     }
 
     /// Wakes who waits here, for a change that another coordinator committed.
-    pub(super) fn wake_here(&self, ids: impl Iterator<Item = ExecutionId>) {
+    pub(super) fn wake_here(&self, ids: impl Iterator<Item = ExecutionId> + Clone) {
+        self.listeners.remember(ids.clone().map(|id| (id, None)));
         self.listeners.wake(ids, |_| None);
+    }
+
+    /// A doubt, or shards that come and go: who begins to wait reads first.
+    pub(super) fn forget_standings(&self) {
+        self.listeners.forget_all();
     }
 
     /// Another coordinator wants to hear of changes.

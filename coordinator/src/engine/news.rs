@@ -12,14 +12,54 @@ use std::collections::HashMap;
 pub struct News {
     /// Its state.
     pub status: WorkflowStatus,
-    /// Of its only task, once that has ended, as it would be read.
-    pub result: Option<TaskResult>,
+    /// Of its only task.
+    pub task: OnlyTask,
+}
+
+/// What is told of the only task of an execution.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OnlyTask {
+    /// It has not ended.
+    Unfinished,
+    /// It has ended: as it would be read.
+    Ended(TaskResult),
+    /// There are several, or it must be read.
+    Untold,
+}
+
+/// What is remembered of an execution that has not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Its state.
+    pub status: WorkflowStatus,
+    /// Whether it ends with its only task.
+    pub has_one_task: bool,
+}
+
+impl Standing {
+    /// None: it has ended.
+    pub(super) fn of(execution: &Execution) -> Option<Self> {
+        let standing = Self { status: execution.status, has_one_task: execution.tasks.len() == 1 };
+        (!execution.status.is_final()).then_some(standing)
+    }
+}
+
+impl From<Standing> for News {
+    /// An execution of one task ends with it, in one commit.
+    fn from(standing: Standing) -> Self {
+        Self { status: standing.status, task: if standing.has_one_task { OnlyTask::Unfinished } else { OnlyTask::Untold } }
+    }
 }
 
 /// The news of an execution after a batch in which these outputs were reported.
 pub(super) fn news_of(execution: &Execution, outputs: &HashMap<TaskId, Value>) -> News {
-    let only = execution.tasks.len() == 1 && execution.task(0).status.0.is_final();
-    News { status: execution.status, result: only.then(|| result(execution, outputs)).flatten() }
+    match Standing::of(execution) {
+        Some(standing) => standing.into(),
+        None if execution.tasks.len() == 1 => {
+            News { status: execution.status, task: result(execution, outputs).map_or(OnlyTask::Untold, OnlyTask::Ended) }
+        }
+        None => News { status: execution.status, task: OnlyTask::Untold },
+    }
 }
 
 /// None: its output came with an earlier batch.

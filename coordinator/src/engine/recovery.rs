@@ -81,6 +81,7 @@ impl Lane {
         self.alarms.bundles = None;
         self.stop_reader();
         self.executions.clear();
+        self.parts.handle.forget_standings();
         self.lots.clear();
         self.inquiries.clear();
         self.references.clear();

@@ -208,7 +208,7 @@ impl Lane {
     /// Wakes who waits for these executions, here and elsewhere.
     pub(super) fn wake(&self, stepped: &Stepped) {
         let news = |id| stepped.executions.get(&id).map(|execution| news_of(execution, &stepped.outputs));
-        let elsewhere = self.parts.handle.wake(stepped.executions.keys().copied(), news);
+        let elsewhere = self.parts.handle.wake(&stepped.executions, news);
         for changed in elsewhere.chunks(BATCH_ITEMS_MAX) {
             let changed_execution_ids = changed.iter().map(|id| id.to_bytes()).collect();
             self.parts.speaker.nudge(&Nudge { changed_execution_ids, ..Nudge::default() });

@@ -1,7 +1,8 @@
 //! Who waits for which execution to change: callers of this process, and other coordinators on behalf of theirs.
 
 use super::handle::Command;
-use super::news::News;
+use super::news::{News, Standing};
+use lru::LruCache;
 use orchestr8_proto::ids::ExecutionId;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +10,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
+/// Executions that are remembered as not ended, those of the last commits: about 1 MiB.
+const KNOWN_MAX: usize = 8_192;
 /// Executions that are watched for others at once; beyond it they look by themselves.
 const ELSEWHERE_MAX: usize = 10_000;
 /// So long an execution is watched for another coordinator; it asks again each time it reads.
@@ -32,13 +35,44 @@ impl Doorbell {
 }
 
 /// Who waits for which execution. Entries vanish with their last watch, or with time.
-#[derive(Default)]
 pub(super) struct Listeners {
     waiting: Mutex<HashMap<ExecutionId, (usize, Arc<Doorbell>)>>,
     elsewhere: Mutex<HashMap<ExecutionId, Instant>>,
+    /// What was committed here last and had not ended: who begins to wait for it need not read it.
+    known: Mutex<LruCache<ExecutionId, Standing>>,
+}
+
+impl Default for Listeners {
+    fn default() -> Self {
+        Self { waiting: Mutex::default(), elsewhere: Mutex::default(), known: Mutex::new(LruCache::unbounded()) }
+    }
 }
 
 impl Listeners {
+    /// Remembers what was committed, before anybody is woken for it.
+    pub(super) fn remember(&self, committed: impl Iterator<Item = (ExecutionId, Option<Standing>)>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for (id, standing) in committed {
+            match standing {
+                Some(standing) => drop(known.put(id, standing)),
+                None => drop(known.pop(&id)),
+            }
+        }
+        while known.len() > KNOWN_MAX {
+            known.pop_lru();
+        }
+    }
+
+    /// Whoever commits may have changed: what is remembered may be old.
+    pub(super) fn forget_all(&self) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn known(&self, id: ExecutionId) -> Option<Arc<News>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.peek(&id).map(|standing| Arc::new(News::from(*standing)))
+    }
+
     pub(super) fn watch(self: &Arc<Self>, id: ExecutionId, elsewhere: Option<mpsc::Sender<Command>>) -> Watch {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let (count, doorbell) = waiting.entry(id).or_insert_with(|| (0, Arc::default()));
@@ -92,7 +126,7 @@ pub struct Watch {
 
 impl Watch {
     /// Runs `read` until it gives an answer: now, after each change, and at least every `reread`; none after `patience`. It is given
-    /// what the change told, if it told something: then there may be no need to read.
+    /// what is remembered, and then what the change told, if anything: then there may be no need to read.
     ///
     /// # Errors
     /// The first error of `read`.
@@ -106,12 +140,14 @@ impl Watch {
         F: Future<Output = Result<Option<T>, E>>,
     {
         let deadline = Instant::now() + patience;
-        let mut news = None;
+        let (mut is_first, mut told) = (true, None);
         loop {
             let changed = self.doorbell.notify.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             self.tell_owner().await;
+            // Only now: what changes after this look rings.
+            let news = if is_first { self.listeners.known(self.id) } else { told };
             if let Some(answer) = read(news).await? {
                 return Ok(Some(answer));
             }
@@ -120,9 +156,10 @@ impl Watch {
                 return Ok(None);
             }
             tokio::select! {
-                () = changed => news = self.doorbell.told(),
-                () = tokio::time::sleep_until(deadline.min(now + reread)) => news = None,
+                () = changed => told = self.doorbell.told(),
+                () = tokio::time::sleep_until(deadline.min(now + reread)) => told = None,
             }
+            is_first = false;
         }
     }
 
@@ -149,5 +186,69 @@ impl Drop for Watch {
                 waiting.remove(&self.id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::news::OnlyTask;
+    use super::*;
+    use orchestr8_proto::words::WorkflowStatus;
+    use uuid::Uuid;
+
+    const SINGLE: Standing = Standing { status: WorkflowStatus::Running, has_one_task: true };
+    const HOUR: Duration = Duration::from_hours(1);
+
+    fn id(number: u128) -> ExecutionId {
+        ExecutionId(Uuid::from_u128(number << 20))
+    }
+
+    /// What is told at the beginning of a wait.
+    async fn first_told(listeners: &Arc<Listeners>, id: ExecutionId) -> Option<Arc<News>> {
+        let told = async |news| Ok::<_, std::convert::Infallible>(Some(news));
+        listeners.watch(id, None).until(HOUR, HOUR, told).await.expect("infallible").expect("an answer")
+    }
+
+    #[tokio::test]
+    async fn what_was_committed_here_and_goes_on_need_not_be_read() {
+        let listeners = Arc::new(Listeners::default());
+        assert_eq!(first_told(&listeners, id(1)).await, None, "nothing is known");
+        let several = Standing { has_one_task: false, ..SINGLE };
+        listeners.remember([(id(1), Some(SINGLE)), (id(2), Some(several))].into_iter());
+        let told = [first_told(&listeners, id(1)).await, first_told(&listeners, id(2)).await];
+        assert_eq!(told.map(|news| news.expect("known").task.clone()), [OnlyTask::Unfinished, OnlyTask::Untold]);
+        listeners.remember([(id(1), None)].into_iter());
+        assert_eq!(first_told(&listeners, id(1)).await, None, "it has ended");
+        listeners.forget_all();
+        assert_eq!(first_told(&listeners, id(2)).await, None, "forgotten");
+    }
+
+    #[tokio::test]
+    async fn the_end_is_heard_however_close_to_the_beginning_of_the_wait() {
+        let listeners = Arc::new(Listeners::default());
+        listeners.remember([(id(1), Some(SINGLE))].into_iter());
+        let ended = Arc::new(News { status: WorkflowStatus::Completed, task: OnlyTask::Untold });
+        let mut looks = Vec::new();
+        let watch = listeners.watch(id(1), None);
+        let answer = watch.until(HOUR, HOUR, |news| {
+            looks.push(news.clone());
+            if looks.len() == 1 {
+                // The commit comes between the look and the wait.
+                listeners.remember([(id(1), None)].into_iter());
+                listeners.wake([id(1)].into_iter(), |_| Some(News::clone(&ended)));
+            }
+            async { Ok::<_, std::convert::Infallible>(news.filter(|news| news.status.is_final())) }
+        });
+        assert_eq!(answer.await, Ok(Some(ended.clone())));
+        assert_eq!(looks, [Some(Arc::new(News::from(SINGLE))), Some(ended)]);
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_is_bounded() {
+        let listeners = Arc::new(Listeners::default());
+        let many = u128::try_from(KNOWN_MAX).expect("small");
+        listeners.remember((0..=many).map(|number| (id(number), Some(SINGLE))));
+        assert_eq!(first_told(&listeners, id(0)).await, None, "the oldest");
+        assert!(first_told(&listeners, id(1)).await.is_some() && first_told(&listeners, id(many)).await.is_some());
     }
 }

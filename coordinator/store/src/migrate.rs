@@ -289,6 +289,7 @@ fn migrator() -> Migrator {
         migration(6, "pauses", include_str!("../migrations/0006_pauses.sql")),
         migration(7, "hot_updates", include_str!("../migrations/0007_hot_updates.sql")),
         migration(8, "traces", include_str!("../migrations/0008_traces.sql")),
+        migration(9, "commit_in_one", include_str!("../migrations/0009_commit_in_one.sql")),
     ])
 }
 

@@ -33,7 +33,7 @@ enum Whose {
     Task,
 }
 
-const LAYOUTS: [Layout; 4] = [
+const LAYOUTS: [Layout; 5] = [
     Layout { table: "workflow_executions", key: "id", of: Whose::Execution, own: &["id"], values: "n.execution" },
     Layout {
         table: "task_executions",
@@ -50,8 +50,18 @@ const LAYOUTS: [Layout; 4] = [
         own: &["id", "task_execution_id"],
         values: "gen_random_uuid(), n.task",
     },
+    Layout {
+        table: "task_attempts",
+        key: "task_execution_id",
+        of: Whose::Task,
+        own: &["run_id", "task_execution_id"],
+        values: "gen_random_uuid(), n.task",
+    },
     Layout { table: "workflow_events", key: "workflow_id", of: Whose::Execution, own: &["workflow_id"], values: "n.execution" },
 ];
+
+/// Tables in which every execution has a row.
+const EVERY_ONE_HAS: [&str; 3] = ["workflow_executions", "task_executions", "workflow_events"];
 
 /// Copies of one execution.
 #[derive(Debug, Clone, Copy)]
@@ -78,12 +88,14 @@ pub async fn insert(url: &str, copies: Copies) -> Result<()> {
         let mut transaction = connection.begin().await?;
         for layout in &LAYOUTS {
             let written = insert_chunk(&mut transaction, &copies, (layout, from, through)).await.context(layout.table)?;
-            ensure!(written > 0 || layout.table == "task_results", "there is no execution {} in {}", copies.original, layout.table);
+            ensure!(written > 0 || !EVERY_ONE_HAS.contains(&layout.table), "there is no execution {} in {}", copies.original, layout.table);
         }
         transaction.commit().await?;
         from = through;
     }
-    sqlx::query("vacuum analyze workflow_executions, task_executions, task_results, workflow_events").execute(&mut connection).await?;
+    sqlx::query("vacuum analyze workflow_executions, task_executions, task_results, task_attempts, workflow_events")
+        .execute(&mut connection)
+        .await?;
     Ok(connection.close().await?)
 }
 

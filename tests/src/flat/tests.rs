@@ -36,7 +36,8 @@ const CALLERS: usize = 8;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_costs_the_same_in_large_tables_and_beside_many_alive() -> Result<()> {
     let mut installation = Installation::start(options()).await?;
-    let completed = execution(&installation.api, &json!({"handler": "noop", "with": {"output": "first"}})).await?;
+    // Claimed, so that it has a row in every table: one that stayed small would rightly be read from end to end.
+    let completed = execution(&installation.api, &json!({"handler": "sleep", "with": {"duration": "1500ms"}})).await?;
     let alive = execution(&installation.api, &json!({"handler": "noop", "run_at": "2200-01-01T00:00:00Z"})).await?;
     // A coordinator that starts takes in the outcomes of the last two seconds again: those of the work before, which the first would not have.
     cost(&mut installation, async |api| work(api).await).await?;

@@ -1,7 +1,7 @@
 //! What an executor that was taken over can do: nothing beyond its queues, not even by letting the server speak for it.
 
 use super::server::{Certificates, SecureNats, log_in, refused};
-use crate::harness::InstallationOptions;
+use crate::harness::{InstallationOptions, wait_for};
 use crate::scene::{SOON, Scene};
 use anyhow::{Context, Result, ensure};
 use async_nats::{Client, Message};
@@ -95,7 +95,9 @@ async fn the_server_does_not_speak_for_an_executor() -> Result<()> {
     let Some((scene, nats, _certificates)) = scene().await? else { return Ok(()) };
     let (coordinator, _) = nats.connect("coordinator").await?;
     let (builders, _) = nats.connect("builders").await?;
-    let before = (stream(&coordinator, TASKS_STREAM).await?, stream(&coordinator, OUTCOMES_STREAM).await?);
+    let lies_there = async || Ok(Some(stream(&coordinator, TASKS_STREAM).await?).filter(|tasks| tasks["state"]["messages"] == 1));
+    let tasks = wait_for("the task to lie in its stream", SOON, lies_there).await?;
+    let before = (tasks, stream(&coordinator, OUTCOMES_STREAM).await?);
     let deleting = format!("$JS.API.STREAM.DELETE.{OUTCOMES_STREAM}");
     let targets = [deleting.as_str(), "$JS.API.STREAM.PURGE.ORCHESTR8_TASKS", "orchestr8.task.gpu.normal", "orchestr8.control.all"];
     for target in targets {

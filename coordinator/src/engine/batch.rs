@@ -129,6 +129,7 @@ impl Lane {
         if !batch.is_unfenced() {
             self.renew_if_late().await?;
             passes_before_commit(works);
+            self.parts.handle.forget(stepped.executions.keys().copied());
             self.clock.told(commit::commit(&mut self.parts.connection, &batch).await?);
             kill_points::pass(kill_points::AFTER_COMMIT_BEFORE_PUBLISH);
         }

@@ -385,11 +385,11 @@ impl EngineHandle {
 
     /// The lane owns these shards now, and no others.
     pub(super) fn owns(&self, lane: usize, shards: &BTreeSet<u16>) {
+        self.forget_standings();
         let mut owners = self.owners.write().unwrap_or_else(PoisonError::into_inner);
         owners.retain(|_, owner| *owner != lane);
         owners.extend(shards.iter().map(|shard| (*shard, lane)));
         drop(owners);
-        self.forget_standings();
         self.update_health(lane, |health| health.shards_owned = shards.len());
     }
 
@@ -408,6 +408,11 @@ impl EngineHandle {
     pub(super) fn wake_here(&self, ids: impl Iterator<Item = ExecutionId> + Clone) {
         self.listeners.remember(ids.clone().map(|id| (id, None)));
         self.listeners.wake(ids, |_| None);
+    }
+
+    /// These may be about to end: who begins to wait for one before it is known reads first.
+    pub(super) fn forget(&self, ids: impl Iterator<Item = ExecutionId>) {
+        self.listeners.remember(ids.map(|id| (id, None)));
     }
 
     /// A doubt, or shards that come and go: who begins to wait reads first.
@@ -465,5 +470,26 @@ mod tests {
         }
         handle.show_executors(look(Occasion::Tick));
         assert!(handle.has_listened());
+    }
+
+    #[tokio::test]
+    async fn what_may_change_elsewhere_is_not_told_from_memory() {
+        let (handle, _commands) = EngineHandle::new(1, 1);
+        let (id, ours) = (ExecutionId(Uuid::from_u128(1 << 20)), BTreeSet::from([0]));
+        handle.owns(0, &ours);
+        let told = async || {
+            let told = async |news| Ok::<_, std::convert::Infallible>(Some(news));
+            handle.watch(id).until(Duration::ZERO, Duration::ZERO, told).await.expect("infallible").flatten()
+        };
+        let ids = || [id].into_iter();
+        let withdrawals: [&dyn Fn(); 4] =
+            [&|| handle.owns(0, &ours), &|| handle.forget_standings(), &|| handle.wake_here(ids()), &|| handle.forget(ids())];
+        let standing = Standing { status: WorkflowStatus::Running, has_one_task: true };
+        for withdraw in withdrawals {
+            handle.listeners.remember([(id, Some(standing))].into_iter());
+            assert!(told().await.is_some());
+            withdraw();
+            assert_eq!(told().await, None);
+        }
     }
 }

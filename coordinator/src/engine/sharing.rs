@@ -142,6 +142,7 @@ impl Lane {
         self.send_bundles()?;
         self.save().await?;
         kill_points::pass(kill_points::AFTER_SAVE_BEFORE_HAND_OVER);
+        self.parts.handle.forget_standings();
         shards::hand_over(&mut self.parts.connection, &leaving).await?;
         kill_points::pass(kill_points::AFTER_HAND_OVER_BEFORE_FORGET);
         let leaving: BTreeSet<u16> = leaving.into_iter().map(|(shard, _)| shard).collect();

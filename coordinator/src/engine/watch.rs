@@ -115,6 +115,13 @@ impl Listeners {
     }
 }
 
+/// Why who waits looks now.
+enum Look {
+    First,
+    Rung,
+    Again,
+}
+
 /// A registration for the changes of one execution.
 pub struct Watch {
     id: ExecutionId,
@@ -140,14 +147,18 @@ impl Watch {
         F: Future<Output = Result<Option<T>, E>>,
     {
         let deadline = Instant::now() + patience;
-        let (mut is_first, mut told) = (true, None);
+        let mut look = Look::First;
         loop {
             let changed = self.doorbell.notify.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             self.tell_owner().await;
             // Only now: what changes after this look rings.
-            let news = if is_first { self.listeners.known(self.id) } else { told };
+            let news = match look {
+                Look::First => self.listeners.known(self.id),
+                Look::Rung => self.doorbell.told(),
+                Look::Again => None,
+            };
             if let Some(answer) = read(news).await? {
                 return Ok(Some(answer));
             }
@@ -156,10 +167,9 @@ impl Watch {
                 return Ok(None);
             }
             tokio::select! {
-                () = changed => told = self.doorbell.told(),
-                () = tokio::time::sleep_until(deadline.min(now + reread)) => told = None,
+                () = changed => look = Look::Rung,
+                () = tokio::time::sleep_until(deadline.min(now + reread)) => look = Look::Again,
             }
-            is_first = false;
         }
     }
 
@@ -198,6 +208,8 @@ mod tests {
 
     const SINGLE: Standing = Standing { status: WorkflowStatus::Running, has_one_task: true };
     const HOUR: Duration = Duration::from_hours(1);
+    /// In a test nothing takes longer, unless a change was missed.
+    const SOON: Duration = Duration::from_secs(10);
 
     fn id(number: u128) -> ExecutionId {
         ExecutionId(Uuid::from_u128(number << 20))
@@ -239,8 +251,25 @@ mod tests {
             }
             async { Ok::<_, std::convert::Infallible>(news.filter(|news| news.status.is_final())) }
         });
-        assert_eq!(answer.await, Ok(Some(ended.clone())));
+        assert_eq!(tokio::time::timeout(SOON, answer).await.expect("it is heard"), Ok(Some(ended.clone())));
         assert_eq!(looks, [Some(Arc::new(News::from(SINGLE))), Some(ended)]);
+    }
+
+    #[tokio::test]
+    async fn of_two_changes_close_together_the_last_one_is_told() {
+        let listeners = Arc::new(Listeners::default());
+        let running = News::from(SINGLE);
+        let ended = News { status: WorkflowStatus::Completed, task: OnlyTask::Untold };
+        let watch = listeners.watch(id(1), None);
+        let answer =
+            watch.until(HOUR, HOUR, |news| async { Ok::<_, std::convert::Infallible>(news.filter(|news| news.status.is_final())) });
+        tokio::pin!(answer);
+        assert!(futures::poll!(answer.as_mut()).is_pending(), "the first look");
+        for news in [&running, &ended] {
+            listeners.wake([id(1)].into_iter(), |_| Some(news.clone()));
+        }
+        let told = tokio::time::timeout(SOON, answer).await.expect("it is heard");
+        assert_eq!(told, Ok(Some(Arc::new(ended))));
     }
 
     #[tokio::test]

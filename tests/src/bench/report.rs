@@ -221,6 +221,13 @@ mod tests {
         assert!(report(3_300.0, 3.4).passed(), "just so");
         assert!(!report(3_299.0, 3.4).passed() && !report(3_300.0, 3.5).passed());
         assert!(report(3_299.0, 3.4).table().contains("MISSED: w1_single_tasks_per_s at least 0.33 of the floor's"));
+        for (missed, bound) in REQUIREMENTS {
+            let mut ours = side(3_300.0, 3.4);
+            ours.insert(missed.to_owned(), if matches!(bound, Bound::AtLeast(_)) { 1.0 } else { 1_000.0 });
+            let mut runs = Runs::default();
+            runs.push(ours, side(10_000.0, 2.0));
+            assert!(!Report::new(&runs, &Scale::quick(), CountedBy::Transactions).passed(), "{missed}");
+        }
         let nothing = Report::new(&Runs::default(), &Scale::quick(), CountedBy::Statements);
         assert!(!nothing.passed(), "what was not measured is not met");
     }

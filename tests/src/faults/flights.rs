@@ -20,8 +20,10 @@ begin
   return new;
 end $$;
 create trigger held_by_the_test before insert on workflow_executions for each row execute function held_by_the_test()";
-const WAITING: &str = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
-const END_WAITING: &str = "select count(pg_terminate_backend(pid)) from pg_locks where locktype = 'advisory' and not granted";
+const WAITING: &str = "select count(*) from pg_locks
+where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())";
+const END_WAITING: &str = "select count(pg_terminate_backend(pid)) from pg_locks
+where locktype = 'advisory' and not granted and database = (select oid from pg_database where datname = current_database())";
 
 type Answer = JoinHandle<Result<(StatusCode, Value)>>;
 

@@ -5,6 +5,8 @@ CARGO ?= cargo
 CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 ORCHESTR8 := $(CARGO_TARGET_DIR)/debug/orchestr8
+# `orchestr8`, and the small one that it starts beside each command.
+PROGRAMS := --package orchestr8-cli --package orchestr8-executor
 export RUSTDOCFLAGS ?= -D warnings
 # A backtrace belongs to a panic; on every error of a test it hides the message.
 export RUST_LIB_BACKTRACE ?= 0
@@ -34,11 +36,11 @@ check: ## Format, lints and documentation
 	$(CARGO) doc --locked --workspace --no-deps --quiet
 
 bench: toolchain servers ## Measure, print, and write target/bench/latest.json; PEERS="bullmq restate" measures these as well
-	$(CARGO) build --locked --release --package orchestr8-cli --package orchestr8-tests
+	$(CARGO) build --locked --release $(PROGRAMS) --package orchestr8-tests
 	PEERS="$(PEERS)" $(CARGO_TARGET_DIR)/release/orchestr8-bench
 
 bench-flat: toolchain servers ## Whether a task costs the same however much there is: FLAT_ROWS=1000000; writes target/bench/flat.json
-	$(CARGO) build --locked --release --package orchestr8-cli --package orchestr8-tests
+	$(CARGO) build --locked --release $(PROGRAMS) --package orchestr8-tests
 	FLAT_ROWS="$(FLAT_ROWS)" FLAT_ONLY="$(FLAT_ONLY)" $(CARGO_TARGET_DIR)/release/orchestr8-bench-flat
 
 bench-report: toolchain ## Make docs/bench/report.svg and last.json, to be committed, from the last `make bench`
@@ -76,7 +78,7 @@ tools:
 	@timeout 300 deploy/tools.sh || true
 
 build:
-	@$(CARGO) build --locked --package orchestr8-cli
+	@$(CARGO) build --locked $(PROGRAMS)
 
 clean-data: build ## Remove what `orchestr8 dev` keeps; fetched servers stay
 	@$(ORCHESTR8) dev --reset-only

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the images of deploy/Dockerfile around a binary of this machine, without a daemon, and runs them.
+# Builds the images of deploy/Dockerfile around a binary of this machine and the `orchestr8-shim` beside it, without a daemon, and runs them.
 #
 #   deploy/image-test.sh BINARY          ORCHESTR8_FETCH_S=N: what is fetched may take so many seconds, 240 unless told
 #                                        ORCHESTR8_IMAGE_ANEW=1: also builds the runtime stage anew, and compares it with the kept one
@@ -85,10 +85,11 @@ stage() {
 around_binary() {
     mkdir "$store/context"
     cp "$binary" "$store/context/orchestr8"
-    chmod 0755 "$store/context/orchestr8"
+    cp "$(dirname "$binary")/orchestr8-shim" "$store/context/orchestr8-shim"
+    chmod 0755 "$store/context/orchestr8" "$store/context/orchestr8-shim"
     python3 deploy/sbom.py >"$store/context/sbom.cdx.json"
     {
-        printf 'FROM scratch AS build\nCOPY orchestr8 sbom.cdx.json /out/\n'
+        printf 'FROM scratch AS build\nCOPY orchestr8 orchestr8-shim sbom.cdx.json /out/\n'
         printf 'FROM %s:runtime AS runtime\n' "$name"
         stage coordinator
         stage slim
@@ -127,7 +128,7 @@ image run --isolation chroot "$inside" -- sh -eu -c '
 fails() { echo "image-test: $1" >&2; exit 1; }
 echo "user: $(id)"
 [ "$(id -u)" = 10001 ] || fails "its user is $(id -u)"
-for program in sh git curl tini; do command -v "$program" >/dev/null || fails "$program is missing"; done
+for program in sh git curl tini orchestr8-shim; do command -v "$program" >/dev/null || fails "$program is missing"; done
 test -s /etc/ssl/certs/ca-certificates.crt || fails "it has no authorities"
 orchestr8 --version
 orchestr8 executor --help >/dev/null
@@ -139,7 +140,7 @@ echo "crates listed: $(grep -c "\"type\": \"library\"" /usr/share/doc/orchestr8/
 holder=$(image from "$name:coordinator")
 files=$(cd "$(image mount "$holder")" && find . -type f | sort | tr '\n' ' ')
 [ "$files" = "./usr/local/bin/orchestr8 ./usr/share/doc/orchestr8/sbom.cdx.json " ] || fails "the image of coordinators has $files"
-image run --isolation chroot "$(image from "$name:own")" -- orchestr8 --version >/dev/null || fails "the five lines of docs/images.md do not work"
+image run --isolation chroot "$(image from "$name:own")" -- sh -ec "orchestr8 --version; command -v orchestr8-shim" >/dev/null || fails "the five lines of docs/images.md do not work"
 
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 for tag in slim coordinator; do

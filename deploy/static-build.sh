@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds the static binary of the image, in two steps, so that the first stays cached while only our sources change:
+# Builds the static programs of the images, in two steps, so that the first stays cached while only our sources change:
 #   static-build.sh dependencies   all that is not ours, around empty crates: needs the manifests and the lock file alone
-#   static-build.sh binary         OUT/orchestr8, stripped
+#   static-build.sh binary         OUT/orchestr8 and OUT/orchestr8-shim, stripped
 # TARGETARCH is amd64 or arm64, whatever the machine is. OUT is /out, CARGO_TARGET_DIR is /built, unless they are set.
 set -eu
 cd "$(dirname "$0")/.."
@@ -18,7 +18,7 @@ export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER=x86_64-linux-gnu-gcc CARGO_T
 export RUSTFLAGS="-C target-feature=+crt-static -C codegen-units=1 --remap-path-prefix=$PWD=orchestr8 --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
 
 build() {
-    cargo build --locked --release --target "$target" --package orchestr8-cli
+    cargo build --locked --release --target "$target" --package orchestr8-cli --package orchestr8-executor
 }
 
 dependencies() {
@@ -41,8 +41,10 @@ case "${1:-}" in
     binary)
         build
         mkdir -p "${OUT:=/out}"
-        "$prefix-strip" -o "$OUT/orchestr8" "$CARGO_TARGET_DIR/$target/release/orchestr8"
-        ls -l "$OUT/orchestr8"
+        for program in orchestr8 orchestr8-shim; do
+            "$prefix-strip" -o "$OUT/$program" "$CARGO_TARGET_DIR/$target/release/$program"
+            ls -l "$OUT/$program"
+        done
         ;;
     *) echo "usage: static-build.sh dependencies|binary" >&2; exit 64 ;;
 esac

@@ -18,10 +18,8 @@ const NOBODY: u32 = 65_534;
 
 /// The shim where any user can start it.
 fn shim_in(directory: &Path) -> PathBuf {
-    let test = std::env::current_exe().expect("a test has a path");
-    let program = test.parent().and_then(Path::parent).expect("target/PROFILE/deps").join("examples/shim");
     let copy = directory.join("shim");
-    std::fs::copy(&program, &copy).expect("`cargo build -p orchestr8-executor --examples` makes it");
+    std::fs::copy(env!("CARGO_BIN_EXE_orchestr8-shim"), &copy).expect("cargo made it");
     copy
 }
 

@@ -75,11 +75,12 @@ def all_of_them(binary, more):
     servers = tools.servers()
     base = debian()
     with tempfile.TemporaryDirectory(prefix="draft-", dir=tools.KEPT) as stripped, Builder() as builder:
-        ours = Path(stripped) / "orchestr8"
+        ours, shim = Path(stripped) / "orchestr8", Path(stripped) / "orchestr8-shim"
         run("strip", "-o", ours, binary)
+        run("strip", "-o", shim, Path(binary).with_name("orchestr8-shim"))
         entry = HERE / "postgres-entry.sh"
         inputs = {
-            OURS[0]: (HERE / "orchestr8.Dockerfile", [ours, DOCKERFILE], {"orchestr8": ours}),
+            OURS[0]: (HERE / "orchestr8.Dockerfile", [ours, shim, DOCKERFILE], {"orchestr8": ours, "orchestr8-shim": shim}),
             POSTGRES: (HERE / "postgres.Dockerfile", [entry], {"postgres-entry.sh": entry, "servers": servers}),
             NATS: (HERE / "nats.Dockerfile", [servers / "bin" / "nats-server"], {"servers": servers}),
             **more,

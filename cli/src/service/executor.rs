@@ -10,6 +10,7 @@ use nix::unistd::{Gid, Uid, User, getgid, gethostname};
 use orchestr8_executor::handlers::Handlers;
 use orchestr8_executor::secrecy::close_memory;
 use orchestr8_executor::settings::{FETCHING_BYTES_MAX, ProbeSettings, QUEUES_MAX, SLOTS_MAX, UNCONFIRMED_BYTES_MAX, UNCONFIRMED_MAX};
+use orchestr8_executor::shim::program_beside;
 use orchestr8_executor::work::WorkSettings;
 use orchestr8_executor::{ExecutorError, ExecutorSettings};
 use orchestr8_proto::log_level::LogControl;
@@ -150,7 +151,7 @@ impl ExecutorArgs {
             times: ProtocolTimes::new(self.time_base),
             drain_timeout: self.drain_timeout,
             work: WorkSettings {
-                shim_program: around.program.clone(),
+                shim_program: program_beside(&around.program),
                 run_root,
                 workdirs_allowed: self.workdirs()?,
                 environment: self.environment(around, user),
@@ -230,6 +231,7 @@ impl ExecutorArgs {
             "executor starts"
         );
         tracing::info!(
+            shim = %work.shim_program.display(),
             run_root = %work.run_root.display(),
             workdirs = ?work.workdirs_allowed,
             user = ?work.user,

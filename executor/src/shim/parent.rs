@@ -21,7 +21,7 @@ use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 #[derive(Debug, thiserror::Error)]
 pub enum ShimError {
     /// The shim's binary cannot be started: the executor's configuration or machine is at fault.
-    #[error("cannot start the shim `{program}`: {error}; set `shim_program` to the path of the `orchestr8` binary")]
+    #[error("cannot start the shim `{program}`: {error}; set `shim_program` to the path of `orchestr8-shim` or `orchestr8`")]
     Start {
         /// The binary that was named.
         program: PathBuf,

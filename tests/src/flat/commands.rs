@@ -7,9 +7,10 @@ use crate::bench::figures::rate;
 use crate::harness::process::bare;
 use crate::harness::{Installation, binary};
 use anyhow::{Context, Result, ensure};
-use orchestr8_executor::shim::Shim;
+use orchestr8_executor::shim::{Shim, program_beside};
 use serde_json::json;
 use std::future::Future;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Instant;
 use tokio::process::Command;
@@ -30,10 +31,12 @@ pub async fn commands(scale: &Scale) -> Result<Vec<Figure>> {
     let installation = Installation::start(load::published(AT_ONCE)).await?;
     let task = json!({"run": SCRIPT});
     load::tasks_us(&installation, &task, usize::from(AT_ONCE)).await?;
+    let program = program_beside(&binary::orchestr8()?);
+    let pair_of = move || pair(program.clone());
     let (mut shells, mut pairs, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..scale.repeats {
         shells.push(at_once(scale.commands, shell).await?);
-        pairs.push(at_once(scale.commands, pair).await?);
+        pairs.push(at_once(scale.commands, pair_of.clone()).await?);
         tasks.push(1e6 / load::tasks_us(&installation, &task, scale.commands).await?);
     }
     installation.finish().await;
@@ -75,9 +78,9 @@ async fn shell() -> Result<()> {
 }
 
 /// As the executor starts a command, without what it does around it.
-async fn pair() -> Result<()> {
+async fn pair(program: PathBuf) -> Result<()> {
     let spec = bare(["/bin/sh", "-c", SCRIPT].map(str::to_owned).to_vec());
-    let mut shim = Shim::spawn(&binary::orchestr8()?, &spec, Stdio::null(), Stdio::null())?;
+    let mut shim = Shim::spawn(&program, &spec, Stdio::null(), Stdio::null())?;
     shim.started().await?;
     let report = shim.ended().await.context("a pair")?;
     ensure!(report.exit_code == Some(0), "{report:?}");

@@ -178,7 +178,14 @@ async fn work_until_drained(
     let mut told = false;
     let time = outputs.time;
     loop {
-        outputs.carry_out(desk.take_effects(time.clock())).await;
+        let mut effects = desk.take_effects(time.clock());
+        if outputs.start_runs(&mut effects) {
+            // Some end at once: then their outcomes leave with what asks for more, in one write.
+            tokio::task::yield_now().await;
+            take_what_is_there(desk, inputs, time);
+            effects.extend(desk.take_effects(time.clock()));
+        }
+        outputs.carry_out(effects).await;
         outputs.metrics.show(desk.figures(time.clock().now));
         if desk.is_drained(time.clock().now) {
             return Ok(());
@@ -208,11 +215,7 @@ async fn work_until_drained(
             tokio::task::yield_now().await;
         }
         take_in(desk, input, time.clock());
-        // What has arrived meanwhile shares the effects: one message of outcomes instead of many.
-        for _ in 1..BURST_MAX {
-            let Some(input) = inputs.next().now_or_never() else { break };
-            take_in(desk, input, time.clock());
-        }
+        take_what_is_there(desk, inputs, time);
         // Idle may have turned into busy: then the next tick is sooner.
         let soonest = tokio::time::Instant::now() + desk.patience();
         if soonest < tick.deadline() {
@@ -257,6 +260,14 @@ impl Inputs {
     }
 }
 
+/// What has arrived shares the effects of what was taken in before: one message of outcomes instead of many.
+fn take_what_is_there(desk: &mut Desk, inputs: &mut Inputs, time: Timekeeper) {
+    for _ in 1..BURST_MAX {
+        let Some(input) = inputs.next().now_or_never() else { break };
+        take_in(desk, input, time.clock());
+    }
+}
+
 fn take_in(desk: &mut Desk, input: Input, clock: Clock) {
     match input {
         Input::Inbox(message) => desk.receive(message, clock),
@@ -273,6 +284,17 @@ fn take_in(desk: &mut Desk, input: Input, clock: Clock) {
 }
 
 impl Outputs {
+    /// Starts the runs among these; whether there are any.
+    fn start_runs(&mut self, effects: &mut Vec<Effect>) -> bool {
+        let before = effects.len();
+        for run in effects.extract_if(.., |effect| matches!(effect, Effect::Start(..))) {
+            if let Effect::Start(assignment, kill) = run {
+                self.start(*assignment, kill);
+            }
+        }
+        effects.len() < before
+    }
+
     async fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {

@@ -85,6 +85,7 @@ stage() {
 around_binary() {
     mkdir "$store/context"
     cp "$binary" "$store/context/orchestr8"
+    [ -f "$(dirname "$binary")/orchestr8-shim" ] || fails "there is no orchestr8-shim beside $binary"
     cp "$(dirname "$binary")/orchestr8-shim" "$store/context/orchestr8-shim"
     chmod 0755 "$store/context/orchestr8" "$store/context/orchestr8-shim"
     python3 deploy/sbom.py >"$store/context/sbom.cdx.json"
@@ -128,9 +129,10 @@ image run --isolation chroot "$inside" -- sh -eu -c '
 fails() { echo "image-test: $1" >&2; exit 1; }
 echo "user: $(id)"
 [ "$(id -u)" = 10001 ] || fails "its user is $(id -u)"
-for program in sh git curl tini orchestr8-shim; do command -v "$program" >/dev/null || fails "$program is missing"; done
+for program in sh git curl tini; do command -v "$program" >/dev/null || fails "$program is missing"; done
 test -s /etc/ssl/certs/ca-certificates.crt || fails "it has no authorities"
 orchestr8 --version
+[ "$(orchestr8-shim --version)" = "orchestr8-shim $(orchestr8 --version | cut -d " " -f 2) 1" ] || fails "its shim is of another version"
 orchestr8 executor --help >/dev/null
 if touch /usr/local/bin/x 2>/dev/null; then fails "it can change its programs"; fi
 touch /var/lib/orchestr8/x || fails "it cannot write in its own folder"
@@ -140,7 +142,7 @@ echo "crates listed: $(grep -c "\"type\": \"library\"" /usr/share/doc/orchestr8/
 holder=$(image from "$name:coordinator")
 files=$(cd "$(image mount "$holder")" && find . -type f | sort | tr '\n' ' ')
 [ "$files" = "./usr/local/bin/orchestr8 ./usr/share/doc/orchestr8/sbom.cdx.json " ] || fails "the image of coordinators has $files"
-image run --isolation chroot "$(image from "$name:own")" -- sh -ec "orchestr8 --version; command -v orchestr8-shim" >/dev/null || fails "the five lines of docs/images.md do not work"
+image run --isolation chroot "$(image from "$name:own")" -- sh -ec "orchestr8 --version && orchestr8-shim --version" >/dev/null || fails "the five lines of docs/images.md do not work"
 
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 for tag in slim coordinator; do

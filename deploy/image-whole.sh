@@ -108,6 +108,8 @@ look_at() {
         *) fails "the program for $1 is for another machine: $(readelf --file-header "$program" | grep Machine)" ;;
     esac
     if readelf --program-headers --dynamic "$program" | grep -E 'INTERP|NEEDED' >&2; then fails "the program for $1 is not static"; fi
+    shim="$folder/$1/$machine-unknown-linux-gnu/release/orchestr8-shim"
+    if readelf --program-headers --dynamic "$shim" | grep -E 'INTERP|NEEDED' >&2; then fails "the shim for $1 is not static"; fi
     size=$(du --bytes "$program" | cut -f 1)
     if [ "$1" = "$here" ]; then
         works "$1" image run --isolation chroot --volume "$store/examples:/examples:ro" "$holder" -- orchestr8

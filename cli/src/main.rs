@@ -64,7 +64,7 @@ enum Command {
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // The shim is started for every command of a task: it must stay small, without threads and without a parser.
+    // Without `orchestr8-shim` this is started for every command of a task: it must stay small, without threads and without a parser.
     if std::env::args_os().nth(1).is_some_and(|first| first == "shim") {
         return orchestr8_executor::shim::run_shim();
     }

@@ -14,6 +14,7 @@ use orchestr8_proto::ids::RunId;
 use orchestr8_proto::names::{CONTROL_ALL, COORDINATOR_BEATS, control_subject};
 use orchestr8_proto::rights;
 use orchestr8_proto::traces::SpanSink;
+use orchestr8_proto::wire::dispatch::Kind;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Events taken in before their effects are carried out, at most: a burst shares one message, and none waits for long.
+/// Events taken in at once, at most: a burst shares one message, and none waits for long.
 const BURST_MAX: usize = 256;
 /// The server is given this long to let the pulls go; without an answer they end with the connection.
 const LET_GO_WITHIN: Duration = Duration::from_secs(1);
@@ -180,15 +181,21 @@ async fn work_until_drained(
     loop {
         let mut effects = desk.take_effects(time.clock());
         if outputs.start_runs(&mut effects) {
-            // Some end at once: then their outcomes leave with what asks for more, in one write.
+            // Then their outcomes leave with what asks for more, in one write.
             tokio::task::yield_now().await;
             take_what_is_there(desk, inputs, time);
             effects.extend(desk.take_effects(time.clock()));
+            outputs.start_runs(&mut effects);
         }
         outputs.carry_out(effects).await;
         outputs.metrics.show(desk.figures(time.clock().now));
         if desk.is_drained(time.clock().now) {
             return Ok(());
+        }
+        // Idle may have turned into busy: then the next tick is sooner.
+        let soonest = tokio::time::Instant::now() + desk.patience();
+        if soonest < tick.deadline() {
+            tick.as_mut().reset(soonest);
         }
         let input = tokio::select! {
             input = inputs.next() => input,
@@ -216,11 +223,6 @@ async fn work_until_drained(
         }
         take_in(desk, input, time.clock());
         take_what_is_there(desk, inputs, time);
-        // Idle may have turned into busy: then the next tick is sooner.
-        let soonest = tokio::time::Instant::now() + desk.patience();
-        if soonest < tick.deadline() {
-            tick.as_mut().reset(soonest);
-        }
     }
 }
 
@@ -284,15 +286,16 @@ fn take_in(desk: &mut Desk, input: Input, clock: Clock) {
 }
 
 impl Outputs {
-    /// Starts the runs among these; whether there are any.
+    /// Starts the runs among these; whether some of them may end at once.
     fn start_runs(&mut self, effects: &mut Vec<Effect>) -> bool {
-        let before = effects.len();
+        let mut short = false;
         for run in effects.extract_if(.., |effect| matches!(effect, Effect::Start(..))) {
             if let Effect::Start(assignment, kill) = run {
+                short |= matches!(assignment.dispatch.kind, Some(Kind::Handler(_)));
                 self.start(*assignment, kill);
             }
         }
-        effects.len() < before
+        short
     }
 
     async fn carry_out(&mut self, effects: Vec<Effect>) {

@@ -23,7 +23,7 @@ async fn a_shim_takes_no_huge_pages_and_its_command_may() -> Result<()> {
         return Ok(());
     }
     let whole = binary::orchestr8()?;
-    let small = program_beside(&whole);
+    let small = program_beside(&whole).await;
     ensure!(small != whole, "the small program was built as well");
     takes_none(&whole).await?;
     takes_none(&small).await

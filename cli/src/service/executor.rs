@@ -101,7 +101,7 @@ impl Service for ExecutorArgs {
         if let Err(error) = close_memory() {
             tracing::warn!(%error, "commands of this user may be able to read this executor's environment, and with it its login to NATS");
         }
-        let settings = ExecutorSettings { log, spans, ..self.settings(&Surroundings::read()?)? };
+        let settings = ExecutorSettings { log, spans, ..self.settings(&Surroundings::read().await?)? };
         self.log_start(&settings);
         let served = orchestr8_executor::serve(settings, shutdown).await;
         served.map_err(|error| match error {
@@ -118,7 +118,7 @@ impl Service for ExecutorArgs {
 /// What the settings take from the process and its machine.
 #[derive(Debug, Clone)]
 struct Surroundings {
-    program: PathBuf,
+    shim_program: PathBuf,
     environment: BTreeMap<String, String>,
     uid: Uid,
     gid: Gid,
@@ -127,14 +127,15 @@ struct Surroundings {
 }
 
 impl Surroundings {
-    fn read() -> Result<Self, ServiceError> {
+    async fn read() -> Result<Self, ServiceError> {
         let program =
             std::env::current_exe().map_err(|error| ServiceError::Failed(format!("the path of this program is not known: {error}")))?;
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let host = gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "executor".to_owned());
-        Ok(Self { program, environment, uid: Uid::effective(), gid: getgid(), processors, host })
+        let shim_program = program_beside(&program).await;
+        Ok(Self { shim_program, environment, uid: Uid::effective(), gid: getgid(), processors, host })
     }
 }
 
@@ -151,7 +152,7 @@ impl ExecutorArgs {
             times: ProtocolTimes::new(self.time_base),
             drain_timeout: self.drain_timeout,
             work: WorkSettings {
-                shim_program: program_beside(&around.program),
+                shim_program: around.shim_program.clone(),
                 run_root,
                 workdirs_allowed: self.workdirs()?,
                 environment: self.environment(around, user),
@@ -288,7 +289,7 @@ mod tests {
         let environment =
             [("PATH", "/bin"), ("HOME", "/home/me"), ("CARGO_HOME", "/cargo"), ("AWS_SECRET", "x"), ("ORCHESTR8_NATS_URL", "secret")];
         Surroundings {
-            program: "/usr/bin/orchestr8".into(),
+            shim_program: "/usr/bin/orchestr8".into(),
             environment: environment.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             uid: Uid::from_raw(uid),
             gid: Gid::from_raw(uid),

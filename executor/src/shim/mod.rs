@@ -1,6 +1,7 @@
 //! The shim: a small process between an executor (or `orchestr8 dev`) and one command, which ends the command's
 //! whole tree when it is told to, when its time is up, or when its parent dies.
 //!
+//! - `beside`: which program is started as one
 //! - `parent`: [`Shim`], the side that starts it and listens
 //! - `process`: [`run_shim`], the process itself: `orchestr8-shim`, else `orchestr8 shim`, single-threaded
 //! - `signals`: those that whoever started this process had ignored
@@ -16,6 +17,7 @@
 //! them for the command itself. It lives in a session of its own, so that Ctrl-C at a terminal does not reach it and
 //! no command can wait for a terminal's password; it uses no huge pages (`NO_HUGE_PAGES`); and it blocks `INT`, `TERM`, `HUP` and `QUIT`: the parent decides.
 
+mod beside;
 mod parent;
 mod process;
 mod signals;
@@ -23,46 +25,22 @@ mod signals;
 pub(crate) mod tests;
 mod tree;
 
+pub use beside::{SMALL_VERSION, program_beside};
 pub use parent::{Shim, ShimError};
 pub use process::run_shim;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 
-/// The one variable that a shim has, where the executor may use huge pages: its allocator (mimalloc) asks the kernel for none.
-/// With them each command that runs costs 4 MiB, for a process that needs a few pages, and its start a tenth more.
+/// The one variable that a shim has, where the executor may use huge pages. It tells the allocator of the whole program (mimalloc) to
+/// ask the kernel for none, and every shim to forbid them to itself once its command has started: with them each command that runs
+/// costs 4 MiB, for a process that needs a few pages, and its start a tenth more.
 const NO_HUGE_PAGES: (&str, &str) = ("MIMALLOC_ALLOW_THP", "0");
 
-/// What a shim is and nothing else. The whole program has 40,000 addresses to relocate at each start, and pages of its own to do so.
-const SMALL_PROGRAM: &str = "orchestr8-shim";
-
-/// What the small program says to `--version`.
-pub const SMALL_VERSION: &str = concat!("orchestr8-shim ", env!("CARGO_PKG_VERSION"));
-
-/// What an executor of this program starts as shims: the small program where one of the same version lies beside, else the same
-/// one again. Starts the small one once, to ask it.
-#[must_use]
-pub fn program_beside(own: &Path) -> PathBuf {
-    let small = own.with_file_name(SMALL_PROGRAM);
-    if !small.is_file() {
-        return own.to_owned();
-    }
-    let said = Command::new(&small).arg("--version").env_clear().stdin(Stdio::null()).output();
-    let version = said.map(|said| String::from_utf8_lossy(&said.stdout).trim_end().to_owned());
-    match version {
-        Ok(version) if version == SMALL_VERSION => return small,
-        Ok(version) => {
-            tracing::warn!(program = %small.display(), version, wanted = SMALL_VERSION, "another version of the shim is left alone");
-        }
-        Err(error) => tracing::warn!(program = %small.display(), %error, "the shim cannot be started and is left alone"),
-    }
-    own.to_owned()
-}
-
-/// The first line that a shim reads: what to run and how.
+/// The first line that a shim reads: what to run and how. Whatever changes here counts up `beside::SMALL_VERSION`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ShimSpec {
     /// Program and arguments. A program without `/` is looked up in the `PATH` of `env`.
     pub argv: Vec<String>,

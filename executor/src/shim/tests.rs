@@ -1,6 +1,7 @@
 //! Real processes: what a shim does to a command's tree.
 
-use super::{NO_HUGE_PAGES, SMALL_PROGRAM, Shim, ShimError, ShimReport, ShimSpec, StopSignal, program_beside};
+use super::beside::SMALL_PROGRAM;
+use super::{NO_HUGE_PAGES, Shim, ShimError, ShimReport, ShimSpec, StopSignal};
 use nix::sys::prctl::get_thp_disable;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -262,19 +263,4 @@ async fn a_tree_that_keeps_forking_is_stopped() {
     shim.stop().await;
     let report = ended(&mut shim).await.expect("a report");
     assert_eq!((report.stopped, report.survivors, alive(command)), (true, 0, false));
-}
-
-#[test]
-fn the_small_program_is_taken_where_it_lies_beside_the_large_one_and_is_of_its_version() {
-    let place = tempfile::tempdir().expect("a directory");
-    let (large, small) = (place.path().join("orchestr8"), place.path().join(SMALL_PROGRAM));
-    assert_eq!(program_beside(&large), large, "alone it does");
-    std::fs::write(&small, "").expect("written");
-    assert_eq!(program_beside(&large), large, "a file that cannot be started");
-    std::fs::remove_file(&small).expect("there");
-    std::os::unix::fs::symlink("/bin/echo", &small).expect("made");
-    assert_eq!(program_beside(&large), large, "another program");
-    std::fs::remove_file(&small).expect("there");
-    std::os::unix::fs::symlink(shim_program(), &small).expect("made");
-    assert_eq!(program_beside(&large), small);
 }

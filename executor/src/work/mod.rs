@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 /// What an executor may run and where; from its configuration.
 #[derive(Debug, Clone)]
 pub struct WorkSettings {
-    /// The binary that understands `shim` as its first argument: normally the path of this very process.
+    /// What is started with `shim` as its only argument: see [`program_beside`](crate::shim::program_beside).
     pub shim_program: PathBuf,
     /// Fresh directories of attempts are made below it; created (0711) when absent. Only the executor's user may write there.
     /// Several executors may share it: each has a folder of its own in it, and removes those of dead ones.

@@ -31,7 +31,7 @@ pub async fn commands(scale: &Scale) -> Result<Vec<Figure>> {
     let installation = Installation::start(load::published(AT_ONCE)).await?;
     let task = json!({"run": SCRIPT});
     load::tasks_us(&installation, &task, usize::from(AT_ONCE)).await?;
-    let program = program_beside(&binary::orchestr8()?);
+    let program = program_beside(&binary::orchestr8()?).await;
     let pair_of = move || pair(program.clone());
     let (mut shells, mut pairs, mut tasks) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..scale.repeats {

@@ -6,8 +6,6 @@
 use crate::harness::{Installation, InstallationOptions, Process, wait_for};
 use crate::scene::{SOON, Scene, submit_surely, text};
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 const VARIABLE: &str = "ORCHESTR8_TEST_SCHEMA_VERSION";
@@ -31,7 +29,7 @@ fn two_of_each() -> InstallationOptions {
 
 /// The process stops in an orderly way and starts as the other build. It alone gets the signal, as from whoever rolls it out.
 async fn replace(process: &mut Process, build: &str) -> Result<()> {
-    kill(Pid::from_raw(process.pid()), Signal::SIGTERM)?;
+    process.ask_to_end().await?;
     let report = process.ended().await?;
     ensure!(report.exit_code == Some(0), "{} did not end in order: {report:?}", process.name());
     process.set_environment(VARIABLE, build);

@@ -3,7 +3,7 @@
 //! It runs under the shim, so that it ends when this process does, however that ends. The shim is also why
 //! everything below a killed process is gone at once: the process's own shims are its descendants.
 
-use super::binary;
+use super::{binary, wait_for};
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,9 +12,12 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 /// How long an orderly stop may take before the tree is killed.
 const GRACE_MS: u64 = 15_000;
+/// From its start until it has its handlers of signals.
+const SIGNALS_WITHIN: Duration = Duration::from_secs(30);
 /// What a process sees of our environment.
 const PASSED_VARIABLES: [&str; 6] = ["PATH", "HOME", "LANG", "TZ", "RUST_LOG", "RUST_BACKTRACE"];
 
@@ -90,8 +93,34 @@ impl Process {
     /// # Errors
     /// When the shim cannot tell.
     pub async fn terminate(&mut self) -> Result<ShimReport> {
+        self.until_it_takes_signals().await?;
         self.shim.as_mut().with_context(|| format!("{} does not run", self.plan.name))?.stop().await;
         self.ended().await
+    }
+
+    /// SIGTERM to it alone, not to the processes below it as well; it may go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn ask_to_end(&self) -> Result<()> {
+        self.until_it_takes_signals().await?;
+        self.signal(Signal::SIGTERM)
+    }
+
+    /// A program that has only just been started is ended by SIGTERM itself, not in order. Others than ours may never take it.
+    async fn until_it_takes_signals(&self) -> Result<()> {
+        if self.plan.program.is_some() {
+            return Ok(());
+        }
+        let status = format!("/proc/{}/status", self.pid);
+        let look = async || {
+            // Without that file it has ended by itself.
+            let Ok(text) = std::fs::read_to_string(&status) else { return Ok(Some(())) };
+            let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:")).context("a line of the signals that it takes")?;
+            let caught = u64::from_str_radix(caught.trim(), 16)?;
+            Ok((caught & (1 << (Signal::SIGTERM as u64 - 1)) != 0).then_some(()))
+        };
+        wait_for(&format!("{} to take SIGTERM", self.plan.name), SIGNALS_WITHIN, look).await
     }
 
     /// SIGSTOP: it stands still, with its connections open.

@@ -1,7 +1,7 @@
 //! The executor's loop: takes in what happened, lets the desk decide, does what it says.
 
 use crate::clock::{Clock, Timekeeper};
-use crate::desk::{Desk, Effect, Publication, answers_subject, pulls_subject};
+use crate::desk::{Desk, Effect, NewRun, Publication, answers_subject, pulls_subject};
 use crate::link::{LineState, Link, LinkError, connect};
 use crate::metrics::Metrics;
 use crate::probes;
@@ -179,15 +179,13 @@ async fn work_until_drained(
     let mut told = false;
     let time = outputs.time;
     loop {
-        let mut effects = desk.take_effects(time.clock());
-        if outputs.start_runs(&mut effects) {
+        if outputs.start_all(desk.take_starts()) {
             // Then their outcomes leave with what asks for more, in one write.
             tokio::task::yield_now().await;
             take_what_is_there(desk, inputs, time);
-            effects.extend(desk.take_effects(time.clock()));
-            outputs.start_runs(&mut effects);
+            outputs.start_all(desk.take_starts());
         }
-        outputs.carry_out(effects).await;
+        outputs.carry_out(desk.take_effects(time.clock())).await;
         outputs.metrics.show(desk.figures(time.clock().now));
         if desk.is_drained(time.clock().now) {
             return Ok(());
@@ -286,14 +284,12 @@ fn take_in(desk: &mut Desk, input: Input, clock: Clock) {
 }
 
 impl Outputs {
-    /// Starts the runs among these; whether some of them may end at once.
-    fn start_runs(&mut self, effects: &mut Vec<Effect>) -> bool {
+    /// Starts them; whether some of them may end at once.
+    fn start_all(&self, starts: Vec<NewRun>) -> bool {
         let mut short = false;
-        for run in effects.extract_if(.., |effect| matches!(effect, Effect::Start(..))) {
-            if let Effect::Start(assignment, kill) = run {
-                short |= matches!(assignment.dispatch.kind, Some(Kind::Handler(_)));
-                self.start(*assignment, kill);
-            }
+        for (assignment, kill) in starts {
+            short |= matches!(assignment.dispatch.kind, Some(Kind::Handler(_)));
+            self.start(assignment, kill);
         }
         short
     }
@@ -302,7 +298,6 @@ impl Outputs {
         for effect in effects {
             match effect {
                 Effect::Publish(publication) => self.publish(publication).await,
-                Effect::Start(assignment, kill) => self.start(*assignment, kill),
                 Effect::ChangeServer => self.link.change_server().await,
             }
         }

@@ -87,10 +87,10 @@ impl SimulatedExecutor {
         self.desk.tick(moment.clock());
         let act = |effect| match effect {
             Effect::Publish(publication) => Some(Act::Send(publication.subject, publication.reply, publication.payload)),
-            Effect::Start(assignment, kill) => Some(Act::Start(assignment, kill)),
             // The simulation has one server.
             Effect::ChangeServer => None,
         };
-        self.desk.take_effects(moment.clock()).into_iter().filter_map(act).collect()
+        let starts = self.desk.take_starts().into_iter().map(|(assignment, kill)| Act::Start(Box::new(assignment), kill));
+        starts.chain(self.desk.take_effects(moment.clock()).into_iter().filter_map(act)).collect()
     }
 }

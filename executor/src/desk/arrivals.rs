@@ -1,6 +1,6 @@
 //! Messages of the task stream: read, admitted, decided by rule R5, started.
 
-use super::{Desk, Effect, Mode};
+use super::{Desk, Mode};
 use crate::clock::Clock;
 use crate::delivery::{Delivery, NAK, TERM, nak_after};
 use crate::dispatches::{Member, Reading, read};
@@ -179,7 +179,7 @@ impl Desk {
         if run.claim == ClaimStage::Unasked {
             self.long_at.push_back((now + self.times.claim_after(), run_id));
         }
-        self.effects.push(Effect::Start(Box::new(assignment), kill));
+        self.starts.push((assignment, kill));
     }
 }
 

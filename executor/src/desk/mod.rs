@@ -58,13 +58,14 @@ use tokio_util::sync::CancellationToken;
 /// Dispatches of cancelled tasks that are remembered, at most; beyond it the oldest is forgotten (its outcome would not count).
 const DROPPED_MAX: usize = 65_536;
 
-/// Something to do.
+/// Something to run, until it ends or the token is cancelled.
+pub(crate) type NewRun = (Assignment, CancellationToken);
+
+/// Something else to do.
 #[derive(Debug)]
 pub(crate) enum Effect {
     /// Send a message.
     Publish(Publication),
-    /// Run something, until it ends or the token is cancelled.
-    Start(Box<Assignment>, CancellationToken),
     /// Leave this server for another one, if there is one.
     ChangeServer,
 }
@@ -127,6 +128,7 @@ pub(crate) struct Desk {
     unavailable: usize,
     /// Messages that came for the first time, and again.
     deliveries: [u64; 2],
+    starts: Vec<NewRun>,
     effects: Vec<Effect>,
 }
 
@@ -167,6 +169,7 @@ impl Desk {
             dropped_until: VecDeque::new(),
             unavailable: 0,
             deliveries: [0; 2],
+            starts: Vec::new(),
             effects: Vec::new(),
         }
     }
@@ -176,7 +179,12 @@ impl Desk {
         self.identity.incarnation
     }
 
-    /// What is to be done, in order; what may leave now is added to it.
+    /// What is to start now, in order.
+    pub(crate) fn take_starts(&mut self) -> Vec<NewRun> {
+        std::mem::take(&mut self.starts)
+    }
+
+    /// What else is to be done, in order; what may leave now is added to it.
     pub(crate) fn take_effects(&mut self, clock: Clock) -> Vec<Effect> {
         self.depart(clock);
         std::mem::take(&mut self.effects)

@@ -104,10 +104,10 @@ impl Scene {
     }
 
     pub(super) fn act(&mut self) {
+        self.started.extend(self.desk.take_starts());
         for effect in self.desk.take_effects(self.clock) {
             match effect {
                 Effect::Publish(publication) => self.sent.push(publication),
-                Effect::Start(assignment, kill) => self.started.push((*assignment, kill)),
                 Effect::ChangeServer => self.servers_left += 1,
             }
         }

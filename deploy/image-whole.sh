@@ -109,6 +109,7 @@ look_at() {
     esac
     if readelf --program-headers --dynamic "$program" | grep -E 'INTERP|NEEDED' >&2; then fails "the program for $1 is not static"; fi
     shim="$folder/$1/$machine-unknown-linux-gnu/release/orchestr8-shim"
+    [ -f "$shim" ] || fails "there is no orchestr8-shim for $1"
     if readelf --program-headers --dynamic "$shim" | grep -E 'INTERP|NEEDED' >&2; then fails "the shim for $1 is not static"; fi
     size=$(du --bytes "$program" | cut -f 1)
     if [ "$1" = "$here" ]; then
